@@ -1,0 +1,108 @@
+//! Every default of every table, in one place. `docs/configuration.md` lists them; a test compares.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::gateway::{Breaker, Retry};
+use crate::telemetry::Telemetry;
+use crate::worker::{Model, Provider, Worker};
+
+pub(crate) const DRAIN_DELAY: Duration = Duration::ZERO;
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(crate) const GATEWAY_SERVICE_NAME: &str = "forebay-gateway";
+pub(crate) const WORKER_SERVICE_NAME: &str = "forebay-worker";
+pub(crate) const SAMPLING_RATIO: f64 = 0.01;
+pub(crate) const LOG_LEVEL: &str = "info";
+pub(crate) const OTLP_TIMEOUT: Duration = Duration::from_secs(10);
+/// An endpoint on this port speaks OTLP over gRPC unless told otherwise; any other speaks HTTP.
+pub(crate) const OTLP_GRPC_PORT: u16 = 4317;
+
+pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const MAX_CONCURRENT_STREAMS: u32 = 1001;
+
+/// The route that exists when none is written and there is but one cluster.
+pub(crate) const CATCH_ALL_ROUTE: &str = "default";
+pub(crate) const ROUTE_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const MAX_REQUEST_BYTES: u64 = 64 << 20;
+
+pub(crate) const ENDPOINT_WEIGHT: u32 = 1;
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+pub(crate) const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+/// The interval, if that is shorter.
+pub(crate) const HEALTH_TIMEOUT: Duration = Duration::from_millis(500);
+pub(crate) const HEALTHY_THRESHOLD: u32 = 1;
+pub(crate) const UNHEALTHY_THRESHOLD: u32 = 2;
+
+pub(crate) const WORKER_PORT: u16 = 8001;
+pub(crate) const WORKER_HTTP_PORT: u16 = 8000;
+pub(crate) const MAX_MESSAGE_BYTES: u64 = 64 << 20;
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: 3,
+            per_try_timeout: None,
+            backoff: Duration::from_millis(25),
+            backoff_max: Duration::from_millis(250),
+            budget_ratio: 0.2,
+            budget_min: 3,
+            idempotent: true,
+        }
+    }
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self {
+            consecutive_failures: 5,
+            success_rate: 0.0,
+            window: Duration::from_secs(10),
+            minimum_requests: 20,
+            open_for: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            max_batch_size: 32,
+            max_queue_delay: Duration::ZERO,
+            max_queue_size: 1024,
+            instances: 1,
+            provider: Provider::Auto,
+            default_timeout: None,
+            learn_batch_size: true,
+        }
+    }
+}
+
+pub(crate) fn telemetry(service_name: &str) -> Telemetry {
+    Telemetry {
+        service_name: service_name.to_owned(),
+        otlp: None,
+        sampling_ratio: SAMPLING_RATIO,
+        log_level: LOG_LEVEL.to_owned(),
+    }
+}
+
+pub(crate) fn worker(repository: PathBuf) -> Worker {
+    Worker {
+        listen: every_address(WORKER_PORT),
+        http_listen: Some(every_address(WORKER_HTTP_PORT)),
+        repository,
+        onnxruntime: None,
+        threads: None,
+        max_message_bytes: MAX_MESSAGE_BYTES,
+        drain_timeout: DRAIN_TIMEOUT,
+        telemetry: telemetry(WORKER_SERVICE_NAME),
+        defaults: Model::default(),
+        models: std::collections::BTreeMap::new(),
+    }
+}
+
+fn every_address(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
+}

@@ -1,0 +1,98 @@
+//! `[[clusters]]`: endpoints that serve the same thing, and how one is chosen and watched.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cluster {
+    pub name: String,
+    pub protocol: Protocol,
+    pub policy: Policy,
+    /// At least one; addresses are unique within the cluster.
+    pub endpoints: Vec<Endpoint>,
+    pub connect_timeout: Duration,
+    /// None: endpoints count as healthy from the start.
+    pub health: Option<Health>,
+    /// None: no circuit breaker.
+    pub breaker: Option<Breaker>,
+    /// None: plain text (h2c or HTTP/1.1).
+    pub tls: Option<UpstreamTls>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/2 to the endpoints: gRPC, and REST inference mapped to it.
+    Grpc,
+    /// HTTP/1.1 to the endpoints.
+    Http,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    RoundRobin,
+    Random,
+    LeastRequest,
+    PeakEwma,
+}
+
+impl Policy {
+    /// As it is written in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::Random => "random",
+            Self::LeastRequest => "least_request",
+            Self::PeakEwma => "peak_ewma",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `host:port`; the host is a name or an address ([v6] in brackets). Resolved by the shell.
+    pub address: String,
+    /// 1 to 1000; twice the weight, twice the share.
+    pub weight: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Health {
+    pub probe: HealthProbe,
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// Passes in a row that make an unhealthy endpoint healthy; the first pass of a new one suffices.
+    pub healthy_threshold: u32,
+    /// Failures in a row that make a healthy endpoint unhealthy.
+    pub unhealthy_threshold: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HealthProbe {
+    /// `grpc.health.v1.Health/Check` of this service; empty: the whole server.
+    Grpc { service: String },
+    /// GET of this path (HTTP/1.1 for http clusters, HTTP/2 for grpc clusters); any 2xx passes.
+    Http { path: String },
+    /// A connection that opens passes.
+    Tcp,
+}
+
+/// Closed until a trip condition holds, open for `open_for`, then one probe request decides.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Breaker {
+    /// Failures in a row that open it; 0: this condition is off.
+    pub consecutive_failures: u32,
+    /// Success rate over `window` below which it opens, 0.0 to 1.0; 0.0: this condition is off.
+    pub success_rate: f64,
+    pub window: Duration,
+    /// Requests in the window below which `success_rate` is not looked at.
+    pub minimum_requests: u32,
+    pub open_for: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// Never empty: it is what the certificate is verified against.
+    pub server_name: String,
+    /// PEM bundle of trusted roots; None: those that the system trusts.
+    pub ca: Option<PathBuf>,
+}

@@ -1,0 +1,107 @@
+//! `[[routes]]`: what a request must look like, and what happens to it.
+
+use std::time::Duration;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    pub name: String,
+    pub matches: Match,
+    /// Name of the cluster; it exists.
+    pub cluster: String,
+    pub mode: Mode,
+    /// Over all attempts, from the first byte of the request; an earlier `grpc-timeout` wins.
+    /// Streaming calls are bounded only by their own `grpc-timeout`.
+    pub timeout: Duration,
+    /// Largest request body of a unary call in bytes; larger ones get 413 / RESOURCE_EXHAUSTED.
+    pub max_request_bytes: u64,
+    pub retry: Retry,
+}
+
+/// Which data path a request takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Unary calls of the Open Inference Protocol and of grpc.health are unary; all else streams.
+    #[default]
+    Auto,
+    /// Every gRPC call on this route is unary (one message each way).
+    Unary,
+    /// Everything is streamed, inference too.
+    Stream,
+}
+
+/// All conditions must hold; an absent one always holds.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Match {
+    pub host: Option<HostMatch>,
+    pub path: Option<PathMatch>,
+    /// Upper case, sorted, no duplicates; empty: any method.
+    pub methods: Vec<String>,
+    /// Sorted by name.
+    pub headers: Vec<HeaderMatch>,
+    pub model: Option<ModelMatch>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HostMatch {
+    /// Lower case, without port.
+    Exact(String),
+    /// `*.example.com` is kept as `.example.com`: any host that ends so, with at least one label before it.
+    Suffix(String),
+}
+
+#[derive(Debug, Clone)]
+pub enum PathMatch {
+    Exact(String),
+    /// Matches whole segments: `/v2` takes `/v2` and `/v2/x`, not `/v2x`. `/` takes everything.
+    Prefix(String),
+    /// Matches the whole path.
+    Regex(regex::Regex),
+}
+
+impl PartialEq for PathMatch {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(a), Self::Exact(b)) | (Self::Prefix(a), Self::Prefix(b)) => a == b,
+            (Self::Regex(a), Self::Regex(b)) => a.as_str() == b.as_str(),
+            _ => false,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderMatch {
+    /// Lower case.
+    pub name: String,
+    pub value: HeaderValueMatch,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeaderValueMatch {
+    Present,
+    Exact(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelMatch {
+    pub name: String,
+    /// Any version when `None`; a request without a version matches only `None`.
+    pub version: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retry {
+    /// Attempts in all, the first included; 1 to 10. 1 turns retries off.
+    pub attempts: u32,
+    /// Bound of each attempt; the route's timeout bounds them all. None: only the latter.
+    pub per_try_timeout: Option<Duration>,
+    /// First backoff; doubles each time, with full jitter.
+    pub backoff: Duration,
+    pub backoff_max: Duration,
+    /// Retries allowed at a time as a share of the cluster's active requests, 0.0 to 1.0.
+    pub budget_ratio: f64,
+    /// Retries that are always allowed at a time.
+    pub budget_min: u32,
+    /// Retry also attempts that may have been executed (timeout, reset in mid-answer). Inference without
+    /// side effects is safe to repeat, so this is the default for unary inference routes.
+    pub idempotent: bool,
+}

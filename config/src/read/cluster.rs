@@ -1,0 +1,170 @@
+//! `[[clusters]]`, apart from health checks.
+
+use std::time::Duration;
+
+use super::{Keys, Read, Table, Value, address, all, health, names};
+use crate::defaults;
+use crate::gateway::{Breaker, Cluster, Endpoint, Policy, Protocol, UpstreamTls};
+
+const KEYS: Keys = &[
+    "name",
+    "protocol",
+    "policy",
+    "endpoints",
+    "connect_timeout",
+    "health",
+    "breaker",
+    "tls",
+];
+const ENDPOINT_KEYS: Keys = &["address", "weight"];
+const BREAKER_KEYS: Keys = &[
+    "consecutive_failures",
+    "success_rate",
+    "window",
+    "minimum_requests",
+    "open_for",
+];
+const TLS_KEYS: Keys = &["server_name", "ca"];
+
+const PROTOCOLS: [(&str, Protocol); 2] = [("grpc", Protocol::Grpc), ("http", Protocol::Http)];
+const POLICIES: [(&str, Policy); 4] = [
+    ("round_robin", Policy::RoundRobin),
+    ("random", Policy::Random),
+    ("least_request", Policy::LeastRequest),
+    ("peak_ewma", Policy::PeakEwma),
+];
+
+const ENDPOINTS: &str =
+    r#"addresses, such as ["10.0.0.7:8001", { address = "10.0.0.8:8001", weight = 2 }]"#;
+const SERVER_NAME: &str = "the name or IP address that the certificate is verified against (verification cannot be turned off)";
+const HIGHEST_COUNT: u32 = 1_000_000;
+
+pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
+    let table = value.table(KEYS)?;
+    let name = names::required_name(&table);
+    let protocol = table.or("protocol", Protocol::Grpc, |value| value.choice(&PROTOCOLS));
+    let policy = table.or("policy", Policy::LeastRequest, |value| {
+        value.choice(&POLICIES)
+    });
+    let endpoints = table.required("endpoints", &format!("an array of {ENDPOINTS}"), |value| {
+        endpoints(&value)
+    });
+    let connect_timeout = table.or("connect_timeout", defaults::CONNECT_TIMEOUT, |value| {
+        value.duration(Duration::from_millis(1)..=Duration::from_secs(300))
+    });
+    let health = health::health(&table, protocol.ok());
+    let breaker = breaker(&table);
+    let tls = table.optional("tls", |value| tls(&value.table(TLS_KEYS)?));
+    Ok(Cluster {
+        name: name?,
+        protocol: protocol?,
+        policy: policy?,
+        endpoints: endpoints?,
+        connect_timeout: connect_timeout?,
+        health: health?,
+        breaker: breaker?,
+        tls: tls?,
+    })
+}
+
+/// The protocol of a cluster if it is right, without a word if it is not.
+pub(super) fn peek_protocol(cluster: &Value<'_>) -> Option<Protocol> {
+    let Some(value) = cluster.peek("protocol") else {
+        return Some(Protocol::Grpc);
+    };
+    PROTOCOLS
+        .iter()
+        .find(|(name, _)| value.as_str() == Some(name))
+        .map(|(_, protocol)| *protocol)
+}
+
+fn endpoints(value: &Value<'_>) -> Read<Vec<Endpoint>> {
+    let items = value.array(ENDPOINTS)?;
+    if items.is_empty() {
+        return value.wrong("at least one endpoint");
+    }
+    let read = all(items.iter().map(endpoint));
+    let addresses = items.iter().filter_map(|item| {
+        let written = item.peek("address").unwrap_or_else(|| item.clone());
+        let address = written.as_str()?.to_ascii_lowercase();
+        Some((written, address))
+    });
+    names::unique("an address", addresses).and(read)
+}
+
+fn endpoint(value: &Value<'_>) -> Read<Endpoint> {
+    if !value.is_table() {
+        return Ok(Endpoint {
+            address: endpoint_address(value)?,
+            weight: defaults::ENDPOINT_WEIGHT,
+        });
+    }
+    let table = value.table(ENDPOINT_KEYS)?;
+    let address = table.required(
+        "address",
+        r#"host:port, such as "10.0.0.7:8001""#,
+        |value| endpoint_address(&value),
+    );
+    let weight = table.or("weight", defaults::ENDPOINT_WEIGHT, |value| {
+        value.integer(1..=1000)
+    });
+    Ok(Endpoint {
+        address: address?,
+        weight: weight?,
+    })
+}
+
+fn endpoint_address(value: &Value<'_>) -> Read<String> {
+    let text = value.string(r#"host:port, such as "10.0.0.7:8001""#)?;
+    address::host_and_port(text).or_else(|expected| value.wrong(expected))?;
+    Ok(text.to_owned())
+}
+
+fn breaker(cluster: &Table<'_>) -> Read<Option<Breaker>> {
+    let default = Breaker::default();
+    let Some(table) = cluster.switch("breaker", BREAKER_KEYS)? else {
+        return Ok(None);
+    };
+    let success_rate = table.or("success_rate", default.success_rate, |value| value.ratio());
+    let consecutive_failures = table.or(
+        "consecutive_failures",
+        default.consecutive_failures,
+        |value| match value.integer(0..=HIGHEST_COUNT)? {
+            0 if success_rate == Ok(0.0) => value.wrong(
+                "1 or more, or a success_rate above 0.0, or breaker = false: nothing would trip it",
+            ),
+            failures => Ok(failures),
+        },
+    );
+    let window = table.or("window", default.window, |value| {
+        value.duration(Duration::from_millis(100)..=Duration::from_secs(3600))
+    });
+    let minimum_requests = table.or("minimum_requests", default.minimum_requests, |value| {
+        value.integer(1..=HIGHEST_COUNT)
+    });
+    let open_for = table.or("open_for", default.open_for, |value| {
+        value.duration(Duration::from_millis(1)..=Duration::from_secs(3600))
+    });
+    Ok(Some(Breaker {
+        consecutive_failures: consecutive_failures?,
+        success_rate: success_rate?,
+        window: window?,
+        minimum_requests: minimum_requests?,
+        open_for: open_for?,
+    }))
+}
+
+fn tls(table: &Table<'_>) -> Read<UpstreamTls> {
+    let is_verifiable =
+        |text: &str| address::is_name(text) || text.parse::<std::net::IpAddr>().is_ok();
+    let server_name = table.required("server_name", SERVER_NAME, |value| {
+        value
+            .string_that(SERVER_NAME, is_verifiable)
+            .map(str::to_owned)
+    });
+    let ca = table.optional("ca", |value| value.file());
+    Ok(UpstreamTls {
+        server_name: server_name?,
+        ca: ca?,
+    })
+}

@@ -1,0 +1,202 @@
+//! The root of a gateway configuration, and what its tables demand of each other.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::route::Clusters;
+use super::{
+    Keys, Read, Table, Value, Wrong, address, all, cluster, document, listener, names, route,
+    telemetry,
+};
+use crate::defaults;
+use crate::gateway::{Cluster, Gateway, Listener, Match, Route};
+use crate::problem::Problems;
+
+const KEYS: Keys = &[
+    "threads",
+    "drain_delay",
+    "drain_timeout",
+    "admin",
+    "telemetry",
+    "listeners",
+    "routes",
+    "clusters",
+];
+const ADMIN_KEYS: Keys = &["listen"];
+
+const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 3600);
+
+pub(crate) fn gateway(text: &str) -> Result<Gateway, Problems> {
+    document::read(text, KEYS, root)
+}
+
+fn root(table: &Table<'_>) -> Read<Gateway> {
+    let threads = table.optional("threads", |value| value.integer(1..=1024));
+    let drain_delay = table.or("drain_delay", defaults::DRAIN_DELAY, |value| {
+        value.duration(Duration::ZERO..=LONGEST_DRAIN)
+    });
+    let drain_timeout = table.or("drain_timeout", defaults::DRAIN_TIMEOUT, |value| {
+        value.duration(Duration::ZERO..=LONGEST_DRAIN)
+    });
+    let admin = table.optional("admin", admin);
+    let telemetry = telemetry::telemetry(table, defaults::GATEWAY_SERVICE_NAME);
+    let listeners = listeners(table);
+    let apart = addresses_apart(table);
+    let (clusters, routes) = clusters_and_routes(table);
+    apart?;
+    Ok(Gateway {
+        threads: threads?,
+        drain_delay: drain_delay?,
+        drain_timeout: drain_timeout?,
+        admin: admin?,
+        telemetry: telemetry?,
+        listeners: listeners?,
+        routes: routes?,
+        clusters: clusters?,
+    })
+}
+
+fn admin(value: Value<'_>) -> Read<SocketAddr> {
+    let table = value.table(ADMIN_KEYS)?;
+    table.required(
+        "listen",
+        r#"where to listen, such as "127.0.0.1:9901""#,
+        |value| address::socket_address(&value),
+    )
+}
+
+fn listeners(root: &Table<'_>) -> Read<Vec<Listener>> {
+    let tables = root.tables("listeners")?;
+    if tables.is_empty() {
+        return Err(root.missing(
+            "listeners",
+            "at least one listener: [[listeners]] with an address",
+        ));
+    }
+    let unique = names::unique("a name", names::peek_names(&tables, Some("listener")));
+    let listeners = all(tables
+        .iter()
+        .enumerate()
+        .map(|(index, value)| listener::listener(index, value)));
+    unique.and(listeners)
+}
+
+/// Of the listeners and the admin interface, no two may ask for the same port of the same host.
+fn addresses_apart(root: &Table<'_>) -> Read<()> {
+    let listeners = root
+        .get("listeners")
+        .and_then(|value| value.peek_items())
+        .unwrap_or_default();
+    let addresses = listeners
+        .iter()
+        .filter_map(|listener| listener.peek("address"));
+    let admin = root.get("admin").and_then(|admin| admin.peek("listen"));
+    let mut taken: Vec<(SocketAddr, Value<'_>)> = Vec::new();
+    let mut outcome = Ok(());
+    for value in addresses.chain(admin) {
+        let Some(address) = value.as_str().and_then(|text| text.parse().ok()) else {
+            continue;
+        };
+        let other = taken
+            .iter()
+            .find(|(other, _)| address::overlap(*other, address));
+        if let Some((_, other)) = other {
+            outcome = value.wrong(names::taken("an address", other.path()));
+        }
+        taken.push((address, value));
+    }
+    outcome
+}
+
+fn clusters_and_routes(root: &Table<'_>) -> (Read<Vec<Cluster>>, Read<Vec<Route>>) {
+    let tables = match root.tables("clusters") {
+        Ok(tables) if tables.is_empty() => Err(root.missing(
+            "clusters",
+            "at least one cluster: [[clusters]] with a name and endpoints",
+        )),
+        read => read,
+    };
+    match tables {
+        Ok(tables) => {
+            let named = names::peek_names(&tables, None);
+            let unique = names::unique("a name", named);
+            let clusters = all(tables.iter().map(cluster::cluster));
+            (unique.and(clusters), routes(root, &tables))
+        }
+        Err(wrong) => (Err(wrong), routes(root, &[])),
+    }
+}
+
+fn routes(root: &Table<'_>, clusters: &[Value<'_>]) -> Read<Vec<Route>> {
+    let protocol_by_name: Clusters = clusters
+        .iter()
+        .filter_map(|value| {
+            Some((
+                value.peek("name")?.as_str()?.to_owned(),
+                cluster::peek_protocol(value),
+            ))
+        })
+        .collect();
+    let tables = root.tables("routes")?;
+    if tables.is_empty() {
+        return match clusters {
+            [only] => sole_route(only),
+            [] => Ok(Vec::new()),
+            _ => Err(root.missing(
+                "routes",
+                "at least one route, as there are several clusters to choose from",
+            )),
+        };
+    }
+    let unique = names::unique("a name", names::peek_names(&tables, Some("route")));
+    let read: Vec<_> = tables
+        .iter()
+        .enumerate()
+        .map(|(index, value)| route::route(index, value, &protocol_by_name))
+        .collect();
+    let matches = read.iter().map(|read| {
+        read.as_ref()
+            .ok()
+            .and_then(|(matches, _)| matches.as_ref().ok())
+    });
+    let apart = matches_apart(&tables, &matches.collect::<Vec<_>>());
+    let routes = all(read
+        .into_iter()
+        .map(|read| read.and_then(|(_, route)| route)));
+    unique.and(apart).and(routes)
+}
+
+/// A cluster whose name is wrong has no route, and has been told about.
+fn sole_route(cluster: &Value<'_>) -> Read<Vec<Route>> {
+    let name = cluster.peek("name").and_then(|name| name.as_str());
+    Ok(name.map(route::catch_all).into_iter().collect())
+}
+
+/// Routes with equal conditions: the first would take every request of the second.
+fn matches_apart(routes: &[Value<'_>], matches: &[Option<&Match>]) -> Read<()> {
+    let named = |index: usize| {
+        let path = routes[index].path();
+        let name = routes[index].peek("name").and_then(|name| name.as_str());
+        name.map_or_else(|| path.to_owned(), |name| format!("{path} ({name:?})"))
+    };
+    let mut outcome = Ok(());
+    for (index, later) in matches.iter().enumerate() {
+        let earlier = matches[..index]
+            .iter()
+            .position(|earlier| later.is_some() && earlier == later);
+        if let Some(earlier) = earlier {
+            outcome = Err(equal_matches(
+                &routes[index],
+                &named(index),
+                &named(earlier),
+            ));
+        }
+    }
+    outcome
+}
+
+fn equal_matches(route: &Value<'_>, later: &str, earlier: &str) -> Wrong {
+    route.record(format!(
+        "a match of its own: {earlier} and {later} have equal conditions, so no request could ever tell them apart"
+    ))
+}

@@ -1,0 +1,30 @@
+//! The walk over the TOML tree: a file per table, and the cursor that they share.
+//!
+//! A reader asks a `Table` for its keys, one after the other, keeps each answer as a `Read`, and only then
+//! puts them together with `?`: so a wrong value never hides the next one. `Err(Wrong)` can only be had by
+//! recording a problem, hence a reader that fails has always said why.
+
+mod address;
+mod cluster;
+mod document;
+mod gateway;
+mod health;
+mod http;
+mod listener;
+mod matches;
+mod model;
+mod names;
+mod nearest;
+mod route;
+mod source;
+mod table;
+mod telemetry;
+mod value;
+mod worker;
+
+pub(crate) use gateway::gateway;
+pub(crate) use worker::worker;
+
+use document::{Read, Wrong, all};
+use table::{Keys, Table};
+use value::Value;

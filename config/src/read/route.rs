@@ -1,0 +1,172 @@
+//! `[[routes]]`, apart from the match.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{Keys, Read, Table, Value, matches, names, nearest};
+use crate::defaults;
+use crate::gateway::{Match, Mode, Protocol, Retry, Route};
+use crate::units;
+
+const KEYS: Keys = &[
+    "name",
+    "cluster",
+    "mode",
+    "timeout",
+    "max_request_size",
+    "match",
+    "retry",
+];
+const RETRY_KEYS: Keys = &[
+    "attempts",
+    "per_try_timeout",
+    "backoff",
+    "backoff_max",
+    "budget_ratio",
+    "budget_min",
+    "idempotent",
+];
+
+const MODES: [(&str, Mode); 3] = [
+    ("auto", Mode::Auto),
+    ("unary", Mode::Unary),
+    ("stream", Mode::Stream),
+];
+
+const SHORTEST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+/// Protobuf refuses messages of 2 GiB and more.
+const LARGEST_MESSAGE: u64 = 2047 << 20;
+
+/// Clusters by name; the protocol is None where it could not be read.
+pub(super) type Clusters = BTreeMap<String, Option<Protocol>>;
+
+/// The match comes apart from the route: routes are compared by it even if something else is wrong.
+pub(super) fn route(
+    index: usize,
+    value: &Value<'_>,
+    clusters: &Clusters,
+) -> Read<(Read<Match>, Read<Route>)> {
+    let table = value.table(KEYS)?;
+    let matches = matches::matches(&table);
+    let route = settings(index, &table, matches.clone(), clusters);
+    Ok((matches, route))
+}
+
+/// What is routed where when nothing is said about it.
+pub(super) fn catch_all(cluster: &str) -> Route {
+    Route {
+        name: defaults::CATCH_ALL_ROUTE.to_owned(),
+        matches: Match::default(),
+        cluster: cluster.to_owned(),
+        mode: Mode::Auto,
+        timeout: defaults::ROUTE_TIMEOUT,
+        max_request_bytes: defaults::MAX_REQUEST_BYTES,
+        retry: Retry::default(),
+    }
+}
+
+fn settings(
+    index: usize,
+    table: &Table<'_>,
+    matches: Read<Match>,
+    clusters: &Clusters,
+) -> Read<Route> {
+    let name = names::numbered_name(table, "route", index);
+    let cluster = table.required("cluster", &known(clusters, ""), |value| {
+        let cluster = value.string(&known(clusters, ""))?;
+        if clusters.contains_key(cluster) {
+            Ok(cluster)
+        } else {
+            value.wrong(known(clusters, cluster))
+        }
+    });
+    let protocol = cluster
+        .ok()
+        .and_then(|cluster| clusters.get(cluster).copied().flatten());
+    let mode = table.or("mode", Mode::Auto, |value| match (value.choice(&MODES)?, protocol) {
+        (Mode::Unary, Some(Protocol::Http)) => {
+            value.wrong(r#""auto" or "stream", as the cluster has protocol = "http" and unary calls are gRPC"#)
+        }
+        (mode, _) => Ok(mode),
+    });
+    let timeout = table.or("timeout", defaults::ROUTE_TIMEOUT, |value| {
+        value.duration(SHORTEST..=LONGEST)
+    });
+    let max_request_bytes = table.or("max_request_size", defaults::MAX_REQUEST_BYTES, |value| {
+        value.bytes(1..=LARGEST_MESSAGE)
+    });
+    let retry = retry(table, timeout.unwrap_or(LONGEST));
+    Ok(Route {
+        name: name?,
+        matches: matches?,
+        cluster: cluster?.to_owned(),
+        mode: mode?,
+        timeout: timeout?,
+        max_request_bytes: max_request_bytes?,
+        retry: retry?,
+    })
+}
+
+/// What would be right where a cluster is named.
+fn known(clusters: &Clusters, found: &str) -> String {
+    let names: Vec<String> = clusters.keys().map(|name| format!("{name:?}")).collect();
+    let hint = nearest::hint(found, clusters.keys().map(String::as_str));
+    format!("the name of a cluster ({}){hint}", names.join(", "))
+}
+
+fn retry(route: &Table<'_>, timeout: Duration) -> Read<Retry> {
+    let default = Retry::default();
+    let Some(table) = route.switch("retry", RETRY_KEYS)? else {
+        return Ok(Retry {
+            attempts: 1,
+            ..default
+        });
+    };
+    let attempts = table.or("attempts", default.attempts, |value| value.integer(1..=10));
+    let per_try_timeout = table.optional("per_try_timeout", |value| {
+        let per_try = value.duration(SHORTEST..=LONGEST)?;
+        if per_try <= timeout {
+            Ok(per_try)
+        } else {
+            value.wrong(format!(
+                "at most {}, the timeout of the route",
+                units::format_duration(timeout)
+            ))
+        }
+    });
+    let backoff = table.optional("backoff", |value| {
+        value.duration(Duration::ZERO..=LONGEST_BACKOFF)
+    });
+    let backoff_max = table.optional("backoff_max", |value| {
+        let longest = value.duration(Duration::ZERO..=LONGEST_BACKOFF)?;
+        match backoff {
+            Ok(Some(first)) if first > longest => value.wrong(format!(
+                "at least {}, the backoff",
+                units::format_duration(first)
+            )),
+            _ => Ok(longest),
+        }
+    });
+    let budget_ratio = table.or("budget_ratio", default.budget_ratio, |value| value.ratio());
+    let budget_min = table.or("budget_min", default.budget_min, |value| {
+        value.integer(0..=1_000_000)
+    });
+    let idempotent = table.or("idempotent", default.idempotent, |value| value.boolean());
+    // Of the two, one that is left out gives way to the one that is written.
+    let (backoff, backoff_max) = match (backoff?, backoff_max?) {
+        (Some(first), longest) => (first, longest.unwrap_or(default.backoff_max.max(first))),
+        (None, Some(longest)) => (default.backoff.min(longest), longest),
+        (None, None) => (default.backoff, default.backoff_max),
+    };
+    Ok(Retry {
+        attempts: attempts?,
+        per_try_timeout: per_try_timeout?,
+        backoff,
+        backoff_max,
+        budget_ratio: budget_ratio?,
+        budget_min: budget_min?,
+        idempotent: idempotent?,
+    })
+}

@@ -1,0 +1,48 @@
+//! The validated worker configuration.
+
+mod model;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use model::{Model, Provider};
+
+use crate::problem::Problems;
+use crate::telemetry::Telemetry;
+use crate::{defaults, read};
+
+/// Everything `forebay-worker` needs. `Worker::default_for(repository)` is what runs without a file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Worker {
+    /// gRPC: Open Inference Protocol, health, load reports.
+    pub listen: SocketAddr,
+    /// REST of the Open Inference Protocol, `/metrics`; off when `None`.
+    pub http_listen: Option<SocketAddr>,
+    /// `<repository>/<model>/<version>/model.onnx`
+    pub repository: PathBuf,
+    /// Path of libonnxruntime; None: searched (ORT_DYLIB_PATH, beside the binary, Python package).
+    pub onnxruntime: Option<PathBuf>,
+    /// Intra-op threads of each instance; None: cores divided by instances, at least 1.
+    pub threads: Option<usize>,
+    /// Largest message, both ways, in bytes.
+    pub max_message_bytes: u64,
+    pub drain_timeout: Duration,
+    pub telemetry: Telemetry,
+    /// What applies to models that `models` does not name.
+    pub defaults: Model,
+    /// Overrides by model name; each entry is already merged with `defaults`.
+    pub models: std::collections::BTreeMap<String, Model>,
+}
+
+impl Worker {
+    /// Every problem at once, or a configuration that needs no rechecking.
+    pub fn parse(text: &str) -> Result<Self, Problems> {
+        read::worker(text)
+    }
+
+    /// What a file that says nothing but `repository` yields.
+    pub fn default_for(repository: PathBuf) -> Self {
+        defaults::worker(repository)
+    }
+}

@@ -1,0 +1,371 @@
+//! What right files mean: defaults, the two ways of writing things, and the forms that values are kept in.
+
+#![expect(clippy::panic, reason = "tests fail by panicking")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use forebay_config::gateway::*;
+use forebay_config::telemetry::OtlpProtocol;
+use forebay_config::worker::{Model, Provider, Worker};
+
+const LISTENER: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\n";
+const CLUSTER: &str = "[[clusters]]\nname = \"workers\"\nendpoints = [\"127.0.0.1:8001\"]\n";
+
+fn gateway(parts: &[&str]) -> Gateway {
+    Gateway::parse(&parts.concat()).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+fn cluster(keys: &str) -> Cluster {
+    gateway(&[LISTENER, CLUSTER, keys]).clusters.remove(0)
+}
+
+fn route(keys: &str) -> Route {
+    gateway(&[
+        LISTENER,
+        CLUSTER,
+        "[[routes]]\ncluster = \"workers\"\n",
+        keys,
+    ])
+    .routes
+    .remove(0)
+}
+
+fn worker(text: &str) -> Worker {
+    Worker::parse(text).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+#[test]
+fn the_smallest_gateway_has_every_default() {
+    let gateway = gateway(&[
+        "[[listeners]]\naddress = \"0.0.0.0:8080\"\n",
+        "[[clusters]]\nname = \"workers\"\nendpoints = [\"127.0.0.1:8001\", \"127.0.0.1:8002\"]\n",
+    ]);
+    assert_eq!((gateway.threads, gateway.admin), (None, None));
+    assert_eq!(
+        (gateway.drain_delay, gateway.drain_timeout),
+        (Duration::ZERO, Duration::from_secs(30))
+    );
+    assert_eq!(gateway.telemetry.service_name, "forebay-gateway");
+    assert_eq!(
+        (gateway.telemetry.otlp, gateway.telemetry.sampling_ratio),
+        (None, 0.01)
+    );
+    assert_eq!(gateway.telemetry.log_level, "info");
+    assert_eq!(
+        gateway.listeners,
+        [Listener {
+            name: "listener-1".into(),
+            address: "0.0.0.0:8080".parse().unwrap(),
+            tls: None,
+            header_timeout: Duration::from_secs(10),
+            max_concurrent_streams: 1000,
+        }]
+    );
+    let retry = Retry {
+        attempts: 3,
+        per_try_timeout: None,
+        backoff: Duration::from_millis(25),
+        backoff_max: Duration::from_millis(250),
+        budget_ratio: 0.2,
+        budget_min: 3,
+        idempotent: true,
+    };
+    assert_eq!(
+        gateway.routes,
+        [Route {
+            name: "default".into(),
+            matches: Match::default(),
+            cluster: "workers".into(),
+            mode: Mode::Auto,
+            timeout: Duration::from_secs(60),
+            max_request_bytes: 64 << 20,
+            retry,
+        }]
+    );
+    let endpoint = |address: &str| Endpoint {
+        address: address.into(),
+        weight: 1,
+    };
+    assert_eq!(
+        gateway.clusters,
+        [Cluster {
+            name: "workers".into(),
+            protocol: Protocol::Grpc,
+            policy: Policy::LeastRequest,
+            endpoints: vec![endpoint("127.0.0.1:8001"), endpoint("127.0.0.1:8002")],
+            connect_timeout: Duration::from_millis(500),
+            health: Some(Health {
+                probe: HealthProbe::Grpc {
+                    service: String::new()
+                },
+                interval: Duration::from_secs(1),
+                timeout: Duration::from_millis(500),
+                healthy_threshold: 1,
+                unhealthy_threshold: 2,
+            }),
+            breaker: Some(Breaker {
+                consecutive_failures: 5,
+                success_rate: 0.0,
+                window: Duration::from_secs(10),
+                minimum_requests: 20,
+                open_for: Duration::from_secs(5),
+            }),
+            tls: None,
+        }]
+    );
+}
+
+#[test]
+fn an_empty_table_means_what_no_table_means() {
+    let plain = gateway(&[LISTENER, CLUSTER, "[[routes]]\ncluster = \"workers\"\n"]);
+    let empty = gateway(&[
+        "[telemetry]\n",
+        LISTENER,
+        CLUSTER,
+        "health = {}\nbreaker = true\n",
+        "[[routes]]\ncluster = \"workers\"\nmatch = {}\nretry = {}\n",
+    ]);
+    assert_eq!(plain, empty);
+}
+
+#[test]
+fn health_follows_the_protocol_and_the_interval() {
+    let probe = |keys: &str| cluster(keys).health.map(|health| health.probe);
+    assert_eq!(probe("protocol = \"http\"\n"), Some(HealthProbe::Tcp));
+    assert_eq!(
+        probe("health = { probe = \"tcp\" }\n"),
+        Some(HealthProbe::Tcp)
+    );
+    assert_eq!(
+        probe("health = { service = \"a.B\" }\n"),
+        Some(HealthProbe::Grpc {
+            service: "a.B".into()
+        })
+    );
+    assert_eq!(
+        probe("protocol = \"http\"\nhealth = { probe = \"http\", path = \"/ready?full=1\" }\n"),
+        Some(HealthProbe::Http {
+            path: "/ready?full=1".into()
+        })
+    );
+    assert_eq!(probe("health = false\n"), None);
+    let quick = cluster("health = { interval = \"100ms\" }\n")
+        .health
+        .unwrap();
+    assert_eq!(
+        (quick.interval, quick.timeout),
+        (Duration::from_millis(100), Duration::from_millis(100))
+    );
+}
+
+#[test]
+fn breaker_and_retry_can_be_turned_off() {
+    assert_eq!(cluster("breaker = false\n").breaker, None);
+    let by_rate = cluster("breaker = { consecutive_failures = 0, success_rate = 0.9 }\n")
+        .breaker
+        .unwrap();
+    assert_eq!(
+        (by_rate.consecutive_failures, by_rate.success_rate),
+        (0, 0.9)
+    );
+    assert_eq!(
+        route("retry = false\n").retry,
+        Retry {
+            attempts: 1,
+            ..Retry::default()
+        }
+    );
+}
+
+#[test]
+fn of_two_backoffs_the_written_one_wins() {
+    let backoffs = |keys: &str| {
+        let retry = route(keys).retry;
+        (retry.backoff.as_millis(), retry.backoff_max.as_millis())
+    };
+    assert_eq!(backoffs("retry = { backoff = \"1s\" }\n"), (1000, 1000));
+    assert_eq!(backoffs("retry = { backoff_max = \"10ms\" }\n"), (10, 10));
+    assert_eq!(
+        backoffs("retry = { backoff = \"5ms\", backoff_max = \"50ms\" }\n"),
+        (5, 50)
+    );
+}
+
+#[test]
+fn conditions_take_their_one_form() {
+    let matches = route(
+        "[routes.match]\nhost = \"API.Example.com\"\npath = { prefix = \"/v2/\" }\nmethods = [\"post\", \"GET\"]\n\
+         headers = { \"X-B\" = true, \"x-a\" = \"1\" }\nmodel = \"minilm\"\nversion = \"1\"\n",
+    )
+    .matches;
+    let header = |name: &str, value| HeaderMatch {
+        name: name.into(),
+        value,
+    };
+    assert_eq!(
+        matches,
+        Match {
+            host: Some(HostMatch::Exact("api.example.com".into())),
+            path: Some(PathMatch::Prefix("/v2".into())),
+            methods: vec!["GET".into(), "POST".into()],
+            headers: vec![
+                header("x-a", HeaderValueMatch::Exact("1".into())),
+                header("x-b", HeaderValueMatch::Present)
+            ],
+            model: Some(ModelMatch {
+                name: "minilm".into(),
+                version: Some("1".into())
+            }),
+        }
+    );
+    let host = |host: &str| {
+        route(&format!("match = {{ host = \"{host}\" }}\n"))
+            .matches
+            .host
+    };
+    assert_eq!(
+        host("*.Example.com"),
+        Some(HostMatch::Suffix(".example.com".into()))
+    );
+    assert_eq!(host("[::1]"), Some(HostMatch::Exact("[::1]".into())));
+    let path = |path: &str| {
+        route(&format!("match = {{ path = {path} }}\n"))
+            .matches
+            .path
+    };
+    assert_eq!(path("\"/v2/\""), Some(PathMatch::Exact("/v2/".into())));
+    assert_eq!(
+        path("{ exact = \"/\" }"),
+        Some(PathMatch::Exact("/".into()))
+    );
+    assert_eq!(path("{ prefix = \"/\" }"), None);
+}
+
+#[test]
+fn a_regex_matches_whole_paths_only() {
+    let Some(PathMatch::Regex(regex)) = route("match = { path = { regex = '/a|/b[0-9]' } }\n")
+        .matches
+        .path
+    else {
+        panic!("a regex is expected");
+    };
+    assert!(regex.is_match("/a") && regex.is_match("/b7"));
+    assert!(
+        !regex.is_match("/ab7")
+            && !regex.is_match("/a/")
+            && !regex.is_match("x/a")
+            && !regex.is_match("/a\n")
+    );
+}
+
+#[test]
+fn routes_that_differ_in_one_condition_are_told_apart() {
+    let route =
+        |condition: &str| format!("[[routes]]\ncluster = \"workers\"\nmatch = {{ {condition} }}\n");
+    let conditions = [
+        "",
+        "host = \"a\"",
+        "host = \"*.a\"",
+        "path = \"/a\"",
+        "path = { prefix = \"/a\" }",
+        "path = { regex = \"/a\" }",
+        "methods = [\"GET\"]",
+        "headers = { \"x\" = true }",
+        "headers = { \"x\" = \"1\" }",
+        "model = \"m\"",
+        "model = \"m\", version = \"1\"",
+    ];
+    let routes: String = conditions
+        .iter()
+        .map(|condition| route(condition))
+        .collect();
+    assert_eq!(
+        gateway(&[LISTENER, CLUSTER, &routes]).routes.len(),
+        conditions.len()
+    );
+}
+
+#[test]
+fn otlp_speaks_what_its_port_suggests_unless_told() {
+    let protocol = |keys: &str| {
+        gateway(&["[telemetry.otlp]\n", keys, LISTENER, CLUSTER])
+            .telemetry
+            .otlp
+            .map(|otlp| otlp.protocol)
+    };
+    assert_eq!(
+        protocol("endpoint = \"http://jaeger:4317\"\n"),
+        Some(OtlpProtocol::Grpc)
+    );
+    assert_eq!(
+        protocol("endpoint = \"http://jaeger:4318\"\n"),
+        Some(OtlpProtocol::Http)
+    );
+    assert_eq!(
+        protocol("endpoint = \"http://jaeger:4317/x\"\nprotocol = \"http\"\n"),
+        Some(OtlpProtocol::Http)
+    );
+    assert_eq!(
+        protocol("endpoint = \"http://jaeger:9\"\nprotocol = \"grpc\"\n"),
+        Some(OtlpProtocol::Grpc)
+    );
+}
+
+#[test]
+fn the_smallest_worker_is_the_default_one() {
+    let smallest = worker("repository = \"/models\"\n");
+    assert_eq!(smallest, Worker::default_for(PathBuf::from("/models")));
+    assert_eq!(smallest.listen, "0.0.0.0:8001".parse().unwrap());
+    assert_eq!(smallest.http_listen, Some("0.0.0.0:8000".parse().unwrap()));
+    assert_eq!((smallest.onnxruntime, smallest.threads), (None, None));
+    assert_eq!(
+        (smallest.max_message_bytes, smallest.drain_timeout),
+        (64 << 20, Duration::from_secs(30))
+    );
+    assert_eq!(smallest.telemetry.service_name, "forebay-worker");
+    assert_eq!(
+        smallest.defaults,
+        Model {
+            max_batch_size: 32,
+            max_queue_delay: Duration::ZERO,
+            max_queue_size: 1024,
+            instances: 1,
+            provider: Provider::Auto,
+            default_timeout: None,
+            learn_batch_size: true,
+        }
+    );
+    assert!(smallest.models.is_empty());
+}
+
+#[test]
+fn models_stand_on_the_defaults() {
+    let worker = worker(
+        "repository = \"models\"\nhttp_listen = false\n[defaults]\nmax_batch_size = 8\ndefault_timeout = \"2s\"\n\
+         [models.a]\ninstances = 2\n[models.\"b.1\"]\nmax_batch_size = 1\ndefault_timeout = false\nprovider = \"cuda\"\n",
+    );
+    assert_eq!(worker.http_listen, None);
+    let defaults = Model {
+        max_batch_size: 8,
+        default_timeout: Some(Duration::from_secs(2)),
+        ..Model::default()
+    };
+    assert_eq!(
+        worker.models["a"],
+        Model {
+            instances: 2,
+            ..defaults.clone()
+        }
+    );
+    assert_eq!(
+        worker.models["b.1"],
+        Model {
+            max_batch_size: 1,
+            default_timeout: None,
+            provider: Provider::Cuda,
+            ..defaults.clone()
+        }
+    );
+    assert_eq!(worker.defaults, defaults);
+}

@@ -1,0 +1,152 @@
+//! From a validated configuration to a running snapshot: names resolved, TLS read, endpoints made or kept.
+//!
+//! Blocking (files, name resolution): called at start and on reload, never while a request waits.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Instant;
+
+use forebay_config::gateway as config;
+use http::uri::Authority;
+use tokio::runtime::Handle;
+
+use crate::fleet::{Cluster, Endpoint, EndpointBlueprint};
+use crate::gateway::Snapshot;
+use crate::security::tls::{self, TlsError, UpstreamTrust};
+use crate::telemetry::metrics::RouteMetrics;
+use crate::upstream::Target;
+
+#[derive(Debug, thiserror::Error)]
+pub enum AssemblyError {
+    #[error("clusters '{cluster}': endpoint '{address}' does not resolve: {reason}")]
+    Unresolved { cluster: String, address: String, reason: String },
+    #[error("clusters '{cluster}': tls: {source}")]
+    Tls { cluster: String, source: TlsError },
+    #[error("listeners '{listener}': tls: {source}")]
+    ListenerTls { listener: String, source: TlsError },
+}
+
+/// Builds a snapshot; endpoints and route metrics of `previous` live on where they are the same. Health checks
+/// of new endpoints run on `runtime`. Every problem is reported, not only the first.
+pub fn assemble(
+    config: config::Gateway,
+    previous: Option<&Snapshot>,
+    runtime: &Handle,
+    shards: usize,
+) -> Result<Snapshot, Vec<AssemblyError>> {
+    let mut problems = Vec::new();
+    for listener in &config.listeners {
+        if let Some(tls) = &listener.tls
+            && let Err(source) = tls::check_listener(tls)
+        {
+            problems.push(AssemblyError::ListenerTls { listener: listener.name.clone(), source });
+        }
+    }
+    let mut planned = Vec::new();
+    for cluster in &config.clusters {
+        let trust = match cluster.tls.as_ref().map(tls::upstream).transpose() {
+            Ok(trust) => trust,
+            Err(source) => {
+                problems.push(AssemblyError::Tls { cluster: cluster.name.clone(), source });
+                continue;
+            }
+        };
+        let mut blueprints = Vec::new();
+        for endpoint in &cluster.endpoints {
+            match blueprint(cluster, endpoint) {
+                Ok(blueprint) => blueprints.push(blueprint),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        planned.push((cluster.clone(), trust, blueprints));
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let clusters = planned
+        .into_iter()
+        .map(|(cluster, trust, blueprints)| {
+            let endpoints = blueprints
+                .into_iter()
+                .map(|blueprint| keep_or_make(blueprint, trust.clone(), previous, runtime, shards))
+                .collect();
+            Arc::new(Cluster::new(cluster, endpoints))
+        })
+        .collect();
+    let metrics = config.routes.iter().map(|route| route_metrics(&route.name, previous)).collect();
+    Ok(Snapshot::new(config, clusters, metrics))
+}
+
+fn blueprint(cluster: &config::Cluster, endpoint: &config::Endpoint) -> Result<EndpointBlueprint, AssemblyError> {
+    let unresolved = |reason: String| AssemblyError::Unresolved {
+        cluster: cluster.name.clone(),
+        address: endpoint.address.clone(),
+        reason,
+    };
+    let authority: Authority =
+        endpoint.address.parse().map_err(|e: http::uri::InvalidUri| unresolved(e.to_string()))?;
+    Ok(EndpointBlueprint {
+        cluster: cluster.name.clone(),
+        address: endpoint.address.clone(),
+        resolved: resolve(&endpoint.address).map_err(unresolved)?,
+        protocol: cluster.protocol,
+        health: cluster.health.clone(),
+        breaker: cluster.breaker,
+        tls: cluster.tls.clone(),
+        connect_timeout: cluster.connect_timeout,
+        authority: match &cluster.tls {
+            Some(tls) => authority_for(&tls.server_name, authority),
+            None => authority,
+        },
+    })
+}
+
+/// Behind TLS the authority is the verified name, with the endpoint's port.
+fn authority_for(name: &str, address: Authority) -> Authority {
+    let port = address.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{name}{port}").parse().unwrap_or(address)
+}
+
+/// IPv4 first, as most workers listen there only.
+fn resolve(address: &str) -> Result<SocketAddr, String> {
+    let found: Vec<SocketAddr> = address.to_socket_addrs().map_err(|e| e.to_string())?.collect();
+    found
+        .iter()
+        .find(|address| address.is_ipv4())
+        .or(found.first())
+        .copied()
+        .ok_or_else(|| "the name has no address".to_owned())
+}
+
+fn keep_or_make(
+    blueprint: EndpointBlueprint,
+    trust: Option<UpstreamTrust>,
+    previous: Option<&Snapshot>,
+    runtime: &Handle,
+    shards: usize,
+) -> Arc<Endpoint> {
+    let kept = previous
+        .into_iter()
+        .flat_map(|snapshot| &snapshot.clusters)
+        .flat_map(|cluster| cluster.endpoints())
+        .find(|endpoint| endpoint.blueprint.same_as(&blueprint));
+    if let Some(endpoint) = kept {
+        return endpoint.clone();
+    }
+    let roots = trust.as_ref().and_then(|trust| trust.roots.clone());
+    let tls = trust.map(|trust| match blueprint.protocol {
+        config::Protocol::Grpc => trust.http2,
+        config::Protocol::Http => trust.http1,
+    });
+    let target = Target { address: blueprint.resolved, tls, timeout: blueprint.connect_timeout };
+    let endpoint = Endpoint::new(blueprint, target, roots, shards, Instant::now());
+    crate::fleet::watch_health(&endpoint, runtime);
+    endpoint
+}
+
+fn route_metrics(name: &str, previous: Option<&Snapshot>) -> Arc<RouteMetrics> {
+    previous
+        .and_then(|snapshot| snapshot.routes.iter().find(|route| route.config.name == name))
+        .map(|route| route.metrics.clone())
+        .unwrap_or_default()
+}

@@ -1,0 +1,275 @@
+//! One endpoint as this gateway sees it: where it is, what is in flight there, how it has been doing.
+//!
+//! An `Endpoint` outlives the configuration that named it: a reload that names the same address with the same
+//! blueprint keeps it, and with it the latency average, the breaker, the health and the open connections.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use forebay_config::gateway as config;
+use http::HeaderValue;
+use http::uri::{Authority, Scheme};
+use parking_lot::Mutex;
+use pingora::protocols::tls::CaType;
+use tokio::task::AbortHandle;
+
+use super::lease::Outcome;
+use crate::traffic::balance::Candidate;
+use crate::traffic::breaker::{Breaker, BreakerState, Permit};
+use crate::traffic::ewma::PeakEwma;
+use crate::traffic::health::{HealthMachine, HealthState};
+use crate::upstream::{Channels, Target};
+
+/// Decay of the latency average and its value before the first answer; Finagle's and linkerd's defaults.
+const EWMA_TAU: Duration = Duration::from_secs(10);
+const EWMA_INITIAL: Duration = Duration::from_millis(30);
+/// What a failure counts as, in latency: failing fast must not look fast (linkerd's default).
+const FAILURE_PENALTY: Duration = Duration::from_secs(5);
+
+/// All that makes two endpoints the same across a reload, apart from the weight.
+#[derive(Clone)]
+pub struct EndpointBlueprint {
+    pub cluster: String,
+    /// As written in the configuration.
+    pub address: String,
+    pub resolved: SocketAddr,
+    pub protocol: config::Protocol,
+    pub health: Option<config::Health>,
+    pub breaker: Option<config::Breaker>,
+    pub tls: Option<config::UpstreamTls>,
+    pub connect_timeout: Duration,
+    /// What `:authority` and `Host` say to it.
+    pub authority: Authority,
+}
+
+impl EndpointBlueprint {
+    /// Equal in everything that state depends on.
+    pub fn same_as(&self, other: &Self) -> bool {
+        self.cluster == other.cluster
+            && self.address == other.address
+            && self.resolved == other.resolved
+            && self.protocol == other.protocol
+            && self.health == other.health
+            && self.breaker == other.breaker
+            && self.tls == other.tls
+            && self.connect_timeout == other.connect_timeout
+    }
+}
+
+pub struct Endpoint {
+    pub blueprint: EndpointBlueprint,
+    pub scheme: Scheme,
+    /// The address as a header value, for `x-forebay-endpoint`.
+    pub name_header: HeaderValue,
+    pub target: Target,
+    pub channels: Channels,
+    /// Roots for pingora's connector; None: plain text, or the system's roots.
+    pub roots: Option<Arc<CaType>>,
+    pub counters: EndpointCounters,
+    active: AtomicU32,
+    vital: Mutex<Vital>,
+    born: Instant,
+    /// Nanoseconds after `born` of the last answer of any kind.
+    last_answer: AtomicU64,
+    prober: Mutex<Option<AbortHandle>>,
+}
+
+struct Vital {
+    health: Option<HealthMachine>,
+    breaker: Option<Breaker>,
+    latency: PeakEwma,
+}
+
+#[derive(Default)]
+pub struct EndpointCounters {
+    pub requests: AtomicU64,
+    pub failures: AtomicU64,
+    pub cancelled: AtomicU64,
+    pub probes_failed: AtomicU64,
+}
+
+/// A reading for the admin interface and the metrics.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct EndpointView {
+    pub address: String,
+    pub health: &'static str,
+    pub breaker: &'static str,
+    pub active: u32,
+    pub requests: u64,
+    pub failures: u64,
+    pub cancelled: u64,
+    pub ewma_ms: f64,
+}
+
+impl Endpoint {
+    pub fn new(
+        blueprint: EndpointBlueprint,
+        target: Target,
+        roots: Option<Arc<CaType>>,
+        shards: usize,
+        now: Instant,
+    ) -> Arc<Self> {
+        let name_header = HeaderValue::from_str(&blueprint.address)
+            .unwrap_or_else(|_| HeaderValue::from_static("endpoint"));
+        let vital = Vital {
+            health: blueprint
+                .health
+                .as_ref()
+                .map(|health| HealthMachine::new(health.healthy_threshold, health.unhealthy_threshold)),
+            breaker: blueprint.breaker.map(Breaker::new),
+            latency: PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now),
+        };
+        Arc::new(Self {
+            scheme: if target.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP },
+            channels: Channels::new(target.clone(), shards),
+            blueprint,
+            name_header,
+            target,
+            roots,
+            counters: EndpointCounters::default(),
+            active: AtomicU32::new(0),
+            vital: Mutex::new(vital),
+            born: now,
+            last_answer: AtomicU64::new(0),
+            prober: Mutex::new(None),
+        })
+    }
+
+    /// This endpoint as a choice at position `index`, or None when it may not take traffic now.
+    pub fn candidate(&self, index: usize, weight: u32, now: Instant) -> Option<Candidate> {
+        let vital = self.vital.lock();
+        let healthy = vital.health.as_ref().is_none_or(|health| health.state() == HealthState::Healthy);
+        let admitted = vital.breaker.as_ref().is_none_or(|breaker| breaker.would_admit(now));
+        (healthy && admitted).then(|| Candidate {
+            index,
+            weight,
+            active: self.active.load(Ordering::Relaxed),
+            cost: vital.latency.get(now),
+        })
+    }
+
+    /// Asks the breaker for leave and counts the request; None when the breaker says no.
+    pub(super) fn enter(&self, now: Instant) -> Option<Option<Permit>> {
+        let permit = match self.vital.lock().breaker.as_mut() {
+            None => None,
+            Some(breaker) => Some(breaker.admit(now)?),
+        };
+        self.active.fetch_add(1, Ordering::Relaxed);
+        self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        Some(permit)
+    }
+
+    /// The other end of `enter`: `outcome` is None for a call that was given up before it was answered.
+    pub(super) fn leave(&self, permit: Option<Permit>, started: Instant, now: Instant, outcome: Option<Outcome>) {
+        self.active.fetch_sub(1, Ordering::Relaxed);
+        let mut vital = self.vital.lock();
+        let mut transition = None;
+        match outcome {
+            None => {
+                self.counters.cancelled.fetch_add(1, Ordering::Relaxed);
+                if let (Some(breaker), Some(permit)) = (vital.breaker.as_mut(), permit) {
+                    breaker.on_cancel(permit);
+                }
+            }
+            Some(outcome) => {
+                match outcome {
+                    Outcome::Success => vital.latency.observe(now, now.saturating_duration_since(started)),
+                    Outcome::Failure => {
+                        self.counters.failures.fetch_add(1, Ordering::Relaxed);
+                        vital.latency.penalize(now, FAILURE_PENALTY);
+                    }
+                    Outcome::Neutral => {}
+                }
+                if let (Some(breaker), Some(permit)) = (vital.breaker.as_mut(), permit) {
+                    transition = breaker.on_result(now, permit, outcome != Outcome::Failure);
+                }
+            }
+        }
+        drop(vital);
+        if !matches!(outcome, None | Some(Outcome::Failure)) {
+            self.note_answer(now);
+        }
+        if let Some(transition) = transition {
+            log::warn!(
+                "breaker of {} in cluster '{}': {transition:?}",
+                self.blueprint.address,
+                self.blueprint.cluster
+            );
+        }
+    }
+
+    /// Records a health probe. An endpoint that turns unhealthy and has answered nothing since `silent_since`
+    /// has its connections cut, so that calls waiting on it go elsewhere at once.
+    pub(super) fn probed(&self, passed: bool, detail: &str, silent_since: Option<Instant>) {
+        if !passed {
+            self.counters.probes_failed.fetch_add(1, Ordering::Relaxed);
+        }
+        let changed = self.vital.lock().health.as_mut().and_then(|health| health.record(passed));
+        let Some(state) = changed else { return };
+        let (address, cluster) = (&self.blueprint.address, &self.blueprint.cluster);
+        match state {
+            HealthState::Healthy => log::info!("{address} in cluster '{cluster}' is healthy"),
+            _ => log::warn!("{address} in cluster '{cluster}' is unhealthy: {detail}"),
+        }
+        if state == HealthState::Unhealthy && silent_since.is_some_and(|since| self.silent_since(since)) {
+            self.channels.cut();
+        }
+    }
+
+    pub fn is_healthy(&self) -> bool {
+        self.vital.lock().health.as_ref().is_none_or(|health| health.state() == HealthState::Healthy)
+    }
+
+    pub fn active(&self) -> u32 {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    pub fn view(&self, now: Instant) -> EndpointView {
+        let vital = self.vital.lock();
+        EndpointView {
+            address: self.blueprint.address.clone(),
+            health: match vital.health.as_ref().map(HealthMachine::state) {
+                None => "unchecked",
+                Some(HealthState::Unknown) => "unknown",
+                Some(HealthState::Healthy) => "healthy",
+                Some(HealthState::Unhealthy) => "unhealthy",
+            },
+            breaker: match vital.breaker.as_ref().map(|breaker| breaker.state(now)) {
+                None => "off",
+                Some(BreakerState::Closed) => "closed",
+                Some(BreakerState::Open) => "open",
+                Some(BreakerState::HalfOpen) => "half_open",
+            },
+            active: self.active(),
+            requests: self.counters.requests.load(Ordering::Relaxed),
+            failures: self.counters.failures.load(Ordering::Relaxed),
+            cancelled: self.counters.cancelled.load(Ordering::Relaxed),
+            ewma_ms: vital.latency.get(now) * 1e3,
+        }
+    }
+
+    /// Ties the probing task's life to the endpoint's.
+    pub(super) fn keep_prober(&self, prober: AbortHandle) {
+        *self.prober.lock() = Some(prober);
+    }
+
+    fn note_answer(&self, now: Instant) {
+        let nanos = now.saturating_duration_since(self.born).as_nanos();
+        self.last_answer.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn silent_since(&self, since: Instant) -> bool {
+        let last = self.born + Duration::from_nanos(self.last_answer.load(Ordering::Relaxed));
+        last < since
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        if let Some(prober) = self.prober.get_mut().take() {
+            prober.abort();
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The endpoint pool that both data paths draw from: clusters of endpoints, the leases on them, their health.
+
+mod cluster;
+mod endpoint;
+mod health_loop;
+mod lease;
+mod probe;
+
+pub use cluster::Cluster;
+pub use endpoint::{Endpoint, EndpointBlueprint, EndpointView};
+pub use health_loop::start as watch_health;
+pub use lease::{Lease, Outcome};

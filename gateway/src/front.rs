@@ -1,0 +1,169 @@
+//! What happens on a new connection: detect the protocol, then hand each request to its data path.
+//!
+//! Unary inference goes to `unary`; all else to pingora's proxy. HTTP/2 requests are told apart here, before
+//! pingora's proxy machinery is set up for them; HTTP/1 requests inside it (`proxy`), since their head is read
+//! there. The protocol is detected byte by byte within the listener's header timeout: a client that is silent,
+//! or whose whole request is shorter than the HTTP/2 preface, holds nothing up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::{self, H2Accept, HttpSession};
+use pingora::protocols::l4::stream::Stream as TcpStream;
+use pingora::protocols::{ALPN, Digest, Stream};
+use pingora::proxy::HttpProxy;
+use pingora::server::ShutdownWatch;
+use tokio::io::AsyncReadExt;
+
+use crate::gateway::Gateway;
+use crate::plan::{self, Plan};
+use crate::proxy::Proxy;
+use crate::unary;
+
+/// RFC 9113, section 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Seconds that an idle HTTP/1 connection is kept.
+const KEEPALIVE_SECONDS: u64 = 60;
+
+pub struct Front {
+    pub gateway: Arc<Gateway>,
+    pub proxy: Arc<HttpProxy<Proxy>>,
+    pub header_timeout: Duration,
+    pub max_concurrent_streams: u32,
+}
+
+#[async_trait]
+impl ServerApp for Front {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let over_tls = stream.get_ssl_digest().is_some();
+        if over_tls {
+            if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
+                self.http2(stream, shutdown.clone()).await;
+            } else {
+                self.http1(stream, shutdown).await;
+            }
+            return None;
+        }
+        match tokio::time::timeout(self.header_timeout, detect(stream)).await {
+            Ok(Some((stream, true))) => self.http2(stream, shutdown.clone()).await,
+            Ok(Some((stream, false))) => self.http1(stream, shutdown).await,
+            Ok(None) => {}
+            Err(_) => log::debug!("a connection sent no request within {:?}", self.header_timeout),
+        }
+        None
+    }
+
+    async fn cleanup(&self) {
+        self.proxy.http_cleanup().await;
+    }
+}
+
+impl Front {
+    async fn http1(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) {
+        let mut session = ServerSession::new_http1(stream);
+        let keepalive = (!*shutdown.borrow()).then_some(KEEPALIVE_SECONDS);
+        session.set_keepalive(keepalive);
+        session.set_read_timeout(Some(self.header_timeout));
+        let mut reused = self.proxy.process_new_http(session, shutdown).await;
+        while let Some((stream, settings)) = reused.map(pingora::apps::ReusedHttpStream::consume) {
+            let mut session = ServerSession::new_http1(stream);
+            if let Some(settings) = settings {
+                settings.apply_to_session(&mut session);
+            }
+            reused = self.proxy.process_new_http(session, shutdown).await;
+        }
+    }
+
+    /// Accepts streams until the connection ends; on shutdown GOAWAY is sent and what is open is finished.
+    async fn http2(self: &Arc<Self>, stream: Stream, mut shutdown: ShutdownWatch) {
+        let digest = Arc::new(Digest {
+            ssl_digest: stream.get_ssl_digest(),
+            timing_digest: stream.get_timing_digest(),
+            proxy_digest: stream.get_proxy_digest(),
+            socket_digest: stream.get_socket_digest(),
+        });
+        let mut options = server::default_h2_options();
+        options
+            .max_concurrent_streams(self.max_concurrent_streams)
+            .initial_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .max_frame_size(1 << 20);
+        let handshake = server::handshake(stream, Some(options));
+        let mut connection = match tokio::time::timeout(self.header_timeout, handshake).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return log::debug!("http/2 handshake: {error}"),
+            Err(_) => return,
+        };
+        let mut draining = *shutdown.borrow();
+        if draining {
+            connection.graceful_shutdown();
+        }
+        loop {
+            let accepted = if draining {
+                HttpSession::from_h2_conn(&mut connection, digest.clone()).await
+            } else {
+                tokio::select! {
+                    biased;
+                    _ = shutdown.changed() => {
+                        connection.graceful_shutdown();
+                        draining = true;
+                        continue;
+                    }
+                    accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => accepted,
+                }
+            };
+            match accepted {
+                Ok(Some(H2Accept::Session(session))) => self.spawn(session, &shutdown),
+                Ok(Some(H2Accept::Rejected)) => {}
+                Ok(None) => break,
+                Err(error) => {
+                    log::debug!("http/2 connection: {error}");
+                    break;
+                }
+            }
+        }
+    }
+
+    /// One task per stream, on the connection's own thread: its upstream connection is there too.
+    fn spawn(self: &Arc<Self>, session: HttpSession, shutdown: &ShutdownWatch) {
+        let front = self.clone();
+        let shutdown = shutdown.clone();
+        tokio::spawn(async move {
+            let mut session = ServerSession::new_http2(session);
+            let snapshot = front.gateway.snapshot();
+            match plan::of(&snapshot, session.req_header(), true) {
+                Plan::Grpc(method) => unary::serve_grpc(&front.gateway, &snapshot, &mut session, method).await,
+                Plan::Rest => {
+                    unary::serve_rest(&front.gateway, &snapshot, &mut session).await;
+                    let _ = session.finish().await;
+                }
+                Plan::Proxy => {
+                    drop(snapshot);
+                    front.proxy.process_new_http(session, &shutdown).await;
+                }
+            }
+        });
+    }
+}
+
+/// Reads until the bytes differ from the HTTP/2 preface or are all of it, and puts them back.
+/// None: the client left first.
+async fn detect(stream: Stream) -> Option<(Stream, bool)> {
+    let mut stream = match stream.into_any().downcast::<TcpStream>() {
+        Ok(stream) => stream,
+        Err(_) => return None,
+    };
+    let mut seen = [0; PREFACE.len()];
+    let mut length = 0;
+    while length < seen.len() && seen[..length] == PREFACE[..length] {
+        match stream.read(&mut seen[length..]).await {
+            Ok(read) if read > 0 => length += read,
+            _ => return None,
+        }
+    }
+    stream.rewind(&seen[..length]);
+    Some((stream, seen == PREFACE))
+}

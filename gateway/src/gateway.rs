@@ -1,0 +1,148 @@
+//! What all requests share: the current configuration in its running form, and what is in flight.
+//!
+//! A `Snapshot` never changes; a reload puts a new one in its place, and requests keep the one that they
+//! started with. Endpoints are shared between snapshots.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use forebay_config::gateway as config;
+
+use crate::fleet::Cluster;
+use crate::telemetry::metrics::RouteMetrics;
+use crate::telemetry::trace::Tracing;
+use crate::traffic::budget::RetryBudget;
+use crate::traffic::retry::Backoff;
+use crate::traffic::route::{RequestHead, Router};
+
+pub struct Gateway {
+    snapshot: ArcSwap<Snapshot>,
+    pub tracing: Tracing,
+    in_flight: Arc<AtomicUsize>,
+    unrouted: AtomicU64,
+    draining: AtomicBool,
+}
+
+pub struct Snapshot {
+    pub config: config::Gateway,
+    router: Router,
+    pub routes: Vec<Route>,
+    pub clusters: Vec<Arc<Cluster>>,
+    /// Largest of all routes: how much is read before the route is known.
+    pub max_request_bytes: u64,
+    /// Longest of all routes: how long that may take.
+    pub max_timeout: Duration,
+}
+
+/// A route ready to serve.
+pub struct Route {
+    pub config: config::Route,
+    pub cluster: Arc<Cluster>,
+    pub budget: Arc<RetryBudget>,
+    pub backoff: Backoff,
+    pub metrics: Arc<RouteMetrics>,
+}
+
+/// Counts one request for as long as it is served.
+pub struct InFlight(Arc<AtomicUsize>);
+
+impl Gateway {
+    pub fn new(snapshot: Snapshot, tracing: Tracing) -> Self {
+        Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            tracing,
+            in_flight: Arc::new(AtomicUsize::new(0)),
+            unrouted: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    pub fn replace(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+    }
+
+    pub fn enter(&self) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(self.in_flight.clone())
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub fn count_unrouted(&self) {
+        self.unrouted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn unrouted(&self) -> u64 {
+        self.unrouted.load(Ordering::Relaxed)
+    }
+
+    /// From now on readiness says no.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Ready: not draining, and at least one cluster could answer.
+    pub fn is_ready(&self) -> bool {
+        !self.draining.load(Ordering::Relaxed)
+            && self.snapshot.load().clusters.iter().any(|cluster| cluster.has_healthy())
+    }
+}
+
+impl Snapshot {
+    /// Routes and clusters of `config`; `clusters` in its order, `metrics` by route in its order.
+    pub fn new(config: config::Gateway, clusters: Vec<Arc<Cluster>>, metrics: Vec<Arc<RouteMetrics>>) -> Self {
+        let routes: Vec<Route> = config
+            .routes
+            .iter()
+            .zip(metrics)
+            .filter_map(|(route, metrics)| {
+                let cluster = clusters.iter().find(|cluster| cluster.config.name == route.cluster)?.clone();
+                let retry = &route.retry;
+                Some(Route {
+                    cluster,
+                    budget: Arc::new(RetryBudget::new(retry.budget_ratio, retry.budget_min)),
+                    backoff: Backoff { first: retry.backoff, max: retry.backoff_max },
+                    metrics,
+                    config: route.clone(),
+                })
+            })
+            .collect();
+        assert_eq!(routes.len(), config.routes.len(), "a validated route names a cluster that exists");
+        Self {
+            router: Router::new(&config.routes),
+            max_request_bytes: config.routes.iter().map(|route| route.max_request_bytes).max().unwrap_or(0),
+            max_timeout: config.routes.iter().map(|route| route.timeout).max().unwrap_or_default(),
+            routes,
+            clusters,
+            config,
+        }
+    }
+
+    pub fn route(&self, head: &RequestHead<'_>) -> Option<&Route> {
+        self.find(head).and_then(|index| self.routes.get(index))
+    }
+
+    /// The position of the route that takes this request.
+    pub fn find(&self, head: &RequestHead<'_>) -> Option<usize> {
+        self.router.find(head)
+    }
+
+    /// Whether any route looks at the model's name.
+    pub fn routes_by_model(&self) -> bool {
+        self.router.needs_model()
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

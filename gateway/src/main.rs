@@ -1,0 +1,74 @@
+//! `forebay-gateway`: arguments → configuration → telemetry → build → run → drain.
+
+mod admin;
+mod args;
+mod assembly;
+mod context;
+mod fleet;
+mod front;
+mod gateway;
+mod plan;
+mod protocol;
+mod proxy;
+mod refusal;
+mod reload;
+mod security;
+mod server;
+mod shutdown;
+mod telemetry;
+mod traffic;
+mod unary;
+mod upstream;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use clap::Parser;
+
+use crate::args::Args;
+use crate::gateway::Gateway;
+use crate::telemetry::trace::Tracing;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("forebay-gateway: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let config = reload::read(&args.config)?;
+    if args.check {
+        println!("{}: ok", args.config.display());
+        return Ok(());
+    }
+    telemetry::log_setup::init(&config.telemetry.log_level);
+    pingora::tls::install_default_crypto_provider();
+    let threads = config.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("cannot start the control runtime")?;
+    let provider = telemetry::trace::provider(&config.telemetry, control.handle())?;
+    let tracing = Tracing::new(provider.as_ref(), &config.telemetry);
+    let snapshot = assembly::assemble(config.clone(), None, control.handle(), threads)
+        .map_err(|problems| anyhow!(reload::list(&args.config, &problems)))?;
+    let gateway = Arc::new(Gateway::new(snapshot, tracing));
+    let sockets = server::reserve(&config.listeners)?;
+    let admin = config.admin.map(|address| admin::start(address, gateway.clone(), &control)).transpose()?;
+    reload::watch(args.config.clone(), gateway.clone(), control.handle(), threads);
+    server::announce(&sockets, admin, control.handle());
+    let drain = shutdown::Drain::new(gateway.clone(), &config, provider.clone());
+    server::run(&config, gateway, sockets, threads, drain)?;
+    shutdown::flush(provider.as_ref());
+    Ok(())
+}

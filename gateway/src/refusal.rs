@@ -1,0 +1,69 @@
+//! Why the gateway itself answers a request, and the one table that maps each reason to statuses.
+//!
+//! REST clients get the HTTP status and `{"error": …}`, gRPC clients HTTP 200 and the code in `grpc-status`,
+//! on every path alike.
+
+use std::time::Duration;
+
+use forebay_proto::rest::RestError;
+use forebay_proto::status::{self, Code};
+use http::StatusCode;
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Refusal {
+    #[error("no route for {method} {path}")]
+    NoRoute { method: String, path: String },
+    #[error("route '{route}' leads to cluster '{cluster}', which does not speak gRPC")]
+    NotGrpc { route: String, cluster: String },
+    #[error("gRPC needs HTTP/2")]
+    GrpcOverHttp1,
+    #[error("cluster '{0}' has no healthy endpoint")]
+    NoHealthyEndpoint(String),
+    #[error("no answer from cluster '{cluster}' within {timeout:?}")]
+    TimedOut { cluster: String, timeout: Duration },
+    #[error("the request body did not arrive within {0:?}")]
+    BodyTimedOut(Duration),
+    #[error("request body is larger than {limit} bytes")]
+    TooLarge { limit: u64 },
+    #[error("cluster '{cluster}' failed: {failure}")]
+    Upstream { cluster: String, failure: &'static str },
+    #[error("answer of cluster '{cluster}' is malformed: {reason}")]
+    BadAnswer { cluster: String, reason: String },
+    #[error("{0}")]
+    BadRequest(String),
+    #[error(transparent)]
+    Rest(#[from] RestError),
+    #[error("{0}")]
+    UnsupportedEncoding(String),
+    /// The client is gone; nobody reads what is written.
+    #[error("the client went away")]
+    ClientGone,
+}
+
+impl Refusal {
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NoRoute { .. } | Self::NotGrpc { .. } => Code::Unimplemented,
+            Self::NoHealthyEndpoint(_) | Self::Upstream { .. } => Code::Unavailable,
+            Self::TimedOut { .. } | Self::BodyTimedOut(_) => Code::DeadlineExceeded,
+            Self::TooLarge { .. } => Code::ResourceExhausted,
+            Self::BadAnswer { .. } => Code::Internal,
+            Self::BadRequest(_) | Self::UnsupportedEncoding(_) | Self::GrpcOverHttp1 => Code::InvalidArgument,
+            Self::Rest(error) => error.code,
+            Self::ClientGone => Code::Cancelled,
+        }
+    }
+
+    pub fn http(&self) -> StatusCode {
+        match self {
+            Self::NoRoute { .. } => StatusCode::NOT_FOUND,
+            Self::Rest(error) => error.status,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimedOut(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::Upstream { .. } | Self::BadAnswer { .. } => StatusCode::BAD_GATEWAY,
+            Self::UnsupportedEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::GrpcOverHttp1 => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            _ => status::http_status(self.code()),
+        }
+    }
+}

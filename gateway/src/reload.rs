@@ -1,0 +1,77 @@
+//! Reading the configuration, and putting a new one in place on SIGHUP.
+//!
+//! A new file is validated and assembled whole before anything changes; a bad one leaves the running
+//! configuration as it is. Requests in flight keep the snapshot they started with. What is bound to the process
+//! itself (listeners, threads, admin, telemetry) needs a restart, and a reload that changes it says so.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use forebay_config::gateway as config;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::assembly;
+use crate::gateway::Gateway;
+
+/// Reads and validates; the error lists every problem.
+pub fn read(path: &Path) -> anyhow::Result<config::Gateway> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read '{}'", path.display()))?;
+    config::Gateway::parse(&text).map_err(|problems| anyhow!("{}:\n{problems}", path.display()))
+}
+
+/// Every problem on a line of its own, after the file that has them.
+pub fn list<P: Display>(path: &Path, problems: &[P]) -> String {
+    let lines: Vec<String> = problems.iter().map(|problem| format!("  {problem}")).collect();
+    format!("{}:\n{}", path.display(), lines.join("\n"))
+}
+
+/// Reloads on every SIGHUP, for as long as the process lives.
+pub fn watch(path: PathBuf, gateway: Arc<Gateway>, control: &Handle, shards: usize) {
+    let runtime = control.clone();
+    control.spawn(async move {
+        let mut hangup = match signal(SignalKind::hangup()) {
+            Ok(hangup) => hangup,
+            Err(error) => return log::error!("no reload on SIGHUP: {error}"),
+        };
+        while hangup.recv().await.is_some() {
+            let (path, gateway, handle) = (path.clone(), gateway.clone(), runtime.clone());
+            let done = runtime.spawn_blocking(move || reload(&path, &gateway, &handle, shards)).await;
+            match done {
+                Ok(Ok(())) => log::info!("configuration reloaded"),
+                Ok(Err(error)) => log::error!("configuration not reloaded, the running one stays: {error:#}"),
+                Err(error) => log::error!("configuration not reloaded, the running one stays: {error}"),
+            }
+        }
+    });
+}
+
+fn reload(path: &Path, gateway: &Gateway, runtime: &Handle, shards: usize) -> anyhow::Result<()> {
+    let mut config = read(path)?;
+    let running = gateway.snapshot();
+    for key in needs_restart(&running.config, &config) {
+        log::warn!("'{key}' changed: restart the gateway for it to take effect");
+    }
+    config.listeners = running.config.listeners.clone();
+    let snapshot = assembly::assemble(config, Some(&running), runtime, shards)
+        .map_err(|problems| anyhow!(list(path, &problems)))?;
+    gateway.replace(snapshot);
+    Ok(())
+}
+
+/// The changed keys that only a restart applies.
+fn needs_restart(old: &config::Gateway, new: &config::Gateway) -> Vec<&'static str> {
+    [
+        ("threads", old.threads != new.threads),
+        ("drain_delay", old.drain_delay != new.drain_delay),
+        ("drain_timeout", old.drain_timeout != new.drain_timeout),
+        ("admin", old.admin != new.admin),
+        ("telemetry", old.telemetry != new.telemetry),
+        ("listeners", old.listeners != new.listeners),
+    ]
+    .into_iter()
+    .filter_map(|(key, changed)| changed.then_some(key))
+    .collect()
+}

@@ -1,0 +1,3 @@
+//! TLS material, read and checked before anything relies on it.
+
+pub mod tls;

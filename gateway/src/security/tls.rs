@@ -1,0 +1,101 @@
+//! Certificates and keys: read from PEM, checked with rustls, and only then handed on.
+//!
+//! pingora reads listener files by itself and panics on bad ones, so they are proven good here first.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use forebay_config::gateway::{ListenerTls, UpstreamTls};
+use pingora::protocols::tls::CaType;
+use pingora::utils::tls::WrappedX509;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+
+use crate::upstream::ClientTls;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("cannot read {what} from '{}': {reason}", path.display())]
+    Unreadable { what: &'static str, path: PathBuf, reason: String },
+    #[error("'{}' holds no {what}", path.display())]
+    Empty { what: &'static str, path: PathBuf },
+    #[error("certificate '{}' and key '{}' do not serve: {reason}", certificate.display(), key.display())]
+    Unusable { certificate: PathBuf, key: PathBuf, reason: String },
+    #[error("'{}' holds a certificate that cannot be a trusted root: {reason}", path.display())]
+    BadRoot { path: PathBuf, reason: String },
+    #[error("the system trusts no certificate authority: install ca-certificates or set 'ca'")]
+    NoSystemRoots,
+    #[error("'{0}' is no valid server name")]
+    BadName(String),
+}
+
+/// What a cluster's endpoints are verified with, for both data paths.
+#[derive(Clone)]
+pub struct UpstreamTrust {
+    /// ALPN h2.
+    pub http2: ClientTls,
+    /// ALPN http/1.1, for probes of http clusters.
+    pub http1: ClientTls,
+    /// For pingora's connector; None: the system's roots, which it reads by itself.
+    pub roots: Option<Arc<CaType>>,
+}
+
+/// Proves that a listener's certificate and key load and belong together.
+pub fn check_listener(tls: &ListenerTls) -> Result<(), TlsError> {
+    let chain = certificates(&tls.certificate)?;
+    let key = PrivateKeyDer::from_pem_file(&tls.key)
+        .map_err(|e| TlsError::Unreadable { what: "a private key", path: tls.key.clone(), reason: e.to_string() })?;
+    ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).map_err(|e| TlsError::Unusable {
+        certificate: tls.certificate.clone(),
+        key: tls.key.clone(),
+        reason: e.to_string(),
+    })?;
+    Ok(())
+}
+
+/// Reads the roots of a cluster.
+pub fn upstream(tls: &UpstreamTls) -> Result<UpstreamTrust, TlsError> {
+    let name = ServerName::try_from(tls.server_name.clone()).map_err(|_| TlsError::BadName(tls.server_name.clone()))?;
+    let mut store = RootCertStore::empty();
+    let mut roots = None;
+    match &tls.ca {
+        Some(path) => {
+            let mut list = Vec::new();
+            for root in certificates(path)? {
+                store
+                    .add(root.clone())
+                    .map_err(|e| TlsError::BadRoot { path: path.clone(), reason: e.to_string() })?;
+                list.push(WrappedX509::new(root.to_vec(), pingora::utils::tls::parse_x509));
+            }
+            roots = Some(Arc::<CaType>::from(list));
+        }
+        None => {
+            store.add_parsable_certificates(rustls_native_certs::load_native_certs().unwrap_or_default());
+            if store.is_empty() {
+                return Err(TlsError::NoSystemRoots);
+            }
+        }
+    }
+    let base = ClientConfig::builder().with_root_certificates(store).with_no_client_auth();
+    let with_alpn = |protocol: &[u8]| {
+        let mut config = base.clone();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        ClientTls { config: Arc::new(config), name: name.clone() }
+    };
+    Ok(UpstreamTrust { http2: with_alpn(b"h2"), http1: with_alpn(b"http/1.1"), roots })
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let unreadable = |e: rustls_pki_types::pem::Error| TlsError::Unreadable {
+        what: "certificates",
+        path: path.to_owned(),
+        reason: e.to_string(),
+    };
+    let list: Vec<_> =
+        CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect::<Result<_, _>>().map_err(unreadable)?;
+    if list.is_empty() {
+        return Err(TlsError::Empty { what: "certificate", path: path.to_owned() });
+    }
+    Ok(list)
+}

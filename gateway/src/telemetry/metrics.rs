@@ -1,0 +1,148 @@
+//! Counters and histograms, kept as plain atomics that the hot path adds to, written as Prometheus text.
+//!
+//! Each route's counters live in its own block that a reload hands on, so nothing is looked up by label while
+//! a request runs.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use forebay_proto::status::Code;
+
+use crate::gateway::Gateway;
+
+/// Upper bounds in seconds; a last bucket without bound follows.
+const BOUNDS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const CODES: usize = 17;
+
+#[derive(Default)]
+pub struct RouteMetrics {
+    by_code: [AtomicU64; CODES],
+    retries: AtomicU64,
+    duration: Histogram,
+}
+
+#[derive(Default)]
+pub struct Histogram {
+    buckets: [AtomicU64; BOUNDS.len() + 1],
+    nanos: AtomicU64,
+}
+
+impl RouteMetrics {
+    /// One finished request.
+    pub fn record(&self, code: Code, duration: Duration) {
+        let index = (code as i32).clamp(0, CODES as i32 - 1) as usize;
+        self.by_code[index].fetch_add(1, Ordering::Relaxed);
+        self.duration.record(duration);
+    }
+
+    pub fn retried(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Histogram {
+    pub fn record(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        let bucket = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    fn write(&self, out: &mut Text, name: &str, labels: &str) {
+        let mut total = 0;
+        for (bucket, bound) in self.buckets.iter().zip(BOUNDS.iter().map(|b| b.to_string()).chain(["+Inf".into()])) {
+            total += bucket.load(Ordering::Relaxed);
+            out.line(&format!("{name}_bucket"), &format!("{labels},le=\"{bound}\""), total as f64);
+        }
+        out.line(&format!("{name}_sum"), labels, self.nanos.load(Ordering::Relaxed) as f64 / 1e9);
+        out.line(&format!("{name}_count"), labels, total as f64);
+    }
+}
+
+/// Everything, in the Prometheus text format.
+pub fn render(gateway: &Gateway, now: Instant) -> String {
+    let snapshot = gateway.snapshot();
+    let mut out = Text(String::with_capacity(8 << 10));
+    out.head("forebay_requests_total", "counter", "Requests by route and final gRPC status code.");
+    for route in &snapshot.routes {
+        for code in 0..CODES {
+            let count = route.metrics.by_code[code].load(Ordering::Relaxed);
+            if count > 0 {
+                let labels = format!("route=\"{}\",code=\"{code}\"", escape(&route.config.name));
+                out.line("forebay_requests_total", &labels, count as f64);
+            }
+        }
+    }
+    out.head("forebay_retries_total", "counter", "Attempts beyond the first, by route.");
+    for route in &snapshot.routes {
+        let labels = format!("route=\"{}\"", escape(&route.config.name));
+        out.line("forebay_retries_total", &labels, route.metrics.retries.load(Ordering::Relaxed) as f64);
+    }
+    out.head("forebay_request_duration_seconds", "histogram", "From the request's head to its answer's end, by route.");
+    for route in &snapshot.routes {
+        let labels = format!("route=\"{}\"", escape(&route.config.name));
+        route.metrics.duration.write(&mut out, "forebay_request_duration_seconds", &labels);
+    }
+    endpoints(&mut out, gateway, now);
+    out.head("forebay_requests_in_flight", "gauge", "Requests being served now.");
+    out.line("forebay_requests_in_flight", "", gateway.in_flight() as f64);
+    out.head("forebay_unrouted_total", "counter", "Requests that no route took.");
+    out.line("forebay_unrouted_total", "", gateway.unrouted() as f64);
+    out.0
+}
+
+fn endpoints(out: &mut Text, gateway: &Gateway, now: Instant) {
+    let snapshot = gateway.snapshot();
+    let mut rows = Vec::new();
+    for cluster in &snapshot.clusters {
+        for view in cluster.views(now) {
+            let labels =
+                format!("cluster=\"{}\",endpoint=\"{}\"", escape(&cluster.config.name), escape(&view.address));
+            rows.push((labels, view));
+        }
+    }
+    type Reading = fn(&crate::fleet::EndpointView) -> f64;
+    let series: [(&str, &str, &str, Reading); 7] = [
+        ("forebay_endpoint_requests_total", "counter", "Attempts sent to the endpoint.", |v| v.requests as f64),
+        ("forebay_endpoint_failures_total", "counter", "Attempts that failed by the endpoint's fault.", |v| v.failures as f64),
+        ("forebay_endpoint_cancelled_total", "counter", "Attempts given up before an answer.", |v| v.cancelled as f64),
+        ("forebay_endpoint_active", "gauge", "Requests in flight to the endpoint.", |v| f64::from(v.active)),
+        ("forebay_endpoint_healthy", "gauge", "1 when the endpoint passes its health checks.", |v| {
+            f64::from(u8::from(matches!(v.health, "healthy" | "unchecked")))
+        }),
+        ("forebay_endpoint_breaker_open", "gauge", "1 while the circuit breaker is open or half open.", |v| {
+            f64::from(u8::from(matches!(v.breaker, "open" | "half_open")))
+        }),
+        ("forebay_endpoint_latency_seconds", "gauge", "Peak-sensitive moving average of the answer time.", |v| v.ewma_ms / 1e3),
+    ];
+    for (name, kind, help, read) in series {
+        out.head(name, kind, help);
+        for (labels, view) in &rows {
+            out.line(name, labels, read(view));
+        }
+    }
+}
+
+struct Text(String);
+
+impl Text {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn line(&mut self, name: &str, labels: &str, value: f64) {
+        let _ = if labels.is_empty() {
+            writeln!(self.0, "{name} {value}")
+        } else {
+            writeln!(self.0, "{name}{{{labels}}} {value}")
+        };
+    }
+}
+
+/// Label values: backslash, quote and line feed are escaped.
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

@@ -1,0 +1,5 @@
+//! What the gateway tells about itself: logs, metrics, traces.
+
+pub mod log_setup;
+pub mod metrics;
+pub mod trace;

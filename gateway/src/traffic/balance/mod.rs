@@ -1,0 +1,56 @@
+//! Which endpoint gets a request: one file per policy, one factory.
+//!
+//! The shell lists the endpoints that may take the request now (healthy, admitted by their breaker, not tried
+//! before) as candidates, in any order and number; a policy picks one of them and never looks elsewhere. What is in
+//! flight is counted by the shell's leases, so only round robin keeps state of its own.
+//!
+//! To add a policy: a variant of `forebay_config::gateway::Policy`, a file here, an arm in `build`.
+
+mod least_request;
+mod peak_ewma;
+mod random;
+mod round_robin;
+mod sample;
+
+#[cfg(test)]
+mod tests;
+
+use least_request::LeastRequest;
+use peak_ewma::PeakEwma;
+use random::Random;
+use round_robin::RoundRobin;
+
+/// An endpoint that may be chosen, as it is at this moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    /// The endpoint's place in its cluster: the same endpoint has the same index in every call.
+    pub index: usize,
+    /// 1 or more; 0 counts as 1.
+    pub weight: u32,
+    /// Requests in flight there, the one to be placed not included.
+    pub active: u32,
+    /// Peak EWMA of its response time in seconds, decayed to now.
+    pub cost: f64,
+}
+
+impl Candidate {
+    fn share(&self) -> u64 {
+        u64::from(self.weight.max(1))
+    }
+}
+
+pub trait Policy: Send + Sync {
+    /// The position in `candidates` of the endpoint that gets the request; None only when there is none.
+    /// `random` is uniform over all of `u64`, and fresh for each call.
+    fn choose(&self, candidates: &[Candidate], random: u64) -> Option<usize>;
+}
+
+pub fn build(policy: forebay_config::gateway::Policy) -> Box<dyn Policy> {
+    use forebay_config::gateway::Policy as Configured;
+    match policy {
+        Configured::RoundRobin => Box::new(RoundRobin::default()),
+        Configured::Random => Box::new(Random),
+        Configured::LeastRequest => Box::new(LeastRequest),
+        Configured::PeakEwma => Box::new(PeakEwma),
+    }
+}

@@ -1,0 +1,14 @@
+//! Decisions about requests: which route, which endpoint, whether to try again, and when to give up.
+//!
+//! Everything here is pure: the clock and randomness come in as arguments (`now`, `random`), nothing is
+//! awaited, and no runtime is imported. Shells read the clock, ask, and do the I/O.
+
+pub mod balance;
+pub mod breaker;
+pub mod budget;
+pub mod deadline;
+pub mod ewma;
+pub mod health;
+pub mod retry;
+pub mod route;
+pub mod window;

@@ -1,0 +1,212 @@
+//! The attempts of one call: lease an endpoint, exchange, and decide from the outcome whether to go again.
+//!
+//! One deadline bounds all attempts. A retry goes to an endpoint that was not tried while there is one, waits
+//! a jittered backoff, and needs leave from the route's retry budget.
+
+use std::time::{Duration, Instant};
+
+use forebay_proto::status::Code;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
+use opentelemetry::KeyValue;
+use smallvec::SmallVec;
+
+use super::headers;
+use crate::fleet::{Endpoint, Lease, Outcome};
+use crate::gateway::Route;
+use crate::refusal::Refusal;
+use crate::telemetry::trace::RequestTrace;
+use crate::traffic::deadline::Deadline;
+use crate::traffic::retry::Failure;
+use crate::upstream::{Answer, Message, exchange};
+
+/// A call, ready to be sent as often as it takes.
+pub struct Call {
+    pub path: PathAndQuery,
+    pub headers: HeaderMap,
+    pub body: Message,
+    pub deadline: Deadline,
+    /// The client itself set the deadline: missing it is not held against the endpoint.
+    pub impatient: bool,
+}
+
+pub struct Answered {
+    pub answer: Answer,
+    pub status: u16,
+    /// Who answered, for `x-forebay-endpoint`.
+    pub endpoint: HeaderValue,
+}
+
+/// What one attempt came to, when it did not succeed.
+struct Failed {
+    failure: Failure,
+    /// The worker's own error answer: passed on when there is no further attempt.
+    answer: Option<Answered>,
+    /// The deadline of the whole call has passed.
+    out_of_time: bool,
+}
+
+/// Runs the call to its end. Errors are the gateway's own; a worker's error status is an answer.
+pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answered, Refusal> {
+    let retry = &route.config.retry;
+    let mut tried: SmallVec<[usize; 4]> = SmallVec::new();
+    let mut last: Option<Failed> = None;
+    let mut token = None;
+    for number in 1..=retry.attempts {
+        let now = Instant::now();
+        let time = call.deadline.attempt_timeout(now, retry.per_try_timeout);
+        let lease = route.cluster.lease(&tried, fastrand::u64(..), now);
+        let (Some(time), Ok(lease)) = (time, lease) else {
+            return match last {
+                Some(failed) => failed.into_result(route),
+                None if time.is_none() => Err(timed_out(route)),
+                None => Err(Refusal::NoHealthyEndpoint(route.config.cluster.clone())),
+            };
+        };
+        tried.push(lease.index);
+        let failed = match attempt(route, &call, trace, lease, time, number).await {
+            Ok(answered) => return Ok(answered),
+            Err(failed) => failed,
+        };
+        if number == retry.attempts || failed.out_of_time || !failed.failure.is_retryable(retry.idempotent) {
+            return failed.into_result(route);
+        }
+        // The token of the attempt before goes back before another one is asked for.
+        drop(token.take());
+        token = route.budget.try_acquire(route.cluster.active());
+        if token.is_none() || !back_off(route, &call, number).await {
+            return failed.into_result(route);
+        }
+        route.metrics.retried();
+        last = Some(failed);
+    }
+    Err(timed_out(route))
+}
+
+async fn attempt(
+    route: &Route,
+    call: &Call,
+    trace: &RequestTrace,
+    lease: Lease,
+    time: Duration,
+    number: u32,
+) -> Result<Answered, Failed> {
+    let mut request_headers = call.headers.clone();
+    headers::set_timeout(&mut request_headers, time);
+    let span = trace.attempt(&mut request_headers, || attributes(route, &lease, number));
+    let endpoint = lease.endpoint().clone();
+    let request = request(&call.path, request_headers, &endpoint);
+    let result = pingora::time::timeout(time, exchange(&endpoint.channels, request, call.body.clone())).await;
+    let now = Instant::now();
+    let (failure, answer) = match result {
+        Ok(Ok(answer)) => {
+            let status = status_of(&answer);
+            let answered = Answered { answer, status, endpoint: endpoint.name_header.clone() };
+            match failure_of(&answered) {
+                None => {
+                    lease.finish(if status == 0 { Outcome::Success } else { Outcome::Neutral }, now);
+                    if let Some(span) = span {
+                        span.end(Ok(status));
+                    }
+                    return Ok(answered);
+                }
+                Some(failure) => (failure, Some(answered)),
+            }
+        }
+        Ok(Err(failure)) => (failure, None),
+        Err(_) => (Failure::TimedOut, None),
+    };
+    let out_of_time = matches!(failure, Failure::TimedOut) && call.deadline.remaining(now).is_none();
+    if out_of_time && call.impatient {
+        // The client's own deadline says nothing about the endpoint: the lease ends as cancelled.
+        drop(lease);
+    } else {
+        let blame = failure.counts_against_endpoint();
+        lease.finish(if blame { Outcome::Failure } else { Outcome::Neutral }, now);
+    }
+    if let Some(span) = span {
+        span.end(Err(failure.describe()));
+    }
+    Err(Failed { failure, answer, out_of_time })
+}
+
+impl Failed {
+    /// What the client gets when this was the last attempt.
+    fn into_result(self, route: &Route) -> Result<Answered, Refusal> {
+        let cluster = || route.config.cluster.clone();
+        match (self.answer, self.failure) {
+            (Some(answered), Failure::HttpStatus(_)) => {
+                let status = answered.answer.head.status;
+                Err(Refusal::BadAnswer { cluster: cluster(), reason: format!("http status {status}") })
+            }
+            (Some(answered), _) => Ok(answered),
+            (None, Failure::TimedOut) => Err(timed_out(route)),
+            (None, failure) => Err(Refusal::Upstream { cluster: cluster(), failure: failure.describe() }),
+        }
+    }
+}
+
+fn timed_out(route: &Route) -> Refusal {
+    Refusal::TimedOut { cluster: route.config.cluster.clone(), timeout: route.config.timeout }
+}
+
+/// Waits before the retry; false when the deadline would pass meanwhile.
+async fn back_off(route: &Route, call: &Call, number: u32) -> bool {
+    let delay = route.backoff.delay(number, fastrand::u64(..));
+    match call.deadline.remaining(Instant::now()) {
+        Some(left) if left > delay => {
+            tokio::time::sleep(delay).await;
+            true
+        }
+        _ => false,
+    }
+}
+
+fn request(path: &PathAndQuery, request_headers: HeaderMap, endpoint: &Endpoint) -> Request<()> {
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(endpoint.scheme.clone());
+    parts.authority = Some(endpoint.blueprint.authority.clone());
+    parts.path_and_query = Some(path.clone());
+    let mut request = Request::new(());
+    *request.method_mut() = Method::POST;
+    *request.version_mut() = Version::HTTP_2;
+    *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path are all there");
+    *request.headers_mut() = request_headers;
+    request
+}
+
+/// `grpc-status` from the trailers, or from the head of an answer without messages. An answer too large to be
+/// held back has its status still to come and counts as well so far.
+fn status_of(answer: &Answer) -> u16 {
+    if answer.rest.is_some() {
+        return 0;
+    }
+    let in_trailers = answer.trailers.as_ref().and_then(|trailers| trailers.get("grpc-status"));
+    in_trailers
+        .or_else(|| answer.head.headers.get("grpc-status"))
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(Code::Unknown as u16)
+}
+
+/// What makes an answer the endpoint's failure, and so worth another endpoint.
+fn failure_of(answered: &Answered) -> Option<Failure> {
+    let http = answered.answer.head.status;
+    let failure = if http != StatusCode::OK {
+        Failure::HttpStatus(http.as_u16())
+    } else if answered.status != 0 {
+        Failure::Status(u8::try_from(answered.status).unwrap_or(u8::MAX))
+    } else {
+        return None;
+    };
+    failure.counts_against_endpoint().then_some(failure)
+}
+
+fn attributes(route: &Route, lease: &Lease, number: u32) -> Vec<KeyValue> {
+    vec![
+        KeyValue::new("server.address", lease.endpoint().blueprint.address.clone()),
+        KeyValue::new("forebay.cluster", route.config.cluster.clone()),
+        KeyValue::new("forebay.policy", route.cluster.config.policy.name()),
+        KeyValue::new("forebay.retry", i64::from(number) - 1),
+    ]
+}

@@ -1,0 +1,43 @@
+//! Reading a request body whole, within a size and a time.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
+use pingora::protocols::http::ServerSession;
+
+use crate::refusal::Refusal;
+use crate::upstream::Message;
+
+/// At most `limit` bytes within `time`; what is over either is refused without reading on.
+pub async fn read(session: &mut ServerSession, limit: u64, time: Duration) -> Result<Message, Refusal> {
+    if declared_length(&session.req_header().headers).is_some_and(|length| length > limit) {
+        return Err(Refusal::TooLarge { limit });
+    }
+    let work = async {
+        let mut message = Message::default();
+        loop {
+            match session.read_request_body().await {
+                Ok(Some(chunk)) => {
+                    message.push(chunk);
+                    if message.len() as u64 > limit {
+                        return Err(Refusal::TooLarge { limit });
+                    }
+                }
+                Ok(None) => return Ok(message),
+                Err(error) => {
+                    log::debug!("request body: {error}");
+                    return Err(Refusal::ClientGone);
+                }
+            }
+        }
+    };
+    match pingora::time::timeout(time, work).await {
+        Ok(result) => result,
+        Err(_) => Err(Refusal::BodyTimedOut(time)),
+    }
+}
+
+fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}

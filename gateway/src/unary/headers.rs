@@ -1,0 +1,71 @@
+//! Which headers pass through, and what the gateway adds to each attempt.
+
+use std::time::Duration;
+
+use forebay_proto::timeout;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// Tells the client which endpoint answered.
+pub const ENDPOINT: HeaderName = HeaderName::from_static("x-forebay-endpoint");
+
+/// Connection-level headers, which end at each hop (RFC 9110, section 7.6.1).
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::HOST,
+];
+
+/// What describes the REST body and its answer, and means nothing to the gRPC call made of it.
+const REST_ONLY: [HeaderName; 6] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_LENGTH,
+    header::CONTENT_ENCODING,
+    header::ACCEPT,
+    header::ACCEPT_ENCODING,
+    header::EXPECT,
+];
+
+/// The headers of a gRPC call as they go on to an endpoint.
+pub fn for_grpc(incoming: &HeaderMap) -> HeaderMap {
+    let mut headers = incoming.clone();
+    remove_hop_by_hop(&mut headers);
+    headers
+}
+
+/// The headers of the gRPC call that a REST request becomes: the client's own (authentication, tracing,
+/// request ids) without those that describe its body.
+pub fn for_rest(incoming: &HeaderMap) -> HeaderMap {
+    let mut headers = incoming.clone();
+    remove_hop_by_hop(&mut headers);
+    for name in &REST_ONLY {
+        headers.remove(name);
+    }
+    headers.remove("inference-header-content-length");
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    headers
+}
+
+/// Removes what must not cross a hop; cheap when there is nothing, as on HTTP/2.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// The time that the client allows, from `grpc-timeout`; None when absent or malformed.
+pub fn client_timeout(headers: &HeaderMap) -> Option<Duration> {
+    timeout::parse(headers.get(GRPC_TIMEOUT)?.as_bytes())
+}
+
+/// Tells the worker how much time this attempt has.
+pub fn set_timeout(headers: &mut HeaderMap, left: Duration) {
+    if let Ok(mut value) = HeaderValue::from_bytes(timeout::format(left).as_bytes()) {
+        value.set_sensitive(true);
+        headers.insert(GRPC_TIMEOUT, value);
+    }
+}

@@ -1,0 +1,209 @@
+//! REST of the Open Inference Protocol, answered by gRPC workers: JSON and binary tensors to messages and back.
+//!
+//! The mapping itself is pure and lives in `forebay_proto::rest`; here are the HTTP parts: sizes, compression of
+//! the request body, status lines.
+
+use std::io::Read;
+use std::time::Instant;
+
+use bytes::Bytes;
+use flate2::read::{GzDecoder, ZlibDecoder};
+use forebay_proto::framing;
+use forebay_proto::rest::{self, OutputForm, RestError};
+use forebay_proto::status::{self, Code};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::PathAndQuery;
+use opentelemetry::KeyValue;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::ServerSession;
+
+use super::attempts::{self, Answered, Call};
+use super::{body, headers};
+use crate::gateway::{Gateway, Route, Snapshot};
+use crate::plan;
+use crate::protocol::rest_model::RestModel;
+use crate::protocol::transcode::{self, Page};
+use crate::refusal::Refusal;
+use crate::telemetry::trace::RequestTrace;
+use crate::traffic::deadline::Deadline;
+use crate::upstream::Message;
+
+/// Serves one call to its end; whatever goes wrong becomes a status and `{"error": …}`.
+pub async fn serve(gateway: &Gateway, snapshot: &Snapshot, session: &mut ServerSession) {
+    let started = Instant::now();
+    let _counted = gateway.enter();
+    let head = session.req_header();
+    let mut trace = gateway.tracing.begin(&head.headers, &format!("{} {}", head.method, head.uri.path()));
+    let result = handle(gateway, snapshot, session, started, &trace).await;
+    let (route, code, error) = match result {
+        Ok((route, reply)) => {
+            let code = reply.code;
+            write(session, reply).await;
+            (Some(route), code, None)
+        }
+        Err((route, refusal)) => {
+            refuse(session, &refusal).await;
+            (route, refusal.code(), Some(refusal.to_string()))
+        }
+    };
+    if let Some(route) = route {
+        route.metrics.record(code, started.elapsed());
+        trace.describe(|| vec![KeyValue::new("forebay.route", route.config.name.clone())]);
+    }
+    trace.describe(|| vec![KeyValue::new("http.response.status_code", i64::from(status::http_status(code).as_u16()))]);
+    trace.end(error.as_deref());
+}
+
+/// What goes back to the client.
+struct Reply {
+    page: Page,
+    code: Code,
+    endpoint: HeaderValue,
+}
+
+type Handled<'s> = Result<(&'s Route, Reply), (Option<&'s Route>, Refusal)>;
+
+async fn handle<'s>(
+    gateway: &Gateway,
+    snapshot: &'s Snapshot,
+    session: &mut ServerSession,
+    started: Instant,
+    trace: &RequestTrace,
+) -> Handled<'s> {
+    let head = session.req_header();
+    let path = head.uri.path().to_owned();
+    let call = match rest::Call::parse(&head.method, &path) {
+        Ok(Some(call)) => call,
+        Ok(None) => return Err((None, no_route(head))),
+        Err(error) => return Err((None, error.into())),
+    };
+    let named = RestModel::of(&path);
+    let (model, version) = named.as_ref().map_or((None, None), RestModel::name_and_version);
+    let wanted = plan::request_head(head, model, version);
+    let Some(route) = snapshot.route(&wanted) else {
+        gateway.count_unrouted();
+        return Err((None, no_route(head)));
+    };
+    let fail = |refusal| (Some(route), refusal);
+    let limit = route.config.max_request_bytes;
+    let body = body::read(session, limit, route.config.timeout).await.map_err(fail)?.contiguous();
+    let head = session.req_header();
+    let body = inflate(&head.headers, body, limit).map_err(fail)?;
+    let json_length = json_length(&head.headers).map_err(fail)?;
+    let outgoing = transcode::request(&call, &body, json_length).map_err(|error| fail(error.into()))?;
+    let client_timeout = headers::client_timeout(&head.headers);
+    let sent = Call {
+        path: PathAndQuery::from_static(call.grpc_path()),
+        headers: headers::for_rest(&head.headers),
+        body: Message::from(outgoing.message),
+        deadline: Deadline::from(started, route.config.timeout, client_timeout),
+        impatient: client_timeout.is_some_and(|own| own < route.config.timeout),
+    };
+    let answered = tokio::select! {
+        biased;
+        result = attempts::run(route, sent, trace) => result.map_err(fail)?,
+        _ = session.read_body_or_idle(true) => return Err(fail(Refusal::ClientGone)),
+    };
+    reply(route, &call, &outgoing.form, answered).map(|reply| (route, reply)).map_err(fail)
+}
+
+/// The worker's answer as REST.
+fn reply(route: &Route, call: &rest::Call<'_>, form: &OutputForm, answered: Answered) -> Result<Reply, Refusal> {
+    let bad = |reason: String| Refusal::BadAnswer { cluster: route.config.cluster.clone(), reason };
+    let Answered { answer, status, endpoint } = answered;
+    if answer.rest.is_some() {
+        return Err(bad("larger than what can be turned into JSON".to_owned()));
+    }
+    let code = Code::from_i32(i32::from(status));
+    if code != Code::Ok {
+        let trailers = answer.trailers.as_ref().unwrap_or(&answer.head.headers);
+        let text = trailers.get("grpc-message").or_else(|| answer.head.headers.get("grpc-message"));
+        let message = text.map(|value| status::decode_message(value.as_bytes()).into_owned()).unwrap_or_default();
+        let error = RestError::new(code, message);
+        let page = Page { status: error.status, body: error.body(), json_length: None };
+        return Ok(Reply { page, code, endpoint });
+    }
+    let message = framing::unary_message(&answer.body.contiguous()).map_err(|e| bad(e.to_string()))?;
+    let page = transcode::answer(call, message, form)?;
+    Ok(Reply { page, code, endpoint })
+}
+
+async fn write(session: &mut ServerSession, reply: Reply) {
+    let Reply { page, endpoint, .. } = reply;
+    let kind = if page.json_length.is_some() { "application/octet-stream" } else { "application/json" };
+    let mut response = HeaderMap::with_capacity(6);
+    response.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.insert(header::CONTENT_LENGTH, HeaderValue::from(page.body.len()));
+    response.insert(headers::ENDPOINT, endpoint);
+    if let Some(length) = page.json_length {
+        response.insert(rest::JSON_LENGTH_HEADER, HeaderValue::from(length));
+    }
+    send(session, page.status, response, page.body).await;
+}
+
+/// The gateway's own answer to a REST or plain HTTP client.
+pub async fn refuse(session: &mut ServerSession, refusal: &Refusal) {
+    if matches!(refusal, Refusal::ClientGone) {
+        session.shutdown().await;
+        return;
+    }
+    let body = RestError::new(refusal.code(), refusal.to_string()).body();
+    let mut response = HeaderMap::with_capacity(4);
+    response.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    if let Refusal::Rest(RestError { allow: Some(allow), .. }) = refusal {
+        response.insert(header::ALLOW, HeaderValue::from_static(allow));
+    }
+    if !session.is_body_done() {
+        // What is left of the body is not read: the connection cannot carry another request.
+        session.set_keepalive(None);
+    }
+    send(session, refusal.http(), response, body).await;
+}
+
+async fn send(session: &mut ServerSession, status: http::StatusCode, response: HeaderMap, body: Bytes) {
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    parts.status = status;
+    parts.headers = response;
+    let result = async {
+        session.write_response_header(Box::new(ResponseHeader::from(parts))).await?;
+        session.write_response_body(body, true).await
+    };
+    if let Err(error) = result.await {
+        log::debug!("answer not written: {error}");
+        session.shutdown().await;
+    }
+}
+
+/// Undoes `Content-Encoding`, reading at most one byte more than `limit`.
+fn inflate(request: &HeaderMap, body: Bytes, limit: u64) -> Result<Bytes, Refusal> {
+    let Some(encoding) = request.get(header::CONTENT_ENCODING) else { return Ok(body) };
+    let mut plain = Vec::new();
+    let read = match encoding.as_bytes() {
+        b"identity" => return Ok(body),
+        b"gzip" => GzDecoder::new(&*body).take(limit + 1).read_to_end(&mut plain),
+        b"deflate" => ZlibDecoder::new(&*body).take(limit + 1).read_to_end(&mut plain),
+        other => {
+            let name = String::from_utf8_lossy(other);
+            return Err(Refusal::UnsupportedEncoding(format!(
+                "content-encoding '{name}' is not supported, use gzip, deflate or identity"
+            )));
+        }
+    };
+    match read {
+        Ok(_) if plain.len() as u64 > limit => Err(Refusal::TooLarge { limit }),
+        Ok(_) => Ok(plain.into()),
+        Err(error) => Err(Refusal::BadRequest(format!("the compressed body is malformed: {error}"))),
+    }
+}
+
+fn json_length(request: &HeaderMap) -> Result<Option<usize>, Refusal> {
+    let value = request.get(rest::JSON_LENGTH_HEADER);
+    Ok(value.map(|value| rest::json_length(value.as_bytes())).transpose()?)
+}
+
+fn no_route(head: &RequestHeader) -> Refusal {
+    Refusal::NoRoute { method: head.method.to_string(), path: head.uri.path().to_owned() }
+}
+
+

@@ -1,0 +1,58 @@
+"""Small models that the tests add to the demo's two: every datatype, text, a scalar."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+# Input name by datatype of the protocol. Each comes back unchanged from `identities`.
+IDENTITIES: dict[str, tuple[int, type]] = {
+    "bool": (TensorProto.BOOL, np.bool_),
+    "uint8": (TensorProto.UINT8, np.uint8),
+    "uint16": (TensorProto.UINT16, np.uint16),
+    "uint32": (TensorProto.UINT32, np.uint32),
+    "uint64": (TensorProto.UINT64, np.uint64),
+    "int8": (TensorProto.INT8, np.int8),
+    "int16": (TensorProto.INT16, np.int16),
+    "int32": (TensorProto.INT32, np.int32),
+    "int64": (TensorProto.INT64, np.int64),
+    "fp16": (TensorProto.FLOAT16, np.float16),
+    "fp32": (TensorProto.FLOAT, np.float32),
+    "fp64": (TensorProto.DOUBLE, np.float64),
+}
+
+
+def save(repository: Path, name: str, nodes: list, inputs: list, outputs: list) -> None:
+    graph = helper.make_graph(nodes, name, inputs, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    directory = repository / name / "1"
+    directory.mkdir(parents=True)
+    onnx.save(model, str(directory / "model.onnx"))
+
+
+def identity(repository: Path, name: str, tensors: dict[str, int], shape: list) -> None:
+    save(
+        repository,
+        name,
+        [helper.make_node("Identity", [tensor], [f"{tensor}_out"]) for tensor in tensors],
+        [helper.make_tensor_value_info(tensor, kind, shape) for tensor, kind in tensors.items()],
+        [helper.make_tensor_value_info(f"{tensor}_out", kind, shape) for tensor, kind in tensors.items()],
+    )
+
+
+def build_small(repository: Path) -> None:
+    """A repository that loads at once: `echo`, rows of three numbers."""
+    identity(repository, "echo", {"x": TensorProto.FLOAT}, ["batch", 3])
+
+
+def build(repository: Path, demo_models: Path) -> None:
+    """The demo's models and the small ones, as one repository."""
+    shutil.copytree(demo_models, repository)
+    identity(repository, "identities", {name: kind for name, (kind, _) in IDENTITIES.items()}, ["batch", 3])
+    identity(repository, "text", {"text": TensorProto.STRING}, ["batch", 2])
+    identity(repository, "scalar", {"number": TensorProto.FLOAT}, [])

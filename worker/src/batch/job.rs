@@ -1,0 +1,82 @@
+//! One request on its way through the queue, with the way back to its caller.
+
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use crate::batch::queue::{Group, Waiting};
+use crate::inference::{InferError, InferRequest, InferResponse, Signature};
+
+/// The answer to one request.
+pub type Answer = Result<InferResponse, InferError>;
+
+/// Bytes that one element of a BYTES tensor is taken to weigh.
+const STRING_WEIGHT: usize = 16;
+
+/// A waiting request. It owns its tensors until the engine is done with them, whatever the caller does.
+#[derive(Debug)]
+pub struct Job {
+    pub request: InferRequest,
+    pub group: Group,
+    pub enqueued: Instant,
+    pub reply: oneshot::Sender<Answer>,
+}
+
+impl Job {
+    pub fn new(request: InferRequest, group: Group, now: Instant) -> (Self, oneshot::Receiver<Answer>) {
+        let (reply, answer) = oneshot::channel();
+        let job = Self {
+            request,
+            group,
+            enqueued: now,
+            reply,
+        };
+        (job, answer)
+    }
+}
+
+impl Waiting for Job {
+    fn group(&self) -> &Group {
+        &self.group
+    }
+
+    fn rows(&self) -> usize {
+        self.request.rows
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.request.deadline
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.reply.is_closed()
+    }
+}
+
+/// Whom a request may share a batch with. Inputs with a default have no batch axis, so whoever sets one goes
+/// alone; so does a request without rows.
+pub fn group(signature: &Signature, request: &InferRequest) -> Group {
+    let optional = |index: usize| signature.inputs.get(index).is_none_or(|spec| spec.optional);
+    if !signature.batched || request.rows == 0 || request.inputs.iter().any(|(index, _)| optional(*index)) {
+        return Group::Alone;
+    }
+    let mut dims = Vec::with_capacity(request.inputs.len() * 4);
+    let mut row_bytes = 0usize;
+    for (index, tensor) in &request.inputs {
+        let Some((_, row)) = tensor.shape.split_first() else {
+            return Group::Alone;
+        };
+        dims.push(*index as i64);
+        dims.push(row.len() as i64);
+        dims.extend_from_slice(row);
+        let elements = row.iter().fold(1usize, |product, dim| {
+            product.saturating_mul(usize::try_from(*dim).unwrap_or(0))
+        });
+        let width = tensor.datatype.size().unwrap_or(STRING_WEIGHT);
+        row_bytes = row_bytes.saturating_add(elements.saturating_mul(width));
+    }
+    Group::Shape {
+        dims: dims.into_boxed_slice(),
+        row_bytes,
+    }
+}

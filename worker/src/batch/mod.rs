@@ -1,0 +1,16 @@
+//! From single requests to batches: who waits, what goes together, how large, and the thread that runs it.
+//!
+//! `queue`, `curve` and `forming` are pure decisions; `gather`, `scatter` and `warmup` move tensors;
+//! `lane` is the queue behind its lock and `instance` the one thread per session that obeys the decisions.
+
+pub mod curve;
+pub mod forming;
+pub mod gather;
+pub mod instance;
+pub mod job;
+pub mod lane;
+pub mod queue;
+pub mod report;
+pub mod scatter;
+pub mod statistics;
+pub mod warmup;

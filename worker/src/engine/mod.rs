@@ -1,0 +1,70 @@
+//! What runs a model: one `Engine` value is one instance, owned by one OS thread.
+//!
+//! The batcher knows only this seam. `onnx` is the real thing; `fake` is scripted, for tests.
+
+pub mod content;
+#[cfg(test)]
+pub mod fake;
+pub mod onnx;
+
+use std::sync::Arc;
+
+use forebay_proto::tensor::DataType;
+
+use crate::inference::{Signature, Tensor};
+
+/// One input of a run, borrowed for its length.
+#[derive(Debug, Clone)]
+pub struct BoundTensor<'a> {
+    /// Index into `Signature::inputs`.
+    pub input: usize,
+    pub datatype: DataType,
+    pub shape: Vec<i64>,
+    /// As `Tensor::data`; aligned to the size of an element.
+    pub data: &'a [u8],
+}
+
+/// Runs one model. Not shared: `run` is called from one thread at a time.
+pub trait Engine: Send {
+    /// Computes `outputs` (indexes into `Signature::outputs`, ascending) and nothing else; the answer has their order.
+    ///
+    /// # Errors
+    /// `EngineError`, after which the engine is still usable.
+    fn run(&mut self, inputs: &[BoundTensor<'_>], outputs: &[usize]) -> Result<Vec<Tensor>, EngineError>;
+}
+
+/// Why a run failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// These values cannot be computed: an index out of range, shapes that do not fit together.
+    #[error("{0}")]
+    InvalidInput(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Makes one more instance of the same model; used for the second and further ones and to replace a broken one.
+pub type EngineFactory = Arc<dyn Fn() -> Result<Box<dyn Engine>, String> + Send + Sync>;
+
+/// A model as the engine understood it.
+pub struct LoadedModel {
+    pub signature: Signature,
+    /// Where it really runs: "cpu" or "cuda".
+    pub provider: &'static str,
+    /// Why it does not run where the configuration would rather have it.
+    pub provider_note: Option<String>,
+    /// The first instance.
+    pub first: Box<dyn Engine>,
+    pub factory: EngineFactory,
+}
+
+impl std::fmt::Debug for LoadedModel {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("LoadedModel")
+            .field("signature", &self.signature)
+            .field("provider", &self.provider)
+            .finish_non_exhaustive()
+    }
+}

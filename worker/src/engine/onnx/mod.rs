@@ -1,0 +1,15 @@
+//! ONNX Runtime: found and loaded at run time, a session per instance.
+
+pub mod library;
+mod providers;
+mod session;
+mod signature;
+mod values;
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod testmodel;
+
+pub use library::{LibraryError, Runtime, load};
+pub use session::{SessionOptions, load_model};

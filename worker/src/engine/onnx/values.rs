@@ -1,0 +1,131 @@
+//! Raw protocol bytes to ONNX Runtime's values and back.
+//!
+//! Numbers are handed over where they lie. Strings are copied, the runtime keeps its own. Outputs are copied
+//! once, so that answers never hold on to the runtime's memory.
+
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use forebay_proto::tensor::{DataType, bytes_elements, encode_bytes_element};
+use half::{bf16, f16};
+use ort::session::SessionInputValue;
+use ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, TensorRef, ValueType};
+use zerocopy::{FromBytes, Immutable, IntoBytes, TryFromBytes};
+
+use crate::engine::{BoundTensor, EngineError};
+use crate::inference::Tensor;
+
+/// # Errors
+/// Bytes and shape that do not agree, or content that the runtime cannot take.
+pub(super) fn bind<'a>(tensor: &BoundTensor<'a>) -> Result<SessionInputValue<'a>, EngineError> {
+    match tensor.datatype {
+        DataType::Bool => {
+            let elements = <[bool]>::try_ref_from_bytes(tensor.data)
+                .map_err(|_| EngineError::InvalidInput("a BOOL element is neither 0 nor 1".to_owned()))?;
+            view(&tensor.shape, elements)
+        }
+        DataType::Uint8 => numbers::<u8>(tensor),
+        DataType::Uint16 => numbers::<u16>(tensor),
+        DataType::Uint32 => numbers::<u32>(tensor),
+        DataType::Uint64 => numbers::<u64>(tensor),
+        DataType::Int8 => numbers::<i8>(tensor),
+        DataType::Int16 => numbers::<i16>(tensor),
+        DataType::Int32 => numbers::<i32>(tensor),
+        DataType::Int64 => numbers::<i64>(tensor),
+        DataType::Fp16 => numbers::<f16>(tensor),
+        DataType::Bf16 => numbers::<bf16>(tensor),
+        DataType::Fp32 => numbers::<f32>(tensor),
+        DataType::Fp64 => numbers::<f64>(tensor),
+        DataType::Bytes => strings(tensor),
+    }
+}
+
+fn numbers<'a, T>(tensor: &BoundTensor<'a>) -> Result<SessionInputValue<'a>, EngineError>
+where
+    T: PrimitiveTensorElementType + FromBytes + Immutable + Clone + Debug + 'static,
+{
+    let elements: &'a [T] = if tensor.data.is_empty() {
+        &[]
+    } else {
+        <[T]>::ref_from_bytes(tensor.data).map_err(|error| {
+            EngineError::Failed(format!("{} bytes at this address are not {}: {error}", tensor.data.len(), tensor.datatype))
+        })?
+    };
+    view(&tensor.shape, elements)
+}
+
+fn view<'a, T>(shape: &[i64], elements: &'a [T]) -> Result<SessionInputValue<'a>, EngineError>
+where
+    T: PrimitiveTensorElementType + Clone + Debug + 'static,
+{
+    let tensor = TensorRef::from_array_view((shape.to_vec(), elements)).map_err(refused)?;
+    Ok(SessionInputValue::from(tensor))
+}
+
+fn strings<'a>(tensor: &BoundTensor<'a>) -> Result<SessionInputValue<'a>, EngineError> {
+    let text = |element: Result<&'a [u8], _>| match element.map(std::str::from_utf8) {
+        Ok(Ok(text)) => Ok(text),
+        _ => Err(EngineError::InvalidInput("a BYTES element is not UTF-8".to_owned())),
+    };
+    let elements = bytes_elements(tensor.data).map(text).collect::<Result<Vec<&str>, _>>()?;
+    let value = ort::value::Tensor::from_string_array((tensor.shape.clone(), &elements[..])).map_err(refused)?;
+    Ok(SessionInputValue::from(value))
+}
+
+fn refused(error: ort::Error) -> EngineError {
+    EngineError::InvalidInput(error.to_string())
+}
+
+/// # Errors
+/// A value that is not a tensor of a datatype of the protocol.
+pub(super) fn take(value: &DynValue) -> Result<Tensor, EngineError> {
+    let ValueType::Tensor { ty, .. } = value.dtype() else {
+        return Err(EngineError::Failed(format!("the model gave a {}, not a tensor", value.dtype())));
+    };
+    match ty {
+        TensorElementType::Bool => elements::<bool>(value, DataType::Bool),
+        TensorElementType::Uint8 => elements::<u8>(value, DataType::Uint8),
+        TensorElementType::Uint16 => elements::<u16>(value, DataType::Uint16),
+        TensorElementType::Uint32 => elements::<u32>(value, DataType::Uint32),
+        TensorElementType::Uint64 => elements::<u64>(value, DataType::Uint64),
+        TensorElementType::Int8 => elements::<i8>(value, DataType::Int8),
+        TensorElementType::Int16 => elements::<i16>(value, DataType::Int16),
+        TensorElementType::Int32 => elements::<i32>(value, DataType::Int32),
+        TensorElementType::Int64 => elements::<i64>(value, DataType::Int64),
+        TensorElementType::Float16 => elements::<f16>(value, DataType::Fp16),
+        TensorElementType::Bfloat16 => elements::<bf16>(value, DataType::Bf16),
+        TensorElementType::Float32 => elements::<f32>(value, DataType::Fp32),
+        TensorElementType::Float64 => elements::<f64>(value, DataType::Fp64),
+        TensorElementType::String => texts(value),
+        other => Err(EngineError::Failed(format!("the model gave elements of type {other}"))),
+    }
+}
+
+fn elements<T>(value: &DynValue, datatype: DataType) -> Result<Tensor, EngineError>
+where
+    T: PrimitiveTensorElementType + IntoBytes + Immutable,
+{
+    let (shape, elements) = value.try_extract_tensor::<T>().map_err(failed)?;
+    Ok(Tensor {
+        datatype,
+        shape: shape.to_vec(),
+        data: Bytes::copy_from_slice(elements.as_bytes()),
+    })
+}
+
+fn texts(value: &DynValue) -> Result<Tensor, EngineError> {
+    let (shape, elements) = value.try_extract_strings().map_err(failed)?;
+    let mut data = Vec::with_capacity(elements.iter().map(|element| 4 + element.len()).sum());
+    for element in &elements {
+        encode_bytes_element(element.as_bytes(), &mut data).map_err(|error| EngineError::Failed(error.to_string()))?;
+    }
+    Ok(Tensor {
+        datatype: DataType::Bytes,
+        shape: shape.to_vec(),
+        data: Bytes::from(data),
+    })
+}
+
+fn failed(error: ort::Error) -> EngineError {
+    EngineError::Failed(error.to_string())
+}

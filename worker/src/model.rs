@@ -1,0 +1,214 @@
+//! One loaded version of a model: its queue, its instances, and the door that requests come through.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use forebay_config::worker::Model as ModelConfig;
+
+use crate::batch::forming::Forming;
+use crate::batch::instance::{Common, Instance};
+use crate::batch::job::{self, Answer, Job};
+use crate::batch::lane::{Lane, Refusal};
+use crate::batch::queue::Group;
+use crate::batch::report::BatchObserver;
+use crate::batch::warmup::{self, WarmUp};
+use crate::engine::{Engine, LoadedModel, content};
+use crate::inference::{InferError, InferRequest, Signature};
+
+pub use crate::batch::statistics::{BatchSize, Statistics, Total};
+
+/// All instances of a model are warmed up within this time, give or take one run.
+const WARM_UP: Duration = Duration::from_secs(2);
+
+/// A model that takes requests until it is shut down. Dropping it shuts it down.
+pub struct Model {
+    common: Arc<Common>,
+    signature: Signature,
+    config: ModelConfig,
+    provider: &'static str,
+    provider_note: Option<String>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What a model is called and how it is to behave.
+pub struct ModelSpec {
+    pub name: String,
+    pub version: u64,
+    pub config: ModelConfig,
+    pub observer: Arc<dyn BatchObserver>,
+}
+
+impl Model {
+    /// Makes the remaining instances, warms all of them up and starts their threads. Blocks.
+    ///
+    /// # Errors
+    /// An instance or a thread cannot be made.
+    pub fn start(loaded: LoadedModel, spec: ModelSpec) -> Result<Self, String> {
+        let config = spec.config;
+        let max_rows = if loaded.signature.batched { config.max_batch_size.max(1) as usize } else { 1 };
+        let mut engines = vec![loaded.first];
+        for _ in 1..config.instances.max(1) {
+            engines.push((loaded.factory)()?);
+        }
+        let mut forming = Forming::new(max_rows, config.max_queue_delay, config.learn_batch_size);
+        warm_up(&loaded.signature, &mut engines, max_rows, &mut forming);
+
+        let limit = usize::try_from(config.max_queue_size).unwrap_or(usize::MAX);
+        let common = Arc::new(Common {
+            model: Arc::from(spec.name),
+            version: spec.version,
+            lane: Lane::new(limit, forming),
+            statistics: Mutex::default(),
+            observer: spec.observer,
+            factory: loaded.factory,
+        });
+        let model = Self {
+            common,
+            signature: loaded.signature,
+            config,
+            provider: loaded.provider,
+            provider_note: loaded.provider_note,
+            threads: Mutex::default(),
+        };
+        for (number, engine) in engines.into_iter().enumerate() {
+            let instance = Instance::new(Arc::clone(&model.common), number, engine);
+            let thread = std::thread::Builder::new().name(format!("{}-{number}", model.name()));
+            let started = thread.spawn(move || instance.work());
+            let handle = started.map_err(|error| format!("cannot start the thread of instance {number}: {error}"))?;
+            model.threads.lock().push(handle);
+        }
+        Ok(model)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.common.model
+    }
+
+    pub fn version(&self) -> u64 {
+        self.common.version
+    }
+
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Where it really runs: "cpu" or "cuda".
+    pub fn provider(&self) -> &str {
+        self.provider
+    }
+
+    /// Why it does not run where the configuration would rather have it.
+    pub fn provider_note(&self) -> Option<&str> {
+        self.provider_note.as_deref()
+    }
+
+    /// Queues a request that was checked against the signature. The answer comes through the receiver;
+    /// dropping the receiver takes the request back if it was not started yet.
+    ///
+    /// A deadline is honoured while the request waits, and noticed when an instance looks at the queue: who
+    /// must answer in time also watches the clock.
+    ///
+    /// # Errors
+    /// `InvalidInput` (content that no engine takes), `QueueFull`, `DeadlineInQueue` (already over), `Unavailable`.
+    pub fn submit(&self, request: InferRequest, now: Instant) -> Result<oneshot::Receiver<Answer>, InferError> {
+        let admitted = self.admit(request, now);
+        if admitted.is_err() {
+            self.common.statistics.lock().fail.add(Duration::ZERO);
+        }
+        admitted
+    }
+
+    fn admit(&self, request: InferRequest, now: Instant) -> Result<oneshot::Receiver<Answer>, InferError> {
+        for (index, tensor) in &request.inputs {
+            let spec = self.signature.inputs.get(*index);
+            let spec = spec.ok_or_else(|| InferError::InvalidInput(format!("the model has no input {index}")))?;
+            content::check(&spec.name, tensor).map_err(InferError::InvalidInput)?;
+        }
+        if request.deadline.is_some_and(|deadline| deadline <= now) {
+            return Err(InferError::DeadlineInQueue(self.name().to_owned()));
+        }
+        let group = job::group(&self.signature, &request);
+        let (job, answer) = Job::new(request, group, now);
+        let (pushed, dropped) = self.common.lane.push(job, now);
+        self.common.answer_dropped(dropped);
+        match pushed {
+            Ok(()) => Ok(answer),
+            Err(Refusal::Full) => Err(InferError::QueueFull {
+                model: self.name().to_owned(),
+                limit: self.config.max_queue_size,
+            }),
+            Err(Refusal::Draining) => Err(InferError::Unavailable(self.name().to_owned())),
+        }
+    }
+
+    pub fn statistics(&self) -> Statistics {
+        let glance = self.common.lane.glance();
+        let counted = self.common.statistics.lock().clone();
+        Statistics {
+            queued_requests: glance.requests,
+            queued_rows: glance.rows,
+            curve: glance.curve,
+            best_size: glance.best_size,
+            ..counted
+        }
+    }
+
+    /// Refuses new requests, answers those that wait, and returns when all instances are gone. Blocks.
+    pub fn shutdown(&self) {
+        self.common.lane.drain();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!(model = self.name(), "an instance ended in a panic");
+            }
+        }
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Model")
+            .field("name", &self.common.model)
+            .field("version", &self.common.version)
+            .field("provider", &self.provider)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Lets every engine run once per size and the first one teach the durations.
+fn warm_up(signature: &Signature, engines: &mut [Box<dyn Engine>], max_rows: usize, forming: &mut Forming) {
+    let Some(request) = warmup::synthetic_request(signature) else {
+        return;
+    };
+    let share = WARM_UP / u32::try_from(engines.len()).unwrap_or(u32::MAX).max(1);
+    for (number, engine) in engines.iter_mut().enumerate() {
+        let deadline = Instant::now() + share;
+        let WarmUp { samples, stackable } = warmup::warm_up(&mut **engine, &request, max_rows, deadline);
+        if !stackable {
+            forming.stop_stacking();
+        }
+        let Group::Shape { row_bytes, .. } = job::group(signature, &request) else {
+            continue;
+        };
+        for sample in samples.iter().filter(|_| number == 0) {
+            // Twice, because a single sample is not trusted.
+            forming.record(row_bytes, sample.rows, sample.took);
+            forming.record(row_bytes, sample.rows, sample.took);
+        }
+    }
+}

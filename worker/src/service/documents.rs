@@ -1,0 +1,227 @@
+//! What the server says about itself and its models: metadata, configuration, statistics, index.
+//!
+//! Shapes in metadata hold the batch axis; those in a configuration do not when the model batches, as
+//! Triton's clients expect.
+
+use std::time::Duration;
+
+use forebay_proto::inference::model_metadata_response::TensorMetadata;
+use forebay_proto::inference::repository_index_response::ModelIndex;
+use forebay_proto::inference::{self as wire, model_config, model_instance_group};
+
+use super::{Fault, Front};
+use crate::batch::statistics::Total;
+use crate::inference::TensorSpec;
+use crate::model::Model;
+
+const PLATFORM: &str = "onnxruntime_onnx";
+const BACKEND: &str = "onnxruntime";
+const MODEL_FILE: &str = "model.onnx";
+
+/// Parts of the protocol beyond its core that this server has.
+const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "model_configuration", "statistics"];
+
+/// Rows of one request at most. `None`: the model does not batch, or batching is turned off, and a request
+/// may have any number.
+pub fn batch_limit(model: &Model) -> Option<usize> {
+    let limit = model.config().max_batch_size;
+    let batches = model.signature().batched && limit > 1;
+    batches.then(|| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+impl Front {
+    /// Says in its extensions where the models run, and which would rather run elsewhere.
+    pub fn server_metadata(&self) -> wire::ServerMetadataResponse {
+        let mut extensions: Vec<String> = EXTENSIONS.map(str::to_owned).into();
+        let models = self.registry.models();
+        let mut providers: Vec<&str> = models.iter().map(|model| model.provider()).collect();
+        providers.sort_unstable();
+        providers.dedup();
+        for provider in providers {
+            extensions.push(format!("execution_provider({provider})"));
+        }
+        for model in &models {
+            if let Some(note) = model.provider_note() {
+                let name = model.name();
+                extensions.push(format!("execution_provider_fallback({name}: {note})"));
+            }
+        }
+        wire::ServerMetadataResponse {
+            name: env!("CARGO_PKG_NAME").to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            extensions,
+        }
+    }
+
+    pub fn model_metadata(&self, name: &str, version: &str) -> Result<wire::ModelMetadataResponse, Fault> {
+        let model = self.model(name, version)?;
+        let mut versions: Vec<u64> = match version {
+            "" => self.versions(name).iter().map(|model| model.version()).collect(),
+            _ => vec![model.version()],
+        };
+        versions.sort_unstable();
+        let tensors = |specs: &[TensorSpec]| {
+            let tensor = |spec: &TensorSpec| TensorMetadata {
+                name: spec.name.clone(),
+                datatype: spec.datatype.name().to_owned(),
+                shape: shape(spec),
+            };
+            specs.iter().map(tensor).collect()
+        };
+        Ok(wire::ModelMetadataResponse {
+            name: model.name().to_owned(),
+            versions: versions.iter().map(u64::to_string).collect(),
+            platform: PLATFORM.to_owned(),
+            inputs: tensors(&model.signature().inputs),
+            outputs: tensors(&model.signature().outputs),
+        })
+    }
+
+    pub fn model_config(&self, name: &str, version: &str) -> Result<wire::ModelConfigResponse, Fault> {
+        let model = self.model(name, version)?;
+        Ok(wire::ModelConfigResponse {
+            config: Some(configuration(&model)),
+        })
+    }
+
+    /// An empty name stands for every model, an empty version for every version.
+    pub fn model_statistics(&self, name: &str, version: &str) -> Result<wire::ModelStatisticsResponse, Fault> {
+        let models = match (name, version) {
+            ("", _) => self.registry.models(),
+            (name, "") => {
+                self.model(name, version)?;
+                self.versions(name)
+            }
+            (name, version) => vec![self.model(name, version)?],
+        };
+        Ok(wire::ModelStatisticsResponse {
+            model_stats: models.iter().map(|model| statistics(model)).collect(),
+        })
+    }
+
+    pub fn repository_index(&self, only_ready: bool) -> wire::RepositoryIndexResponse {
+        let models = self.registry.index().into_iter().map(|entry| ModelIndex {
+            name: entry.name,
+            version: entry.version.to_string(),
+            state: entry.state.name().to_owned(),
+            reason: entry.reason,
+        });
+        wire::RepositoryIndexResponse {
+            models: models.filter(|model| !only_ready || model.state == "READY").collect(),
+        }
+    }
+
+    fn versions(&self, name: &str) -> Vec<std::sync::Arc<Model>> {
+        let mut models = self.registry.models();
+        models.retain(|model| model.name() == name);
+        models
+    }
+}
+
+fn configuration(model: &Model) -> wire::ModelConfig {
+    let config = model.config();
+    let limit = batch_limit(model);
+    let dims = |spec: &TensorSpec| {
+        let mut dims = shape(spec);
+        if limit.is_some() && !spec.optional && !dims.is_empty() {
+            dims.remove(0);
+        }
+        dims
+    };
+    let input = |spec: &TensorSpec| wire::ModelInput {
+        name: spec.name.clone(),
+        data_type: spec.datatype.config_type().into(),
+        dims: dims(spec),
+        optional: spec.optional,
+        ..wire::ModelInput::default()
+    };
+    let output = |spec: &TensorSpec| wire::ModelOutput {
+        name: spec.name.clone(),
+        data_type: spec.datatype.config_type().into(),
+        dims: dims(spec),
+        ..wire::ModelOutput::default()
+    };
+    let kind = match model.provider() {
+        "cpu" => model_instance_group::Kind::Cpu,
+        _ => model_instance_group::Kind::Gpu,
+    };
+    let queue = wire::ModelQueuePolicy {
+        default_timeout_microseconds: config.default_timeout.map_or(0, microseconds),
+        allow_timeout_override: true,
+        max_queue_size: config.max_queue_size,
+        ..wire::ModelQueuePolicy::default()
+    };
+    let batching = limit.map(|_| {
+        model_config::SchedulingChoice::DynamicBatching(wire::ModelDynamicBatching {
+            max_queue_delay_microseconds: microseconds(config.max_queue_delay),
+            default_queue_policy: Some(queue),
+            ..wire::ModelDynamicBatching::default()
+        })
+    });
+    wire::ModelConfig {
+        name: model.name().to_owned(),
+        platform: PLATFORM.to_owned(),
+        backend: BACKEND.to_owned(),
+        max_batch_size: limit.map_or(0, |limit| i32::try_from(limit).unwrap_or(i32::MAX)),
+        input: model.signature().inputs.iter().map(input).collect(),
+        output: model.signature().outputs.iter().map(output).collect(),
+        instance_group: vec![wire::ModelInstanceGroup {
+            name: model.name().to_owned(),
+            count: i32::try_from(config.instances).unwrap_or(i32::MAX),
+            kind: kind.into(),
+            ..wire::ModelInstanceGroup::default()
+        }],
+        default_model_filename: MODEL_FILE.to_owned(),
+        scheduling_choice: batching,
+        ..wire::ModelConfig::default()
+    }
+}
+
+fn statistics(model: &Model) -> wire::ModelStatistics {
+    let statistics = model.statistics();
+    let zero = Some(wire::StatisticDuration::default());
+    wire::ModelStatistics {
+        name: model.name().to_owned(),
+        version: model.version().to_string(),
+        last_inference: statistics.last_inference_ms,
+        inference_count: statistics.inference_count,
+        execution_count: statistics.execution_count,
+        inference_stats: Some(wire::InferStatistics {
+            success: total(statistics.success),
+            fail: total(statistics.fail),
+            queue: total(statistics.queue),
+            compute_input: total(statistics.compute_input),
+            compute_infer: total(statistics.compute_infer),
+            compute_output: total(statistics.compute_output),
+            cache_hit: zero,
+            cache_miss: zero,
+        }),
+        batch_stats: statistics
+            .batch_sizes
+            .iter()
+            .map(|(rows, size)| wire::InferBatchStatistics {
+                batch_size: *rows as u64,
+                compute_input: total(size.compute_input),
+                compute_infer: total(size.compute_infer),
+                compute_output: total(size.compute_output),
+            })
+            .collect(),
+        ..wire::ModelStatistics::default()
+    }
+}
+
+fn total(total: Total) -> Option<wire::StatisticDuration> {
+    Some(wire::StatisticDuration {
+        count: total.count,
+        ns: u64::try_from(total.duration.as_nanos()).unwrap_or(u64::MAX),
+    })
+}
+
+/// −1 stands for any size; a model that does not say the rank is shown as a vector.
+fn shape(spec: &TensorSpec) -> Vec<i64> {
+    spec.shape.clone().unwrap_or_else(|| vec![-1])
+}
+
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,120 @@
+//! Everything a request can be refused with, and the one table of how clients are told.
+//!
+//! gRPC gets code and message as grpc-status; REST gets the HTTP status that goes with the code.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
+
+use crate::inference::InferError;
+use crate::server::{InflateError, UnknownEncoding};
+
+/// Asks a gRPC client not to retry before so many milliseconds (gRPC's retry design, "server pushback").
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// Why a request gets no answer. The text is for the caller.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The request contradicts itself or the model.
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    NotFound(String),
+    /// A call of the protocol, or a part of one, that this server does not have.
+    #[error("{0}")]
+    Unimplemented(String),
+    /// Not now: loading, unloading, draining.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Too many requests wait already.
+    #[error("{message}")]
+    Busy {
+        message: String,
+        /// When trying again is worth it.
+        retry_after: Duration,
+    },
+    /// A message beyond the configured limit.
+    #[error("{0}")]
+    TooLarge(String),
+    #[error("{0}")]
+    DeadlineExceeded(String),
+    /// The model failed.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Fault {
+    /// What the model answered instead of tensors. `retry_after` is asked when its queue is full.
+    pub fn from_model(error: InferError, retry_after: impl FnOnce() -> Duration) -> Fault {
+        let text = error.to_string();
+        match error {
+            InferError::InvalidInput(_) => Fault::Invalid(text),
+            InferError::QueueFull { .. } => Fault::Busy {
+                message: text,
+                retry_after: retry_after(),
+            },
+            InferError::DeadlineInQueue(_) => Fault::DeadlineExceeded(text),
+            InferError::Unavailable(_) => Fault::Unavailable(text),
+            InferError::Engine { .. } => Fault::Internal(text),
+        }
+    }
+
+    pub fn code(&self) -> Code {
+        match self {
+            Fault::Invalid(_) => Code::InvalidArgument,
+            Fault::NotFound(_) => Code::NotFound,
+            Fault::Unimplemented(_) => Code::Unimplemented,
+            Fault::Unavailable(_) => Code::Unavailable,
+            Fault::Busy { .. } | Fault::TooLarge(_) => Code::ResourceExhausted,
+            Fault::DeadlineExceeded(_) => Code::DeadlineExceeded,
+            Fault::Internal(_) => Code::Internal,
+        }
+    }
+
+    /// The status of a REST answer. 413 says more than the 429 that its code alone would give.
+    pub fn http(&self) -> StatusCode {
+        match self {
+            Fault::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            _ => forebay_proto::status::http_status(self.code()),
+        }
+    }
+
+    /// What Triton calls the reason in its failure metric.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Fault::Busy { .. } | Fault::DeadlineExceeded(_) | Fault::Unavailable(_) => "REJECTED",
+            Fault::Internal(_) => "BACKEND",
+            Fault::Invalid(_) | Fault::NotFound(_) | Fault::Unimplemented(_) | Fault::TooLarge(_) => {
+                "OTHER"
+            }
+        }
+    }
+}
+
+impl From<InflateError> for Fault {
+    fn from(error: InflateError) -> Fault {
+        match error {
+            InflateError::TooLarge(_) => Fault::TooLarge(error.to_string()),
+            InflateError::Corrupt(_) => Fault::Invalid(error.to_string()),
+        }
+    }
+}
+
+impl From<UnknownEncoding> for Fault {
+    fn from(error: UnknownEncoding) -> Fault {
+        Fault::Unimplemented(error.to_string())
+    }
+}
+
+impl From<Fault> for Status {
+    fn from(fault: Fault) -> Status {
+        let mut metadata = MetadataMap::new();
+        if let Fault::Busy { retry_after, .. } = &fault {
+            let milliseconds = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+            metadata.insert(PUSHBACK, milliseconds.into());
+        }
+        Status::with_metadata(fault.code(), fault.to_string(), metadata)
+    }
+}

@@ -1,0 +1,215 @@
+//! The gRPC calls: which there are, and how one is read and answered.
+//!
+//! Served on hyper without tonic's server, so that one error table, one size limit and one compression rule
+//! hold for every call, and an inference costs no more than it must.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use forebay_proto::health::HealthCheckRequest;
+use forebay_proto::inference as wire;
+use futures::stream::{BoxStream, StreamExt};
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::body::{Frame, Incoming};
+use prost::Message;
+use tonic::{Code, Status};
+
+use super::frame::{self, Messages};
+use super::{Arrival, Fault, Front, health, stream};
+use crate::server::{Body, Encoding};
+use crate::telemetry::spans::ServerSpan;
+
+const INFERENCE: &str = "inference.GRPCInferenceService";
+const HEALTH: &str = "grpc.health.v1.Health";
+const CONTENT: &str = "application/grpc";
+const STATUS: &str = "grpc-status";
+
+/// A call whose headers are here.
+struct Call {
+    at: Instant,
+    headers: HeaderMap,
+    body: Incoming,
+}
+
+/// Answers one call.
+pub async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Body> {
+    let at = Instant::now();
+    let (parts, body) = request.into_parts();
+    if parts.method != Method::POST || !is_grpc(&parts.headers) {
+        let mut response = Response::new(Body::Empty);
+        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return response;
+    }
+    let call = Call { at, headers: parts.headers, body };
+    let path = parts.uri.path();
+    match path.strip_prefix('/').and_then(|path| path.split_once('/')) {
+        Some((INFERENCE, method)) => inference(&front, method, call).await,
+        Some((HEALTH, "Check")) => {
+            unary(&front, call, |request: HealthCheckRequest| health::check(&front, &request.service)).await
+        }
+        Some((HEALTH, "Watch")) => match call.message::<HealthCheckRequest>(&front).await {
+            Ok(request) => respond(streaming(health::watch(front, request.service))),
+            Err(fault) => refusal(fault),
+        },
+        _ => refusal(Fault::Unimplemented(format!("this server has no call '{path}'"))),
+    }
+}
+
+async fn inference(front: &Arc<Front>, method: &str, call: Call) -> Response<Body> {
+    match method {
+        "ModelInfer" => model_infer(front, call).await,
+        "ModelStreamInfer" => model_stream_infer(front, call),
+        "ServerLive" => {
+            let live = |_: wire::ServerLiveRequest| Ok(wire::ServerLiveResponse { live: true });
+            unary(front, call, live).await
+        }
+        "ServerReady" => {
+            let ready = |_: wire::ServerReadyRequest| Ok(wire::ServerReadyResponse { ready: front.ready() });
+            unary(front, call, ready).await
+        }
+        "ServerMetadata" => unary(front, call, |_: wire::ServerMetadataRequest| Ok(front.server_metadata())).await,
+        "ModelReady" => {
+            let ready = |request: wire::ModelReadyRequest| {
+                let ready = front.model_ready(&request.name, &request.version);
+                Ok(wire::ModelReadyResponse { ready })
+            };
+            unary(front, call, ready).await
+        }
+        "ModelMetadata" => {
+            let metadata = |request: wire::ModelMetadataRequest| front.model_metadata(&request.name, &request.version);
+            unary(front, call, metadata).await
+        }
+        "ModelConfig" => {
+            let config = |request: wire::ModelConfigRequest| front.model_config(&request.name, &request.version);
+            unary(front, call, config).await
+        }
+        "ModelStatistics" => {
+            let statistics =
+                |request: wire::ModelStatisticsRequest| front.model_statistics(&request.name, &request.version);
+            unary(front, call, statistics).await
+        }
+        "RepositoryIndex" => {
+            let index = |request: wire::RepositoryIndexRequest| Ok(front.repository_index(request.ready));
+            unary(front, call, index).await
+        }
+        _ => refusal(Fault::Unimplemented(format!("this server does not support {INFERENCE}/{method}"))),
+    }
+}
+
+async fn model_infer(front: &Front, call: Call) -> Response<Body> {
+    const NAME: &str = "inference.GRPCInferenceService/ModelInfer";
+    let mut span = front.observer.tracing.server(NAME, traceparent(&call.headers));
+    let arrival = Arrival { at: call.at, timeout: timeout(&call.headers) };
+    let answer = async {
+        let message = call.message(front).await?;
+        let response = front.infer(message, arrival, span.as_mut()).await?;
+        frame::frame_inference(response, front.max_message_bytes)
+    }
+    .await;
+    end(span, "ModelInfer", answer.as_ref().err());
+    match answer {
+        Ok(pieces) => respond(Body::Message { pieces, trailers: trailers(None) }),
+        Err(fault) => refusal(fault),
+    }
+}
+
+fn model_stream_infer(front: &Arc<Front>, call: Call) -> Response<Body> {
+    let Call { headers, body, .. } = call;
+    match messages(&headers, body, front.max_message_bytes) {
+        Ok(messages) => respond(streaming(stream::answers(front.clone(), headers, messages))),
+        Err(fault) => refusal(fault),
+    }
+}
+
+async fn unary<Q, A>(front: &Front, call: Call, answer: impl FnOnce(Q) -> Result<A, Fault>) -> Response<Body>
+where
+    Q: Message + Default,
+    A: Message,
+{
+    let framed = async {
+        let request = call.message(front).await?;
+        frame::frame(&answer(request)?, front.max_message_bytes)
+    };
+    match framed.await {
+        Ok(framed) => respond(Body::Message { pieces: [framed].into(), trailers: trailers(None) }),
+        Err(fault) => refusal(fault),
+    }
+}
+
+impl Call {
+    /// The message of a call that has but one.
+    async fn message<Q: Message + Default>(self, front: &Front) -> Result<Q, Fault> {
+        let messages = messages(&self.headers, self.body, front.max_message_bytes)?;
+        decode(messages.only().await?)
+    }
+}
+
+fn messages(headers: &HeaderMap, body: Incoming, limit: usize) -> Result<Messages<Incoming>, Fault> {
+    let encoding = headers.get("grpc-encoding").map_or("", |value| value.to_str().unwrap_or("?"));
+    Ok(Messages::new(body, Encoding::from_header(encoding)?, limit))
+}
+
+pub(super) fn decode<Q: Message + Default>(message: Bytes) -> Result<Q, Fault> {
+    Q::decode(message).map_err(|error| Fault::Invalid(format!("message cannot be decoded: {error}")))
+}
+
+pub(super) fn traceparent(headers: &HeaderMap) -> Option<&[u8]> {
+    headers.get("traceparent").map(HeaderValue::as_bytes)
+}
+
+/// Ends the span of a call.
+pub(super) fn end(span: Option<ServerSpan>, method: &'static str, fault: Option<&Fault>) {
+    let Some(mut span) = span else { return };
+    span.set("rpc.system", "grpc");
+    span.set("rpc.service", INFERENCE);
+    span.set("rpc.method", method);
+    let code = fault.map_or(Code::Ok, Fault::code);
+    span.set("rpc.grpc.status_code", i64::from(i32::from(code)));
+    span.end(fault.map(Fault::to_string));
+}
+
+/// How long the caller waits. A value that cannot be read counts for nothing, as gRPC servers have it.
+fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    headers.get("grpc-timeout").and_then(|value| forebay_proto::timeout::parse(value.as_bytes()))
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let subtype = |value: &HeaderValue| {
+        let rest = value.as_bytes().strip_prefix(CONTENT.as_bytes())?;
+        matches!(rest.first(), None | Some(b'+' | b';')).then_some(())
+    };
+    headers.get(CONTENT_TYPE).and_then(subtype).is_some()
+}
+
+fn respond(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(CONTENT));
+    response
+}
+
+/// An answer without a message: the status stands in the headers.
+fn refusal(fault: Fault) -> Response<Body> {
+    Status::from(fault).into_http()
+}
+
+/// Messages, then the status.
+fn streaming(messages: BoxStream<'static, Result<Bytes, Fault>>) -> Body {
+    let frames = futures::stream::unfold(Some(messages), |messages| async {
+        let mut messages = messages?;
+        Some(match messages.next().await {
+            Some(Ok(message)) => (Frame::data(message), Some(messages)),
+            Some(Err(fault)) => (Frame::trailers(trailers(Some(fault))), None),
+            None => (Frame::trailers(trailers(None)), None),
+        })
+    });
+    Body::Stream(frames.boxed())
+}
+
+fn trailers(fault: Option<Fault>) -> HeaderMap {
+    match fault {
+        None => HeaderMap::from_iter([(http::HeaderName::from_static(STATUS), HeaderValue::from_static("0"))]),
+        Some(fault) => refusal(fault).into_parts().0.headers,
+    }
+}

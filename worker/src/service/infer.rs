@@ -1,0 +1,317 @@
+//! `ModelInferRequest` in, a request that the batcher may rely on out, or what is wrong with it.
+//!
+//! Checks names, datatypes, shapes and bytes against the model's signature. Raw tensors stay slices of the
+//! message they came in, and nothing is allocated by what a shape claims. The wording is Triton's where
+//! clients are used to it. Unknown parameters are ignored; those that ask for another kind of answer than
+//! the one given (shared memory, classification) are refused.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use bytes::Bytes;
+use forebay_proto::inference::infer_parameter::ParameterChoice;
+use forebay_proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
+use forebay_proto::inference::model_infer_response::InferOutputTensor;
+use forebay_proto::inference::{InferParameter, ModelInferRequest, ModelInferResponse};
+use forebay_proto::tensor::{DataType, TensorError, check_raw, raw_from_contents};
+
+use super::Fault;
+use crate::inference::{Signature, Tensor, TensorSpec};
+
+/// What a request is checked against.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    pub model: &'a str,
+    pub signature: &'a Signature,
+    /// Rows of one request at most; `None`: any number.
+    pub max_rows: Option<usize>,
+}
+
+/// The checked tensors of a request, see `InferRequest` for their order.
+#[derive(Debug, PartialEq)]
+pub struct Tensors {
+    pub inputs: Vec<(usize, Tensor)>,
+    pub outputs: Vec<usize>,
+    pub rows: usize,
+}
+
+/// Takes the tensors out of `message`.
+pub fn tensors(target: Target<'_>, message: &mut ModelInferRequest) -> Result<Tensors, Fault> {
+    let inputs = target.inputs(message)?;
+    let rows = target.rows(&inputs)?;
+    let outputs = target.outputs(&message.outputs)?;
+    Ok(Tensors { inputs, outputs, rows })
+}
+
+/// The answer as it travels: tensors raw, in the order in which `message` asked for them.
+pub fn response(
+    target: Target<'_>,
+    version: u64,
+    message: ModelInferRequest,
+    tensors: Vec<Tensor>,
+) -> ModelInferResponse {
+    let mut response = ModelInferResponse {
+        model_name: message.model_name,
+        model_version: version.to_string(),
+        id: message.id,
+        parameters: BTreeMap::new(),
+        outputs: Vec::with_capacity(tensors.len()),
+        raw_output_contents: Vec::with_capacity(tensors.len()),
+    };
+    let names: Vec<String> = if message.outputs.is_empty() {
+        target.signature.outputs.iter().map(|spec| spec.name.clone()).collect()
+    } else {
+        message.outputs.into_iter().map(|output| output.name).collect()
+    };
+    for (tensor, name) in tensors.into_iter().zip(names) {
+        response.outputs.push(InferOutputTensor {
+            name,
+            datatype: tensor.datatype.name().to_owned(),
+            shape: tensor.shape,
+            ..InferOutputTensor::default()
+        });
+        response.raw_output_contents.push(tensor.data);
+    }
+    response
+}
+
+impl Target<'_> {
+    fn inputs(&self, message: &mut ModelInferRequest) -> Result<Vec<(usize, Tensor)>, Fault> {
+        let sent = std::mem::take(&mut message.inputs);
+        let raw = std::mem::take(&mut message.raw_input_contents);
+        let all_raw = !raw.is_empty();
+        if all_raw && raw.len() != sent.len() {
+            return Err(Fault::Invalid(format!(
+                "expected {} entries in raw_input_contents, one for each input, but got {} for model '{}'",
+                sent.len(),
+                raw.len(),
+                self.model
+            )));
+        }
+        let mut raw = raw.into_iter();
+        let mut inputs: Vec<(usize, Tensor)> = Vec::with_capacity(sent.len().min(self.signature.inputs.len()));
+        for input in sent {
+            let (index, spec) = self.find_input(&input.name)?;
+            if inputs.iter().any(|(other, _)| *other == index) {
+                return Err(Fault::Invalid(format!("input '{}' already exists in request", input.name)));
+            }
+            let data = match raw.next() {
+                Some(_) if input.contents.is_some() => {
+                    return Err(Fault::Invalid(format!(
+                        "contents field must not be specified when using raw_input_contents for '{}' for model '{}'",
+                        input.name, self.model
+                    )));
+                }
+                data => data,
+            };
+            inputs.push((index, self.input(spec, input, data)?));
+        }
+        inputs.sort_unstable_by_key(|(index, _)| *index);
+        self.check_complete(&inputs)?;
+        Ok(inputs)
+    }
+
+    fn find_input(&self, name: &str) -> Result<(usize, &TensorSpec), Fault> {
+        let mut specs = self.signature.inputs.iter().enumerate();
+        specs.find(|(_, spec)| spec.name == name).ok_or_else(|| {
+            Fault::Invalid(format!("unexpected inference input '{}' for model '{}'", cut(name), self.model))
+        })
+    }
+
+    fn input(&self, spec: &TensorSpec, input: InferInputTensor, raw: Option<Bytes>) -> Result<Tensor, Fault> {
+        refuse_shared_memory(&input.parameters, "input", &spec.name)?;
+        let datatype = DataType::parse(&input.datatype).filter(|datatype| *datatype == spec.datatype);
+        let Some(datatype) = datatype else {
+            return Err(Fault::Invalid(format!(
+                "inference input '{}' data-type is '{}', but model '{}' expects '{}'",
+                spec.name,
+                cut(&input.datatype),
+                self.model,
+                spec.datatype
+            )));
+        };
+        self.check_shape(spec, &input.shape)?;
+        let data = match raw {
+            Some(data) => {
+                check_raw(datatype, &input.shape, &data).map_err(|error| self.bad_tensor(spec, error))?;
+                data
+            }
+            None => raw_from_contents(datatype, &input.shape, &input.contents.unwrap_or_default())
+                .map_err(|error| self.bad_tensor(spec, error))?,
+        };
+        Ok(Tensor { datatype, shape: input.shape, data })
+    }
+
+    fn check_shape(&self, spec: &TensorSpec, shape: &[i64]) -> Result<(), Fault> {
+        let fits = |expected: &[i64]| {
+            expected.len() == shape.len()
+                && expected.iter().zip(shape).all(|(want, got)| *want < 0 || want == got)
+        };
+        match &spec.shape {
+            Some(expected) if !fits(expected) => Err(Fault::Invalid(format!(
+                "unexpected shape for input '{}' for model '{}'. Expected {}, got {}",
+                spec.name,
+                self.model,
+                dimensions(expected),
+                dimensions(shape)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn bad_tensor(&self, spec: &TensorSpec, error: TensorError) -> Fault {
+        Fault::Invalid(match error {
+            TensorError::ByteLength { expected, actual, .. } => format!(
+                "input byte size mismatch for input '{}' for model '{}'. Expected {expected}, got {actual}",
+                spec.name, self.model
+            ),
+            error => format!("input '{}' for model '{}': {error}", spec.name, self.model),
+        })
+    }
+
+    fn check_complete(&self, inputs: &[(usize, Tensor)]) -> Result<(), Fault> {
+        let given = |index: usize| inputs.iter().any(|(other, _)| *other == index);
+        let specs = &self.signature.inputs;
+        let missing: Vec<&TensorSpec> = (0..specs.len())
+            .filter(|index| !given(*index))
+            .map(|index| &specs[index])
+            .filter(|spec| !spec.optional)
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let required = specs.iter().filter(|spec| !spec.optional).count();
+        Err(Fault::Invalid(format!(
+            "expected {required} inputs but got {} inputs for model '{}'. Got input(s) [{}], but missing \
+             required input(s) [{}]. Please provide all required input(s).",
+            inputs.len(),
+            self.model,
+            names(inputs.iter().map(|(index, _)| &specs[*index])),
+            names(missing.into_iter())
+        )))
+    }
+
+    /// Rows of the request: the size of dimension 0, which the inputs of a batched model share. Inputs with
+    /// a default have no batch axis.
+    fn rows(&self, inputs: &[(usize, Tensor)]) -> Result<usize, Fault> {
+        if !self.signature.batched {
+            return Ok(1);
+        }
+        let mut rows = None;
+        for (index, tensor) in inputs {
+            let spec = &self.signature.inputs[*index];
+            if spec.optional {
+                continue;
+            }
+            let size = tensor.shape.first().and_then(|size| usize::try_from(*size).ok());
+            match (rows, size) {
+                (_, None) => {
+                    return Err(Fault::Invalid(format!(
+                        "input '{}' for model '{}' has no batch axis",
+                        spec.name, self.model
+                    )));
+                }
+                (Some(rows), Some(size)) if rows != size => {
+                    return Err(Fault::Invalid(format!(
+                        "input '{}' batch size does not match other inputs for '{}': {size}, others have {rows}",
+                        spec.name, self.model
+                    )));
+                }
+                (_, size) => rows = size,
+            }
+        }
+        let rows = rows.unwrap_or(1);
+        match self.max_rows {
+            Some(limit) if rows > limit => Err(Fault::Invalid(format!(
+                "inference request batch-size must be <= {limit} for '{}'",
+                self.model
+            ))),
+            _ => Ok(rows),
+        }
+    }
+
+    fn outputs(&self, requested: &[InferRequestedOutputTensor]) -> Result<Vec<usize>, Fault> {
+        let specs = &self.signature.outputs;
+        if requested.is_empty() {
+            return Ok((0..specs.len()).collect());
+        }
+        let mut outputs = Vec::with_capacity(requested.len().min(specs.len()));
+        for output in requested {
+            let Some(index) = specs.iter().position(|spec| spec.name == output.name) else {
+                return Err(Fault::Invalid(format!(
+                    "unexpected inference output '{}' for model '{}'",
+                    cut(&output.name),
+                    self.model
+                )));
+            };
+            if outputs.contains(&index) {
+                return Err(Fault::Invalid(format!("output '{}' already exists in request", output.name)));
+            }
+            refuse_shared_memory(&output.parameters, "output", &output.name)?;
+            if output.parameters.contains_key("classification") {
+                return Err(Fault::Invalid(format!(
+                    "classification is not supported, asked for output '{}'",
+                    output.name
+                )));
+            }
+            outputs.push(index);
+        }
+        Ok(outputs)
+    }
+}
+
+fn refuse_shared_memory(
+    parameters: &BTreeMap<String, InferParameter>,
+    direction: &str,
+    name: &str,
+) -> Result<(), Fault> {
+    if parameters.contains_key("shared_memory_region") {
+        return Err(Fault::Invalid(format!(
+            "shared memory is not supported, asked for {direction} '{name}'"
+        )));
+    }
+    Ok(())
+}
+
+/// The request parameter `timeout`, in microseconds; zero and absent: none.
+pub fn timeout(parameters: &BTreeMap<String, InferParameter>) -> Result<Option<u64>, Fault> {
+    let Some(parameter) = parameters.get("timeout") else {
+        return Ok(None);
+    };
+    let microseconds = match &parameter.parameter_choice {
+        Some(ParameterChoice::Int64Param(value)) => u64::try_from(*value).ok(),
+        Some(ParameterChoice::Uint64Param(value)) => Some(*value),
+        _ => None,
+    };
+    match microseconds {
+        Some(0) => Ok(None),
+        Some(microseconds) => Ok(Some(microseconds)),
+        None => Err(Fault::Invalid(
+            "parameter 'timeout' must be an int64 of 0 or more, in microseconds".to_owned(),
+        )),
+    }
+}
+
+/// A name from a request, shortened for an error message.
+fn cut(name: &str) -> &str {
+    let end = name.char_indices().nth(100).map_or(name.len(), |(end, _)| end);
+    &name[..end]
+}
+
+fn names<'a>(specs: impl Iterator<Item = &'a TensorSpec>) -> String {
+    specs.map(|spec| format!("'{}'", spec.name)).collect::<Vec<_>>().join(",")
+}
+
+/// A shape in an error message, cut after its first dimensions.
+fn dimensions(shape: &[i64]) -> String {
+    let mut text = String::from("[");
+    for (axis, size) in shape.iter().take(16).enumerate() {
+        let comma = if axis == 0 { "" } else { "," };
+        write!(text, "{comma}{size}").expect("writing to a String succeeds");
+    }
+    text.push_str(if shape.len() > 16 { ",…]" } else { "]" });
+    text
+}
+
+#[cfg(test)]
+mod tests;

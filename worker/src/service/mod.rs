@@ -1,0 +1,171 @@
+//! What both transports answer from: inference and the documents of the Open Inference Protocol.
+//!
+//! gRPC (`grpc`) and REST (`crate::http`) only translate; every request goes through `Front`.
+
+pub mod documents;
+mod error;
+pub mod frame;
+pub mod grpc;
+pub mod health;
+pub mod infer;
+mod stream;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use error::Fault;
+use forebay_proto::inference::{ModelInferRequest, ModelInferResponse};
+use opentelemetry::trace::SpanContext;
+use tokio::sync::watch;
+
+use self::infer::{Target, Tensors};
+use crate::inference::{InferError, InferRequest};
+use crate::model::Model;
+use crate::repository::Registry;
+use crate::telemetry::Observer;
+use crate::telemetry::spans::ServerSpan;
+
+/// Until the durations of a model are known, a full queue is taken to need this long to become half empty.
+const UNKNOWN_RETRY_DELAY: Duration = Duration::from_millis(100);
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(1);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
+
+/// The models, and what every answer needs besides.
+#[derive(Debug)]
+pub struct Front {
+    pub registry: Arc<Registry>,
+    pub observer: Observer,
+    /// Of one message, both ways.
+    pub max_message_bytes: usize,
+    /// Turns true once, when the process begins to drain.
+    pub drain: watch::Receiver<bool>,
+}
+
+/// When a request came, and what its transport said about it.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    pub at: Instant,
+    /// The caller's patience, counted from `at`.
+    pub timeout: Option<Duration>,
+}
+
+impl Front {
+    /// Whether inference may be sent here: every model that should be served is, and the end is not near.
+    pub fn ready(&self) -> bool {
+        !self.draining() && self.registry.ready()
+    }
+
+    pub fn model_ready(&self, name: &str, version: &str) -> bool {
+        !self.draining() && self.registry.get(name, version).is_ok()
+    }
+
+    pub fn draining(&self) -> bool {
+        *self.drain.borrow()
+    }
+
+    pub fn model(&self, name: &str, version: &str) -> Result<Arc<Model>, Fault> {
+        Ok(self.registry.get(name, version)?)
+    }
+
+    /// One inference, from the message to the message. `span` is the request's own, if it is traced.
+    pub async fn infer(
+        &self,
+        message: ModelInferRequest,
+        arrival: Arrival,
+        span: Option<&mut ServerSpan>,
+    ) -> Result<ModelInferResponse, Fault> {
+        let model = self.model(&message.model_name, &message.model_version)?;
+        let trace = span.map(|span| {
+            span.set("forebay.model.name", model.name().to_owned());
+            span.set("forebay.model.version", model.version().to_string());
+            span.context()
+        });
+        let answer = ask(&model, message, arrival, trace).await;
+        if let Err(fault) = &answer {
+            self.observer.metrics.failure(model.name(), model.version(), fault.reason());
+        }
+        answer
+    }
+}
+
+async fn ask(
+    model: &Model,
+    mut message: ModelInferRequest,
+    arrival: Arrival,
+    trace: Option<SpanContext>,
+) -> Result<ModelInferResponse, Fault> {
+    let target = Target {
+        model: model.name(),
+        signature: model.signature(),
+        max_rows: documents::batch_limit(model),
+    };
+    let named = infer::timeout(&message.parameters)?;
+    let deadline = deadline(&arrival, named, model.config().default_timeout);
+    let Tensors { inputs, outputs, rows } = infer::tensors(target, &mut message)?;
+    let now = Instant::now();
+    if deadline.is_some_and(|deadline| deadline <= now) {
+        return Err(Fault::DeadlineExceeded(format!(
+            "deadline passed before the request for model '{}' was queued",
+            model.name()
+        )));
+    }
+    let request = InferRequest { inputs, outputs, rows, deadline, trace };
+    let refused = |error: InferError| Fault::from_model(error, || retry_delay(model));
+    let answer = model.submit(request, now).map_err(refused)?;
+    let answer = match deadline {
+        None => answer.await,
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), answer).await.map_err(|_| {
+            Fault::DeadlineExceeded(format!("deadline passed before model '{}' answered", model.name()))
+        })?,
+    };
+    let answer = answer
+        .map_err(|_| Fault::Internal(format!("model '{}' dropped the request", model.name())))?
+        .map_err(refused)?;
+    Ok(infer::response(target, model.version(), message, answer.outputs))
+}
+
+/// The earlier of what the transport and the parameter `timeout` (microseconds) say; without either the
+/// model's default.
+fn deadline(arrival: &Arrival, parameter: Option<u64>, default: Option<Duration>) -> Option<Instant> {
+    let named = [arrival.timeout, parameter.map(Duration::from_micros)];
+    let timeout = named.into_iter().flatten().min().or(default)?;
+    arrival.at.checked_add(timeout)
+}
+
+/// When a queue that is full now is likely to be half empty.
+fn retry_delay(model: &Model) -> Duration {
+    let statistics = model.statistics();
+    let best = statistics.best_size.max(1);
+    let known = statistics.curve.iter().find(|(rows, _)| *rows >= best);
+    let Some((rows, duration)) = known.filter(|(rows, _)| *rows > 0) else {
+        return UNKNOWN_RETRY_DELAY;
+    };
+    let batches = statistics.queued_rows.div_ceil(2 * rows);
+    let batches = u32::try_from(batches).unwrap_or(u32::MAX);
+    duration.saturating_mul(batches).clamp(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earliest_named_deadline_wins_and_the_default_only_fills_in() {
+        let at = Instant::now();
+        let second = Duration::from_secs(1);
+        let arrival = |timeout| Arrival { at, timeout };
+        let cases = [
+            (None, None, None, None),
+            (None, None, Some(second), Some(second)),
+            (Some(3 * second), None, Some(second), Some(3 * second)),
+            (Some(3 * second), Some(2_000_000), None, Some(2 * second)),
+            (Some(second), Some(2_000_000), None, Some(second)),
+            (None, Some(5_000_000), Some(second), Some(5 * second)),
+        ];
+        for (transport, parameter, default, want) in cases {
+            let found = deadline(&arrival(transport), parameter, default);
+            assert_eq!(found, want.map(|want| at + want));
+        }
+        assert_eq!(deadline(&arrival(Some(Duration::MAX)), None, None), None);
+    }
+}

@@ -1,0 +1,29 @@
+//! What the worker tells about itself: log, spans, metrics.
+
+pub mod logs;
+pub mod metrics;
+pub mod otlp;
+pub mod prometheus;
+pub mod spans;
+
+use std::sync::Arc;
+
+use self::metrics::Metrics;
+use self::spans::{Clock, Tracing};
+use crate::batch::report::{BatchObserver, BatchReport};
+
+/// Hears of every batch, for the metrics and, when one of its requests is traced, the spans.
+#[derive(Debug, Clone, Default)]
+pub struct Observer {
+    pub tracing: Tracing,
+    pub metrics: Arc<Metrics>,
+}
+
+impl BatchObserver for Observer {
+    fn batch_done(&self, report: BatchReport<'_>) {
+        self.metrics.batch(&report);
+        if report.any_traced {
+            self.tracing.batch(&report, Clock::read());
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The worker's spans: one for each traced request, and those of the batches that traced requests were in.
+//!
+//! ```text
+//! server span of a request (child of the caller's span, if it sent one)
+//! ├── queue              from submission until an instance took the request
+//! ├── execute            from then until its answer, linked to the batch
+//! └── batch              only below the batch's first traced request; linked to every traced one
+//!     └── execution      the engine's run
+//! ```
+//!
+//! A caller's decision to trace or not is kept; without a caller the sampling ratio decides. What is not
+//! traced costs a look at one header.
+
+use std::time::{Instant, SystemTime};
+
+use forebay_proto::trace_context::TraceParent;
+use opentelemetry::trace::{
+    Link, Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt,
+    TraceFlags, TraceId, TraceState, Tracer as _, TracerProvider as _,
+};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
+
+use crate::batch::report::BatchReport;
+
+/// Starts spans, or does nothing when there is nowhere to send them.
+#[derive(Debug, Clone, Default)]
+pub struct Tracing {
+    tracer: Option<SdkTracer>,
+}
+
+impl Tracing {
+    pub fn new(provider: Option<&SdkTracerProvider>) -> Tracing {
+        Tracing {
+            tracer: provider.map(|provider| provider.tracer("forebay-worker")),
+        }
+    }
+
+    /// The span of a request that has just arrived, if it is to be traced.
+    pub fn server(&self, name: &'static str, traceparent: Option<&[u8]>) -> Option<ServerSpan> {
+        let tracer = self.tracer.as_ref()?;
+        let parent = traceparent.and_then(TraceParent::parse);
+        let context = match parent {
+            Some(parent) if !parent.sampled => return None,
+            Some(parent) => Context::new().with_remote_span_context(remote(&parent)),
+            None => Context::new(),
+        };
+        let builder = SpanBuilder::from_name(name).with_kind(SpanKind::Server);
+        let span = tracer.build_with_context(builder, &context);
+        span.is_recording().then_some(ServerSpan { span, ended: false })
+    }
+
+    /// The spans of a batch. `clock` was read after the batch.
+    pub fn batch(&self, report: &BatchReport<'_>, clock: Clock) {
+        let Some(tracer) = &self.tracer else { return };
+        let links: Vec<Link> = report
+            .requests
+            .iter()
+            .filter_map(|request| request.trace.clone())
+            .map(|context| Link::new(context, Vec::new(), 0))
+            .collect();
+        let Some(first) = links.first() else { return };
+
+        let rows = KeyValue::new("forebay.batch.rows", signed(report.rows));
+        let mut batch = tracer.build_with_context(
+            SpanBuilder::from_name("batch")
+                .with_start_time(clock.at(report.gather.start))
+                .with_links(links.clone())
+                .with_attributes([
+                    KeyValue::new("forebay.model.name", report.model.to_owned()),
+                    KeyValue::new("forebay.model.version", report.version.to_string()),
+                    KeyValue::new("forebay.instance", signed(report.instance)),
+                    KeyValue::new("forebay.batch.requests", signed(report.requests.len())),
+                    rows.clone(),
+                ]),
+            &below(&first.span_context),
+        );
+        if let Some(error) = report.error {
+            batch.set_status(Status::error(error.to_owned()));
+        }
+        let batch_context = batch.span_context().clone();
+        tracer
+            .build_with_context(
+                SpanBuilder::from_name("execution").with_start_time(clock.at(report.run.start)),
+                &below(&batch_context),
+            )
+            .end_with_timestamp(clock.at(report.run.end));
+        batch.end_with_timestamp(clock.at(report.scatter.end));
+
+        for request in report.requests {
+            let Some(parent) = request.trace.as_ref().map(below) else {
+                continue;
+            };
+            let started = clock.at(request.started);
+            tracer
+                .build_with_context(
+                    SpanBuilder::from_name("queue").with_start_time(clock.at(request.enqueued)),
+                    &parent,
+                )
+                .end_with_timestamp(started);
+            let execute = SpanBuilder::from_name("execute")
+                .with_start_time(started)
+                .with_links(vec![Link::new(batch_context.clone(), Vec::new(), 0)])
+                .with_attributes([
+                    rows.clone(),
+                    KeyValue::new("forebay.batch.span_id", batch_context.span_id().to_string()),
+                ]);
+            tracer
+                .build_with_context(execute, &parent)
+                .end_with_timestamp(clock.at(report.scatter.end));
+        }
+    }
+}
+
+/// The span of one request; ends as cancelled when dropped before `end`.
+#[derive(Debug)]
+pub struct ServerSpan {
+    span: Span,
+    ended: bool,
+}
+
+impl ServerSpan {
+    /// What the spans of this request's queueing and batch hang below.
+    pub fn context(&self) -> SpanContext {
+        self.span.span_context().clone()
+    }
+
+    pub fn set(&mut self, key: &'static str, value: impl Into<opentelemetry::Value>) {
+        self.span.set_attribute(KeyValue::new(key, value));
+    }
+
+    /// `error`: why the request failed.
+    pub fn end(mut self, error: Option<String>) {
+        if let Some(error) = error {
+            self.span.set_status(Status::error(error));
+        }
+        self.ended = true;
+        self.span.end();
+    }
+}
+
+impl Drop for ServerSpan {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.span.set_status(Status::error("cancelled by the caller"));
+        }
+    }
+}
+
+/// Both clocks, read at one moment: turns instants into the times that spans carry.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    instant: Instant,
+    system: SystemTime,
+}
+
+impl Clock {
+    pub fn read() -> Clock {
+        Clock {
+            instant: Instant::now(),
+            system: SystemTime::now(),
+        }
+    }
+
+    fn at(&self, instant: Instant) -> SystemTime {
+        let time = match self.instant.checked_duration_since(instant) {
+            Some(before) => self.system.checked_sub(before),
+            None => self.system.checked_add(instant.duration_since(self.instant)),
+        };
+        time.unwrap_or(self.system)
+    }
+}
+
+fn below(parent: &SpanContext) -> Context {
+    Context::new().with_remote_span_context(parent.clone())
+}
+
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn remote(parent: &TraceParent) -> SpanContext {
+    SpanContext::new(
+        TraceId::from_bytes(parent.trace_id),
+        SpanId::from_bytes(parent.span_id),
+        TraceFlags::SAMPLED,
+        true,
+        TraceState::NONE,
+    )
+}
