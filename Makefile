@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 MODELS := .demo/models
+TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 export PYTHON
 # Behind the machine's own programs: only a CMake that the machine lacks comes from the venv.
 export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
@@ -10,8 +11,9 @@ export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
 export PYTHONPATH := $(CURDIR)/deploy
 export PYTHONDONTWRITEBYTECODE := 1
 # The library that the worker loads, out of the installed Python package.
-ONNXRUNTIME = $$(ls $(CURDIR)/$(VENV)/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.* | head -n 1)
-TEST_ENVIRONMENT = ORT_DYLIB_PATH=$(ONNXRUNTIME) FOREBAY_BIN_DIR=$(CURDIR)/target/debug FOREBAY_MODELS=$(CURDIR)/$(MODELS)
+ONNXRUNTIME = "$$(ls "$(CURDIR)/$(VENV)"/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.* | head -n 1)"
+TEST_ENVIRONMENT = ORT_DYLIB_PATH=$(ONNXRUNTIME) FOREBAY_BIN_DIR="$(TARGET)/debug" \
+	FOREBAY_MODELS="$(CURDIR)/$(MODELS)"
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-rust test-python lint build models clean check
@@ -27,7 +29,7 @@ demo: check ## Real models behind the gateway on three workers; stays up to be t
 	@$(VENV)/bin/python -m demo.prepare_models $(MODELS)
 	@echo "Rust: building forebay-gateway and forebay-worker (the first time takes minutes)"
 	@cargo build --release -p forebay-gateway -p forebay-worker
-	@ORT_DYLIB_PATH=$(ONNXRUNTIME) $(VENV)/bin/python -m demo --binaries target/release --models $(MODELS) $(if $(ONCE),--once)
+	@ORT_DYLIB_PATH=$(ONNXRUNTIME) $(VENV)/bin/python -m demo --binaries "$(TARGET)/release" --models $(MODELS) $(if $(ONCE),--once)
 
 test: test-rust test-python ## Unit, property and end-to-end tests in Rust, then real clients in Python
 

@@ -20,7 +20,7 @@ pub(crate) const OTLP_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const OTLP_GRPC_PORT: u16 = 4317;
 
 pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-pub(crate) const MAX_CONCURRENT_STREAMS: u32 = 1001;
+pub(crate) const MAX_CONCURRENT_STREAMS: u32 = 1000;
 
 /// The route that exists when none is written and there is but one cluster.
 pub(crate) const CATCH_ALL_ROUTE: &str = "default";

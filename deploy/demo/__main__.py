@@ -53,13 +53,14 @@ def show(processes: Processes, models: Path, directory: Path, once: bool, termin
     encoder = SentenceEncoder(models)
     terminal.title("Forebay")
     terminal.line(f"  gateway          {built.gateway.address:<21} REST, gRPC and plain HTTP on one port")
-    for worker, name in zip(built.workers, built.worker_names().values()):
+    for worker, name in zip(built.workers, built.worker_names().values(), strict=True):
         terminal.line(f"  {name:<16} {worker.grpc:<21} minilm and magika, one thread")
     story.search(built, encoder, terminal)
     story.classify(built, models, terminal)
     story.balance(built, encoder, terminal)
     story.trace(built, encoder, collector.spans, terminal)
-    story.invitation(built, encoder, directory, terminal)
+    story.invitation(built, models, encoder, terminal)
+    terminal.line(f"Logs        {directory}")
     if once:
         terminal.line()
         terminal.line(terminal.style("Everything worked.", "green"))

@@ -8,6 +8,7 @@ terminal reaches only the parent, which then stops them in order.
 from __future__ import annotations
 
 import ctypes
+import http.client
 import os
 import queue
 import signal
@@ -41,7 +42,9 @@ class Program:
             try:
                 line = self.lines.get(timeout=max(deadline - time.monotonic(), 0))
             except queue.Empty:
-                raise StartError(f"{self.name} did not say '{start}' within {seconds:.0f} s\n{self.log_end()}") from None
+                raise StartError(
+                    f"{self.name} did not say '{start}' within {seconds:.0f} s\n{self.log_end()}"
+                ) from None
             if line is None:
                 status = self.process.wait()
                 raise StartError(f"{self.name} ended with status {status}\n{self.log_end()}")
@@ -111,12 +114,15 @@ class Processes:
         return Worker(program, addresses["grpc"], addresses["http"])
 
     def gateway(self, name: str, config: str) -> Gateway:
-        """A gateway, with one listener, that accepts connections."""
+        """A gateway, with one listener, that accepts connections and, if it has an admin address, is ready."""
         program = self.run(name, [*self._binary("forebay-gateway"), "--config", self._file(name, config)])
         addresses = fields(program.wait_for_line("forebay-gateway listening "))
         admin = addresses.pop("admin", "-")
         (address,) = addresses.values()
-        return Gateway(program, address, "" if admin == "-" else admin)
+        if admin == "-":
+            return Gateway(program, address, "")
+        wait_until_ready(program, admin)
+        return Gateway(program, address, admin)
 
     def stop(self) -> None:
         """Ends them, the last started first; those that do not drain in time are killed."""
@@ -142,6 +148,22 @@ class Processes:
         path = self._directory / f"{name}.toml"
         path.write_text(config)
         return str(path)
+
+
+def wait_until_ready(program: Program, admin: str) -> None:
+    """Until some endpoint has passed its first health check."""
+    deadline = time.monotonic() + START_SECONDS
+    status = None
+    while status != 200:
+        if program.process.poll() is not None or time.monotonic() > deadline:
+            raise StartError(f"{program.name} did not become ready: /readyz answers {status}\n{program.log_end()}")
+        connection = http.client.HTTPConnection(admin, timeout=5)
+        try:
+            connection.request("GET", "/readyz")
+            status = connection.getresponse().status
+        finally:
+            connection.close()
+        time.sleep(0.02)
 
 
 def read_lines(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:

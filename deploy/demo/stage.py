@@ -9,7 +9,7 @@ from pathlib import Path
 from demo.processes import Gateway, Processes, Worker, friendly_port
 
 SLOW_WORKER = 3
-SLOW_SHARE = 0.6
+SLOW_SHARE = 0.75
 """Of the time, the slow worker stands still."""
 POLICY = "peak_ewma"
 

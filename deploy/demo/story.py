@@ -6,7 +6,6 @@ import secrets
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import tritonclient.grpc as triton_grpc
 from tritonclient.utils import np_to_triton_dtype
 
@@ -16,7 +15,7 @@ from demo.stage import POLICY, SLOW_SHARE, Stage
 from demo.terminal import Terminal
 
 REQUESTS = 900
-AT_A_TIME = 16
+AT_A_TIME = 6
 TRACE_SECONDS = 20.0
 
 SENTENCES = [
@@ -36,12 +35,12 @@ SENTENCES = [
 QUERY = "How do I get my money back?"
 
 SNIPPETS = [
-    b"fn main() {\n    let name = std::env::args().nth(1);\n    println!(\"hello {:?}\", name);\n}\n",
+    b'fn main() {\n    let name = std::env::args().nth(1);\n    println!("hello {:?}", name);\n}\n',
     b"import sys\n\ndef main():\n    for line in sys.stdin:\n        print(line.strip().upper())\n\nmain()\n",
     b"SELECT name, count(*) FROM orders\nJOIN people USING (person_id)\nWHERE paid = true GROUP BY name;\n",
-    b"<!DOCTYPE html>\n<html><head><title>Hello</title></head><body><p>Hello, world</p></body></html>\n",
-    b"{\"name\": \"forebay\", \"version\": 1, \"tags\": [\"inference\", \"gateway\"], \"stable\": false}\n",
-    b"#!/bin/sh\nset -eu\nfor file in *.txt; do\n    echo \"$file\"\n    wc -l \"$file\"\ndone\n",
+    b'<!DOCTYPE html>\n<html><head><title>Hello</title></head><body><p class="a">Hello, world</p></body></html>\n',
+    b'{\n  "name": "forebay",\n  "tags": ["inference", "gateway"],\n  "limits": {"attempts": 3}\n}\n',
+    b'#!/bin/sh\nset -eu\nfor file in *.txt; do\n    echo "$file"\n    wc -l "$file"\ndone\n',
 ]
 
 
@@ -50,7 +49,7 @@ class StoryError(Exception):
 
 
 def search(stage: Stage, encoder: sentences.SentenceEncoder, terminal: Terminal) -> None:
-    terminal.title(f"1  Which sentence answers “{QUERY}”?")
+    terminal.title(f"1  Which sentence answers “{QUERY}”")
     rest = load.RestConnection(stage.gateway.address)
     candidates, _ = rest.infer(sentences.MODEL, encoder.encode(SENTENCES))
     rest.close()
@@ -74,9 +73,9 @@ def classify(stage: Stage, repository: Path, terminal: Terminal) -> None:
     with triton_grpc.InferenceServerClient(stage.gateway.address) as client:
         result = client.infer(content_types.MODEL, [tensor], client_timeout=load.REQUEST_SECONDS)
     labels = content_types.labels(repository)
-    for snippet, scores in zip(SNIPPETS, result.as_numpy(content_types.OUTPUT)):
+    for snippet, scores in zip(SNIPPETS, result.as_numpy(content_types.OUTPUT), strict=True):
         best = int(scores.argmax())
-        start = snippet.decode().replace("\n", " ")
+        start = " ".join(snippet.decode().split())
         terminal.line(f"  {labels[best]:>8} {100 * scores[best]:3.0f} %  {terminal.style(start[:58], 'dim')}")
     terminal.line(terminal.style(f"  {len(SNIPPETS)} files in one gRPC call by tritonclient", "dim"))
 
@@ -101,8 +100,12 @@ def balance(stage: Stage, encoder: sentences.SentenceEncoder, terminal: Terminal
     for protocol in ("REST", "gRPC"):
         row(terminal, protocol, [s for s in outcome.samples if s.protocol == protocol], len(outcome.samples))
     rate = len(outcome.samples) / outcome.seconds
-    note = f"milliseconds seen by the client; {rate:.0f} requests/s; policy {POLICY}"
-    terminal.line(terminal.style(f"  {note}; the slow one stands still {SLOW_SHARE:.0%} of the time", "dim"))
+    notes = [
+        f"times in milliseconds as the client sees them; {rate:.0f} requests/s in all",
+        f"the slow worker stands still {SLOW_SHARE:.0%} of the time; {POLICY} gives it less than a third",
+    ]
+    for note in notes:
+        terminal.line(terminal.style(f"  {note}", "dim"))
     if outcome.failures:
         kinds = Counter(outcome.failures).most_common(3)
         raise StoryError(f"{len(outcome.failures)} of {REQUESTS} requests failed: {kinds}")
@@ -138,30 +141,36 @@ def is_complete(spans: list[Span]) -> bool:
     return both and any(span.links for span in spans)
 
 
-def invitation(stage: Stage, encoder: sentences.SentenceEncoder, directory: Path, terminal: Terminal) -> None:
+def invitation(stage: Stage, models: Path, encoder: sentences.SentenceEncoder, terminal: Terminal) -> None:
+    """Lines to paste into another terminal, in the folder of the project."""
     terminal.title("5  Your turn")
-    ids = encoder.encode([QUERY])["input_ids"]
-    shape, flat = list(ids.shape), ids.ravel().tolist()
-    ones, zeros = np.ones_like(ids).ravel().tolist(), np.zeros_like(ids).ravel().tolist()
+    inputs = ",\n  ".join(
+        f'{{"name": "{name}", "datatype": "INT64", "shape": {list(array.shape)}, "data": {array.ravel().tolist()}}}'
+        for name, array in encoder.encode(["money back"]).items()
+    )
     address = stage.gateway.address
     terminal.line(
         f"""\
-REST:
-curl -si http://{address}/v2/models/{sentences.MODEL}/infer -d '{{"inputs": [
-  {{"name": "input_ids", "datatype": "INT64", "shape": {shape}, "data": {flat}}},
-  {{"name": "attention_mask", "datatype": "INT64", "shape": {shape}, "data": {ones}}},
-  {{"name": "token_type_ids", "datatype": "INT64", "shape": {shape}, "data": {zeros}}}]}}' | cut -c1-300
+REST: what a sentence looks like to the model
 
-gRPC, in {Path('.venv/bin/python')}:
-import numpy as np, tritonclient.grpc as triton
+curl -si http://{address}/v2/models/{sentences.MODEL}/infer -d '{{"inputs": [
+  {inputs}]}}' | cut -c1-300
+
+gRPC: what kind of file is the Makefile?
+
+PYTHONPATH=deploy .venv/bin/python -c '
+from pathlib import Path
+import tritonclient.grpc as triton
+from demo.content_types import batch, labels
+rows = batch([Path("Makefile").read_bytes()])["{content_types.INPUT}"]
+tensor = triton.InferInput("{content_types.INPUT}", list(rows.shape), "INT32")
+tensor.set_data_from_numpy(rows)
 client = triton.InferenceServerClient("{address}")
-print(client.get_model_metadata("{sentences.MODEL}"))
-tensor = triton.InferInput("{content_types.INPUT}", [1, 2048], "INT32")
-tensor.set_data_from_numpy(np.full([1, 2048], 256, np.int32))
-print(client.infer("{content_types.MODEL}", [tensor]).as_numpy("{content_types.OUTPUT}").argmax())
+scores = client.infer("{content_types.MODEL}", [tensor]).as_numpy("{content_types.OUTPUT}")
+print(labels(Path("{models}"))[scores[0].argmax()])'
 """
     )
     if stage.gateway.admin:
-        terminal.line(f"State of the endpoints   curl -s http://{stage.gateway.admin}/endpoints")
-        terminal.line(f"Metrics                  curl -s http://{stage.gateway.admin}/metrics")
-    terminal.line(f"Configurations and logs  {directory}")
+        terminal.line(f"Endpoints   curl -s http://{stage.gateway.admin}/endpoints")
+        terminal.line(f"Metrics     curl -s http://{stage.gateway.admin}/metrics")
+    terminal.line(f"Worker      curl -s http://{stage.workers[0].http}/metrics")

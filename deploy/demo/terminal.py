@@ -1,7 +1,7 @@
 """What the demo writes: headings, a progress bar, bars of a chart. Plain text of 80 columns.
 
-Colour only on a terminal without NO_COLOR. Where the output is not a terminal, progress is four plain lines instead of
-one that is written over and over. Where it cannot carry block characters, bars are made of `#`.
+Colour only on a terminal without NO_COLOR. Where the output is not a terminal, progress is a line at each quarter
+instead of one that is written over and over. Where it cannot carry block characters, bars are made of `#`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Progress:
         self._out = out
         self._label = label
         self._total = total
-        self._shown = -1
+        self._shown = -1 if terminal.live else 0
 
     def __enter__(self) -> Progress:
         return self

@@ -1,8 +1,8 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # Puts Python packages into .venv, once: a second run compares a stamp and ends at once.
 # Usage: venv.sh NAME REQUIREMENTS      NAME names the stamp and the purpose in the messages.
 # Versions of everything, dependencies included, are those of constraints.txt.
-set -eu
+set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 name=$1
@@ -28,8 +28,14 @@ if [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ]; then
 fi
 
 echo "Python: installing the packages for $name into $venv (once; a minute or two)"
-progress=off
-[ ! -t 1 ] || progress=on
-"$venv/bin/python" -m pip install --disable-pip-version-check --quiet --progress-bar "$progress" \
-    --constraint "$constraints" --requirement "$requirements"
+install=("$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off
+    --constraint "$constraints" --requirement "$requirements")
+if [ -t 1 ]; then
+    # One line that counts, in the place of hundreds.
+    "${install[@]}" | awk '
+        /^ *(Downloading|Using cached) / { printf "\r  %3d  %-60.60s", ++count, $NF ~ /\)$/ ? $(NF - 2) : $NF; fflush() }
+        END { printf "\r  %3d packages %-55s\n", count, "" }'
+else
+    "${install[@]}" --quiet
+fi
 printf '%s' "$wanted" >"$stamp"

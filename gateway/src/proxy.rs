@@ -34,6 +34,9 @@ use crate::unary::{self, headers};
 /// Concurrent streams per pooled upstream connection; part of pingora's reuse key, so one value for all.
 const UPSTREAM_STREAMS: usize = 128;
 
+/// What is read of a stream before its route is known; pingora replays no more than 64 KiB to the endpoint.
+const PEEK_LIMIT: usize = 32 << 10;
+
 pub struct Proxy {
     pub gateway: Arc<Gateway>,
 }
@@ -275,18 +278,23 @@ impl Proxy {
     /// The route's position; reads the head of a stream's first message when routes look at models.
     async fn find_route(&self, snapshot: &Snapshot, session: &mut Session) -> Result<usize, Refusal> {
         let fields = Method::of(session.req_header().uri.path()).model_fields();
-        let mut first = bytes::Bytes::new();
-        if snapshot.routes_by_model() && fields.is_some() {
+        let mut seen = Vec::new();
+        if let Some(fields) = fields
+            && snapshot.routes_by_model()
+        {
             session.as_mut().enable_retry_buffering();
-            if let Ok(Some(chunk)) = session.downstream_session.read_request_body().await {
-                first = chunk;
+            while seen.len() < PEEK_LIMIT && peek_framed(&seen, fields, false) == Peek::NeedMore {
+                match session.downstream_session.read_request_body().await {
+                    Ok(Some(chunk)) => seen.extend_from_slice(&chunk),
+                    _ => break,
+                }
             }
         }
         let head = session.req_header();
         let path = head.uri.path();
         let named = RestModel::of(path);
         let (model, version) = match (fields, &named) {
-            (Some(fields), _) => match peek_framed(&first, fields, true) {
+            (Some(fields), _) => match peek_framed(&seen, fields, false) {
                 Peek::Found(found) => (found.name, found.version),
                 Peek::NeedMore | Peek::Invalid | Peek::Compressed => (None, None),
             },

@@ -3,6 +3,8 @@
 //! Nothing is generated while the crate builds, so neither a protobuf compiler nor a build script is needed.
 //! After changing a `.proto` file, refresh the code with the command below; this test fails until then.
 
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

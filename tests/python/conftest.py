@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import model_zoo
 import numpy as np
 import onnxruntime
 import pytest
 
+import model_zoo
 from demo.content_types import batch as magika_batch
 from demo.processes import Gateway, Processes, Worker
 from demo.sentences import SentenceEncoder
@@ -128,7 +128,7 @@ def reference(repository: Path) -> Callable[[str, Tensors], Tensors]:
 
     def run(model: str, inputs: Tensors) -> Tensors:
         names = [output.name for output in session(model).get_outputs()]
-        return dict(zip(names, session(model).run(names, inputs)))
+        return dict(zip(names, session(model).run(names, inputs), strict=True))
 
     return run
 

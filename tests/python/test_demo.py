@@ -42,18 +42,20 @@ SPANS = [
 
 
 def test_tree_puts_children_below_parents_by_time() -> None:
-    assert [(depth, found.name) for depth, found in ordered(SPANS)] == [
-        (0, "server"),
-        (1, "attempt"),
-        (2, "queue"),
-        (2, "batch"),
-        (3, "execution"),
+    assert [(path, found.name) for path, found in ordered(SPANS)] == [
+        ((), "server"),
+        ((True,), "attempt"),
+        ((True, False), "queue"),
+        ((True, True), "batch"),
+        ((True, True, True), "execution"),
     ]
 
 
 def test_tree_shows_durations_and_fits_eighty_columns() -> None:
     lines = render(SPANS, Terminal(Screen(False)))
     assert [line.split(" ms")[0].split()[-1] for line in lines] == ["10.00", "8.00", "1.00", "5.00", "4.00"]
+    assert [line.split("  ")[0] for line in lines[:2]] == ["server", "└ attempt"]
+    assert lines[2].startswith("  ├ queue") and lines[4].startswith("    └ execution")
     assert max(len(line) for line in lines) <= 78
     assert lines[0].endswith("█" * 20)
     assert render([], Terminal(Screen(False))) == []
@@ -68,13 +70,13 @@ def test_bar_without_block_characters() -> None:
     assert Terminal(Screen(False, "ascii")).bar(0.5, 4) == "##  "
 
 
-def test_progress_is_four_lines_where_it_cannot_be_redrawn() -> None:
+def test_progress_is_a_line_at_each_quarter_where_it_cannot_be_redrawn() -> None:
     screen = Screen(False)
     with Terminal(screen).progress("requests", 200) as progress:
         for done in range(201):
             progress.show(done)
     assert "\r" not in screen.getvalue()
-    assert [line.split()[1] for line in screen.getvalue().splitlines()] == ["0/200", "50/200", "100/200", "150/200", "200/200"]
+    assert [line.split()[1] for line in screen.getvalue().splitlines()] == ["50/200", "100/200", "150/200", "200/200"]
 
 
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,10 @@ import json
 
 import numpy as np
 import pytest
+from tritonclient.utils import InferenceServerException
+
 import triton
 from conftest import Target, Tensors
-from tritonclient.utils import InferenceServerException
 
 STATUS = {
     "not found": {"grpc": "StatusCode.NOT_FOUND", "http": "404"},

@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+
 import triton
 from conftest import Target, Tensors
+from demo.load import GrpcConnection, RestConnection
+from demo.processes import Gateway, Worker
 from model_zoo import IDENTITIES
 
 Reference = Callable[[str, Tensors], Tensors]
@@ -56,7 +59,7 @@ def test_every_datatype_comes_back_unchanged(target: Target, transport: str) -> 
 
 @pytest.mark.parametrize(("transport", "binary"), [("grpc", True), ("http", True), ("http", False)])
 def test_text(target: Target, transport: str, binary: bool) -> None:
-    sent = triton.text([["", "Zürich"], ["a \"quoted\" word", "日本語 🙂"]])
+    sent = triton.text([["", "Zürich"], ['a "quoted" word', "日本語 🙂"]])
     found = triton.infer(transport, target, "text", {"text": sent}, ["text_out"], binary)["text_out"]
     plain = [[value if isinstance(value, bytes) else value.encode() for value in row] for row in found]
     assert plain == sent.tolist()
@@ -93,3 +96,12 @@ def test_request_id_and_version_come_back(target: Target, transport: str) -> Non
     response = result.get_response(as_json=True) if transport == "grpc" else result.get_response()
     assert response["id"] == "order-7"
     assert response["model_version"] == "1"
+
+
+@pytest.mark.parametrize("connect", [RestConnection, GrpcConnection])
+def test_gateway_names_the_endpoint_that_answered(gateway: Gateway, worker: Worker, connect: type) -> None:
+    connection = connect(gateway.address)
+    found, endpoint = connection.infer("scalar", {"number": np.array(4, np.float32)})
+    connection.close()
+    assert endpoint == worker.grpc
+    assert found == np.float32(4)

@@ -11,14 +11,18 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+
 from conftest import Target, Tensors
 
 if "tritonclient.grpc" in sys.modules:
     pytest.skip("tritonclient is loaded: run this file by itself", allow_module_level=True)
-kserve = pytest.importorskip("kserve")
+try:
+    import kserve
+    from kserve.inference_client import RESTConfig
+except ImportError:
+    kserve = None
 
-from kserve.inference_client import RESTConfig  # noqa: E402
-
+pytestmark = pytest.mark.skipif(kserve is None, reason="kserve cannot be installed on this version of Python")
 DATATYPES = {np.dtype(np.int64): "INT64", np.dtype(np.int32): "INT32"}
 
 

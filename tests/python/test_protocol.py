@@ -5,9 +5,10 @@ from __future__ import annotations
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 import triton
 from conftest import Target
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 
 def call(client: object, transport: str, method: str, *arguments: str) -> object:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import aiohttp
 import pytest
-from conftest import gateway_config
-from upstream import Upstream
 
+from conftest import gateway_config
 from demo.processes import Gateway, Processes
+from upstream import Upstream
 
 SECONDS = 30
 
@@ -66,7 +66,7 @@ def test_events_arrive_one_by_one(connection: http.client.HTTPConnection, web: G
     assert response.headers["Content-Type"] == "text/event-stream"
     assert response.readline() == b"data: first\n"
     assert response.readline() == b"\n"
-    # The application sends the second event only after this: had the gateway held the first one back, we would not be here.
+    # The application sends the second event only after this: a gateway that holds the first one back stops here.
     other = http.client.HTTPConnection(web.address, timeout=SECONDS)
     other.request("POST", "/seen")
     assert other.getresponse().status == 200

@@ -15,10 +15,10 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-import triton
-from conftest import Target, gateway_config, worker_config
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
+import triton
+from conftest import Target, gateway_config, worker_config
 from demo.load import RestConnection
 from demo.otlp import HttpCollector, Span, Spans
 from demo.processes import Processes
@@ -86,9 +86,7 @@ def test_one_request_is_one_trace(
     assert endpoint == worker.grpc
 
     expected = {"attempt", "queue", "batch", "execution"}
-    spans = running.spans.wait_for(
-        trace_id, lambda found: expected <= names(found) and len(found) >= 6, WAIT_SECONDS
-    )
+    spans = running.spans.wait_for(trace_id, lambda found: expected <= names(found) and len(found) >= 6, WAIT_SECONDS)
     assert {span.trace_id for span in spans} == {trace_id}
     server = only(spans, service="forebay-gateway", kind=SERVER)
     attempt = only(spans, service="forebay-gateway", kind=CLIENT)

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
-from conftest import Target, Tensors
 from tritonclient.utils import np_to_triton_dtype
+
+from conftest import Target, Tensors
 
 SECONDS = 60
 TRANSPORTS = ("grpc", "http")
@@ -40,7 +41,13 @@ def tensors(transport: str, inputs: Tensors, binary: bool = True) -> list:
 
 
 def infer(
-    transport: str, target: Target, model: str, inputs: Tensors, wanted: list[str], binary: bool = True, **options: object
+    transport: str,
+    target: Target,
+    model: str,
+    inputs: Tensors,
+    wanted: list[str],
+    binary: bool = True,
+    **options: object,
 ) -> Tensors:
     """The wanted outputs by name."""
     outputs = [

@@ -37,7 +37,7 @@ class Upstream:
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
-        self.address = "127.0.0.1:%d" % self._runner.addresses[0][1]
+        self.address = f"127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def _echo(self, request: web.Request) -> web.Response:
         """The body, with the request line and one header in the response's headers."""

@@ -46,6 +46,29 @@ impl Gateway {
         write(&self.config, config)
     }
 
+    /// Replaces the configuration and waits until it is in force. `times`: how often that was done before, and once
+    /// more.
+    pub fn reload(&self, config: &str, times: usize) -> anyhow::Result<()> {
+        self.rewrite(config)?;
+        self.process.signal("HUP")?;
+        self.process.until_stderr("configuration reloaded", times, Duration::from_secs(10))
+    }
+
+    /// The value of a metric without labels, or with exactly these.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let page = self.admin("/metrics").await?;
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.with_context(|| format!("no metric {name} in:\n{page}"))?.parse().context("a number")
+    }
+
+    /// One endpoint, as the admin interface shows it.
+    pub async fn endpoint(&self, address: SocketAddr) -> anyhow::Result<serde_json::Value> {
+        let endpoints = self.endpoints().await?;
+        let address = address.to_string();
+        let found = endpoints.iter().find(|endpoint| endpoint["address"] == address.as_str()).cloned();
+        found.with_context(|| format!("no endpoint {address} in {endpoints:?}"))
+    }
+
     /// Body of an admin page.
     pub async fn admin(&self, path: &str) -> anyhow::Result<String> {
         let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
@@ -89,14 +112,27 @@ impl Gateway {
         .map(drop)
     }
 
-    /// Until nothing is in flight anywhere.
+    /// Until nothing is in flight anywhere: no lease is out, no request is being served.
     pub async fn all_idle(&self) -> anyhow::Result<()> {
         self.until("no active requests", Duration::from_secs(10), |endpoints| {
             endpoints.iter().all(|endpoint| endpoint["active"] == 0)
         })
-        .await
-        .map(drop)
+        .await?;
+        let end = Instant::now() + Duration::from_secs(10);
+        while self.metric("forebay_requests_in_flight").await? != 0.0 {
+            if Instant::now() > end {
+                bail!("requests still in flight:\n{}", self.admin("/metrics").await?);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
     }
+}
+
+/// As an array of endpoints in TOML.
+pub fn endpoints(addresses: impl IntoIterator<Item = SocketAddr>) -> String {
+    let quoted: Vec<String> = addresses.into_iter().map(|address| format!("\"{address}\"")).collect();
+    format!("[{}]", quoted.join(", "))
 }
 
 fn write(path: &Path, config: &str) -> anyhow::Result<()> {

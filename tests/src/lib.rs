@@ -1,6 +1,15 @@
-//! The product as processes: starts the real binaries on ports that the kernel chooses, and stops them whatever
-//! happens to the test.
+//! The product as processes: starts the real binaries on ports that the kernel chooses, drives them with real
+//! clients, and stops them whatever happens to the test.
+//!
+//! `gateway` and `worker` are the processes under test. `upstream` stands in for workers that must misbehave on
+//! command, `onnx` writes models for the real ones. `client` and `load` are who calls, `tls` is what they trust.
 
+pub mod client;
+pub mod folder;
 pub mod gateway;
+pub mod load;
+pub mod onnx;
 pub mod process;
+pub mod tls;
 pub mod upstream;
+pub mod worker;

@@ -6,16 +6,17 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{ArgGroup, Parser};
 use forebay_config::problem::Problems;
 use forebay_config::worker::Worker;
 
 /// Serves ONNX models with dynamic batching over the Open Inference Protocol.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "forebay-worker", version)]
+#[command(group(ArgGroup::new("models").args(["config", "repository"]).required(true).multiple(true)))]
 pub struct Args {
     /// Configuration file (TOML)
-    #[arg(long, value_name = "FILE", required_unless_present = "repository")]
+    #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
     /// Model repository, DIR/MODEL/VERSION/model.onnx; every model in it is served

@@ -2,8 +2,18 @@
 //!
 //! Layers, downward only: services → model and repository → batch → engine → inference, config, proto.
 
+pub mod args;
 pub mod batch;
 pub mod engine;
+pub mod http;
 pub mod inference;
 pub mod model;
+pub mod process;
 pub mod repository;
+pub mod server;
+pub mod service;
+pub mod shutdown;
+pub mod telemetry;
+
+#[cfg(test)]
+mod testbed;

@@ -212,3 +212,6 @@ fn warm_up(signature: &Signature, engines: &mut [Box<dyn Engine>], max_rows: usi
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

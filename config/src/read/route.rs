@@ -76,7 +76,8 @@ fn settings(
     let name = names::numbered_name(table, "route", index);
     let cluster = table.required("cluster", &known(clusters, ""), |value| {
         let cluster = value.string(&known(clusters, ""))?;
-        if clusters.contains_key(cluster) {
+        // With no cluster at all, that is the problem, and has been told.
+        if clusters.is_empty() || clusters.contains_key(cluster) {
             Ok(cluster)
         } else {
             value.wrong(known(clusters, cluster))
@@ -111,6 +112,9 @@ fn settings(
 
 /// What would be right where a cluster is named.
 fn known(clusters: &Clusters, found: &str) -> String {
+    if clusters.is_empty() {
+        return "the name of a cluster".to_owned();
+    }
     let names: Vec<String> = clusters.keys().map(|name| format!("{name:?}")).collect();
     let hint = nearest::hint(found, clusters.keys().map(String::as_str));
     format!("the name of a cluster ({}){hint}", names.join(", "))

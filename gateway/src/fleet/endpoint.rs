@@ -260,7 +260,8 @@ impl Endpoint {
         self.last_answer.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    fn silent_since(&self, since: Instant) -> bool {
+    /// No answer of any kind came after `since`.
+    pub fn silent_since(&self, since: Instant) -> bool {
         let last = self.born + Duration::from_nanos(self.last_answer.load(Ordering::Relaxed));
         last < since
     }

@@ -54,3 +54,135 @@ impl Drop for Lease {
         self.endpoint.leave(self.permit.take(), self.started, now, outcome);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use forebay_config::gateway as config;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fleet::{Cluster, EndpointBlueprint};
+    use crate::upstream::Target;
+
+    /// A cluster of `size` endpoints without health checks, so that all take traffic.
+    fn cluster(size: u16, policy: config::Policy, now: Instant) -> Cluster {
+        let addresses: Vec<String> = (0..size).map(|n| format!("127.0.0.1:{}", 20_000 + n)).collect();
+        let breaker = config::Breaker {
+            consecutive_failures: 3,
+            success_rate: 0.5,
+            window: Duration::from_secs(10),
+            minimum_requests: 5,
+            open_for: Duration::from_millis(200),
+        };
+        let endpoints = addresses
+            .iter()
+            .map(|address| {
+                let blueprint = EndpointBlueprint {
+                    cluster: "c".into(),
+                    address: address.clone(),
+                    resolved: address.parse().unwrap(),
+                    protocol: config::Protocol::Grpc,
+                    health: None,
+                    breaker: Some(breaker),
+                    tls: None,
+                    connect_timeout: Duration::from_secs(1),
+                    authority: address.parse().unwrap(),
+                };
+                let target = Target { address: blueprint.resolved, tls: None, timeout: Duration::from_secs(1) };
+                Endpoint::new(blueprint, target, None, 1, now)
+            })
+            .collect();
+        let config = config::Cluster {
+            name: "c".into(),
+            protocol: config::Protocol::Grpc,
+            policy,
+            endpoints: addresses.into_iter().map(|address| config::Endpoint { address, weight: 1 }).collect(),
+            connect_timeout: Duration::from_secs(1),
+            health: None,
+            breaker: Some(breaker),
+            tls: None,
+        };
+        Cluster::new(config, endpoints)
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Take { avoid: Vec<usize>, random: u64 },
+        Finish { which: usize, outcome: Option<Outcome> },
+        Wait(u16),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let outcome = prop_oneof![
+            Just(None),
+            Just(Some(Outcome::Success)),
+            Just(Some(Outcome::Failure)),
+            Just(Some(Outcome::Neutral)),
+        ];
+        prop_oneof![
+            (prop::collection::vec(0..4_usize, 0..3), any::<u64>())
+                .prop_map(|(avoid, random)| Step::Take { avoid, random }),
+            (any::<usize>(), outcome).prop_map(|(which, outcome)| Step::Finish { which, outcome }),
+            any::<u16>().prop_map(Step::Wait),
+        ]
+    }
+
+    proptest! {
+        /// After any mix of successes, failures, cancellations and retries nothing is counted as active, and
+        /// while leases are held exactly they are.
+        #[test]
+        fn active_is_what_is_held(
+            steps in prop::collection::vec(step(), 0..200),
+            policy in prop::sample::select(vec![
+                config::Policy::RoundRobin,
+                config::Policy::Random,
+                config::Policy::LeastRequest,
+                config::Policy::PeakEwma,
+            ]),
+        ) {
+            let mut now = Instant::now();
+            let cluster = cluster(4, policy, now);
+            let mut held = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Take { avoid, random } => {
+                        if let Ok(lease) = cluster.lease(&avoid, random, now) {
+                            held.push(lease);
+                        }
+                    }
+                    Step::Finish { which, outcome } if !held.is_empty() => {
+                        let lease = held.swap_remove(which % held.len());
+                        if let Some(outcome) = outcome {
+                            lease.finish(outcome, now);
+                        }
+                    }
+                    Step::Finish { .. } => {}
+                    Step::Wait(milliseconds) => now += Duration::from_millis(u64::from(milliseconds)),
+                }
+                prop_assert_eq!(cluster.active(), held.len());
+            }
+            drop(held);
+            prop_assert_eq!(cluster.active(), 0);
+            for endpoint in cluster.endpoints() {
+                prop_assert_eq!(endpoint.active(), 0);
+            }
+            // No breaker is left waiting for a probe that was cancelled: after its pause traffic flows again.
+            now += Duration::from_secs(60);
+            prop_assert!(cluster.lease(&[], 0, now).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_retry_avoids_what_was_tried_while_it_can() {
+        let now = Instant::now();
+        let cluster = cluster(3, config::Policy::LeastRequest, now);
+        let first = cluster.lease(&[], 7, now).ok().unwrap();
+        let second = cluster.lease(&[first.index], 7, now).ok().unwrap();
+        assert_ne!(first.index, second.index);
+        let third = cluster.lease(&[first.index, second.index], 7, now).ok().unwrap();
+        assert!(![first.index, second.index].contains(&third.index));
+        assert!(cluster.lease(&[0, 1, 2], 7, now).is_ok(), "all tried: any will do");
+    }
+}

@@ -1,7 +1,7 @@
-//! What a request says about itself on the wire, read without decoding it: which call it is and which model it is
-//! for.
+//! What a request says on the wire: which call it is, which model it is for (read without decoding), and REST
+//! calls as the gRPC calls that answer them.
 //!
-//! Pure, and free of allocation except where a REST path carries escapes.
+//! Pure. Telling calls and models apart allocates nothing, except where a REST path carries escapes.
 
 pub mod method;
 pub mod peek;

@@ -81,6 +81,11 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
         let labels = format!("route=\"{}\"", escape(&route.config.name));
         out.line("forebay_retries_total", &labels, route.metrics.retries.load(Ordering::Relaxed) as f64);
     }
+    out.head("forebay_retries_in_flight", "gauge", "Retries under way, held within the route's budget.");
+    for route in &snapshot.routes {
+        let labels = format!("route=\"{}\"", escape(&route.config.name));
+        out.line("forebay_retries_in_flight", &labels, route.budget.in_use() as f64);
+    }
     out.head("forebay_request_duration_seconds", "histogram", "From the request's head to its answer's end, by route.");
     for route in &snapshot.routes {
         let labels = format!("route=\"{}\"", escape(&route.config.name));

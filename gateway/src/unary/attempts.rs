@@ -26,8 +26,20 @@ pub struct Call {
     pub headers: HeaderMap,
     pub body: Message,
     pub deadline: Deadline,
-    /// The client itself set the deadline: missing it is not held against the endpoint.
-    pub impatient: bool,
+    /// What the client itself allows.
+    pub client_timeout: Option<Duration>,
+}
+
+impl Call {
+    /// All attempts together may take this long.
+    fn allowed(&self, route: &Route) -> Duration {
+        self.client_timeout.map_or(route.config.timeout, |own| own.min(route.config.timeout))
+    }
+
+    /// The client's own deadline is what bounds the call: missing it is not held against the endpoint.
+    fn is_impatient(&self, route: &Route) -> bool {
+        self.client_timeout.is_some_and(|own| own < route.config.timeout)
+    }
 }
 
 pub struct Answered {
@@ -58,8 +70,8 @@ pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answ
         let lease = route.cluster.lease(&tried, fastrand::u64(..), now);
         let (Some(time), Ok(lease)) = (time, lease) else {
             return match last {
-                Some(failed) => failed.into_result(route),
-                None if time.is_none() => Err(timed_out(route)),
+                Some(failed) => failed.into_result(route, &call),
+                None if time.is_none() => Err(timed_out(route, &call)),
                 None => Err(Refusal::NoHealthyEndpoint(route.config.cluster.clone())),
             };
         };
@@ -69,18 +81,18 @@ pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answ
             Err(failed) => failed,
         };
         if number == retry.attempts || failed.out_of_time || !failed.failure.is_retryable(retry.idempotent) {
-            return failed.into_result(route);
+            return failed.into_result(route, &call);
         }
         // The token of the attempt before goes back before another one is asked for.
         drop(token.take());
         token = route.budget.try_acquire(route.cluster.active());
         if token.is_none() || !back_off(route, &call, number).await {
-            return failed.into_result(route);
+            return failed.into_result(route, &call);
         }
         route.metrics.retried();
         last = Some(failed);
     }
-    Err(timed_out(route))
+    Err(timed_out(route, &call))
 }
 
 async fn attempt(
@@ -96,6 +108,7 @@ async fn attempt(
     let span = trace.attempt(&mut request_headers, || attributes(route, &lease, number));
     let endpoint = lease.endpoint().clone();
     let request = request(&call.path, request_headers, &endpoint);
+    let started = Instant::now();
     let result = pingora::time::timeout(time, exchange(&endpoint.channels, request, call.body.clone())).await;
     let now = Instant::now();
     let (failure, answer) = match result {
@@ -114,10 +127,16 @@ async fn attempt(
             }
         }
         Ok(Err(failure)) => (failure, None),
-        Err(_) => (Failure::TimedOut, None),
+        Err(_) => {
+            if endpoint.silent_since(started) {
+                // Nothing at all came back: the connection itself may be dead.
+                endpoint.channels.renew();
+            }
+            (Failure::TimedOut, None)
+        }
     };
     let out_of_time = matches!(failure, Failure::TimedOut) && call.deadline.remaining(now).is_none();
-    if out_of_time && call.impatient {
+    if out_of_time && call.is_impatient(route) {
         // The client's own deadline says nothing about the endpoint: the lease ends as cancelled.
         drop(lease);
     } else {
@@ -132,7 +151,7 @@ async fn attempt(
 
 impl Failed {
     /// What the client gets when this was the last attempt.
-    fn into_result(self, route: &Route) -> Result<Answered, Refusal> {
+    fn into_result(self, route: &Route, call: &Call) -> Result<Answered, Refusal> {
         let cluster = || route.config.cluster.clone();
         match (self.answer, self.failure) {
             (Some(answered), Failure::HttpStatus(_)) => {
@@ -140,14 +159,14 @@ impl Failed {
                 Err(Refusal::BadAnswer { cluster: cluster(), reason: format!("http status {status}") })
             }
             (Some(answered), _) => Ok(answered),
-            (None, Failure::TimedOut) => Err(timed_out(route)),
+            (None, Failure::TimedOut) => Err(timed_out(route, call)),
             (None, failure) => Err(Refusal::Upstream { cluster: cluster(), failure: failure.describe() }),
         }
     }
 }
 
-fn timed_out(route: &Route) -> Refusal {
-    Refusal::TimedOut { cluster: route.config.cluster.clone(), timeout: route.config.timeout }
+fn timed_out(route: &Route, call: &Call) -> Refusal {
+    Refusal::TimedOut { cluster: route.config.cluster.clone(), timeout: call.allowed(route) }
 }
 
 /// Waits before the retry; false when the deadline would pass meanwhile.

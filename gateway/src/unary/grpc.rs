@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use forebay_proto::framing;
 use forebay_proto::status::{self, Code};
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -11,11 +12,12 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::HttpSession;
 
 use super::attempts::{self, Answered, Call};
+use super::inflate::inflate;
 use super::{body, headers};
 use crate::gateway::{Gateway, Route, Snapshot};
 use crate::plan;
 use crate::protocol::method::Method;
-use crate::protocol::peek::{ModelRef, Peek, peek_framed};
+use crate::protocol::peek::{ModelRef, Peek, peek_framed, peek_model};
 use crate::refusal::Refusal;
 use crate::telemetry::trace::RequestTrace;
 use crate::traffic::deadline::Deadline;
@@ -58,10 +60,10 @@ async fn handle<'s>(
     started: Instant,
     trace: &RequestTrace,
 ) -> Handled<'s> {
-    let message = body::read(session, snapshot.max_request_bytes, snapshot.max_timeout)
+    let mut message = body::read(session, snapshot.max_request_bytes, snapshot.max_timeout)
         .await
         .map_err(|refusal| (None, refusal))?;
-    let route = find_route(snapshot, session, method, &message).map_err(|refusal| {
+    let route = find_route(snapshot, session, method, &mut message).map_err(|refusal| {
         gateway.count_unrouted();
         (None, refusal)
     })?;
@@ -78,7 +80,7 @@ async fn handle<'s>(
         headers: headers::for_grpc(&head.headers),
         body: message,
         deadline: Deadline::from(started, route.config.timeout, client_timeout),
-        impatient: client_timeout.is_some_and(|own| own < route.config.timeout),
+        client_timeout,
     };
     // A client that resets its stream ends the attempts, which resets them in turn.
     tokio::select! {
@@ -95,29 +97,29 @@ fn find_route<'s>(
     snapshot: &'s Snapshot,
     session: &ServerSession,
     method: Method,
-    message: &Message,
+    message: &mut Message,
 ) -> Result<&'s Route, Refusal> {
     let head = session.req_header();
-    let whole;
     let mut model = ModelRef::default();
+    let inflated;
     if snapshot.routes_by_model()
         && let Some(fields) = method.model_fields()
     {
-        let mut peeked = peek_framed(message.first(), fields, false);
-        if matches!(peeked, Peek::NeedMore) {
-            whole = message.contiguous();
-            peeked = peek_framed(&whole, fields, true);
-        }
-        match peeked {
-            Peek::Found(found) => model = found,
+        // The whole message, as the worker will read it: a field given twice must not route to one model and
+        // run another.
+        let framed = message.make_contiguous();
+        let peeked = match peek_framed(framed, fields, true) {
             Peek::Compressed => {
-                let reason = "the request message is compressed, and a route needs its model's name";
-                return Err(Refusal::BadRequest(reason.into()));
+                let encoding = head.headers.get("grpc-encoding").map_or(&b"identity"[..], |value| value.as_bytes());
+                inflated = inflate(encoding, &framed[framing::HEADER_LENGTH..], snapshot.max_request_bytes)?;
+                peek_model(&inflated, fields, true)
             }
-            Peek::NeedMore | Peek::Invalid => {
-                return Err(Refusal::BadRequest("the request message is malformed: it names no model".into()));
-            }
-        }
+            peeked => peeked,
+        };
+        let Peek::Found(found) = peeked else {
+            return Err(Refusal::BadRequest("the request message is malformed: it names no model".into()));
+        };
+        model = found;
     }
     let wanted = plan::request_head(head, model.name, model.version);
     let route = snapshot.route(&wanted).ok_or_else(|| Refusal::NoRoute {

@@ -8,6 +8,7 @@ mod attempts;
 mod body;
 mod grpc;
 pub mod headers;
+mod inflate;
 mod rest;
 
 pub use grpc::{refuse as refuse_grpc, serve as serve_grpc};

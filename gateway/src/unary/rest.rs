@@ -3,11 +3,9 @@
 //! The mapping itself is pure and lives in `forebay_proto::rest`; here are the HTTP parts: sizes, compression of
 //! the request body, status lines.
 
-use std::io::Read;
 use std::time::Instant;
 
 use bytes::Bytes;
-use flate2::read::{GzDecoder, ZlibDecoder};
 use forebay_proto::framing;
 use forebay_proto::rest::{self, OutputForm, RestError};
 use forebay_proto::status::{self, Code};
@@ -18,6 +16,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 
 use super::attempts::{self, Answered, Call};
+use super::inflate::inflate;
 use super::{body, headers};
 use crate::gateway::{Gateway, Route, Snapshot};
 use crate::plan;
@@ -86,9 +85,9 @@ async fn handle<'s>(
     };
     let fail = |refusal| (Some(route), refusal);
     let limit = route.config.max_request_bytes;
-    let body = body::read(session, limit, route.config.timeout).await.map_err(fail)?.contiguous();
+    let body = body::read(session, limit, route.config.timeout).await.map_err(fail)?.make_contiguous().clone();
     let head = session.req_header();
-    let body = inflate(&head.headers, body, limit).map_err(fail)?;
+    let body = plain(&head.headers, body, limit).map_err(fail)?;
     let json_length = json_length(&head.headers).map_err(fail)?;
     let outgoing = transcode::request(&call, &body, json_length).map_err(|error| fail(error.into()))?;
     let client_timeout = headers::client_timeout(&head.headers);
@@ -97,7 +96,7 @@ async fn handle<'s>(
         headers: headers::for_rest(&head.headers),
         body: Message::from(outgoing.message),
         deadline: Deadline::from(started, route.config.timeout, client_timeout),
-        impatient: client_timeout.is_some_and(|own| own < route.config.timeout),
+        client_timeout,
     };
     let answered = tokio::select! {
         biased;
@@ -110,7 +109,7 @@ async fn handle<'s>(
 /// The worker's answer as REST.
 fn reply(route: &Route, call: &rest::Call<'_>, form: &OutputForm, answered: Answered) -> Result<Reply, Refusal> {
     let bad = |reason: String| Refusal::BadAnswer { cluster: route.config.cluster.clone(), reason };
-    let Answered { answer, status, endpoint } = answered;
+    let Answered { mut answer, status, endpoint } = answered;
     if answer.rest.is_some() {
         return Err(bad("larger than what can be turned into JSON".to_owned()));
     }
@@ -123,7 +122,7 @@ fn reply(route: &Route, call: &rest::Call<'_>, form: &OutputForm, answered: Answ
         let page = Page { status: error.status, body: error.body(), json_length: None };
         return Ok(Reply { page, code, endpoint });
     }
-    let message = framing::unary_message(&answer.body.contiguous()).map_err(|e| bad(e.to_string()))?;
+    let message = framing::unary_message(answer.body.make_contiguous()).map_err(|e| bad(e.to_string()))?;
     let page = transcode::answer(call, message, form)?;
     Ok(Reply { page, code, endpoint })
 }
@@ -175,25 +174,11 @@ async fn send(session: &mut ServerSession, status: http::StatusCode, response: H
     }
 }
 
-/// Undoes `Content-Encoding`, reading at most one byte more than `limit`.
-fn inflate(request: &HeaderMap, body: Bytes, limit: u64) -> Result<Bytes, Refusal> {
-    let Some(encoding) = request.get(header::CONTENT_ENCODING) else { return Ok(body) };
-    let mut plain = Vec::new();
-    let read = match encoding.as_bytes() {
-        b"identity" => return Ok(body),
-        b"gzip" => GzDecoder::new(&*body).take(limit + 1).read_to_end(&mut plain),
-        b"deflate" => ZlibDecoder::new(&*body).take(limit + 1).read_to_end(&mut plain),
-        other => {
-            let name = String::from_utf8_lossy(other);
-            return Err(Refusal::UnsupportedEncoding(format!(
-                "content-encoding '{name}' is not supported, use gzip, deflate or identity"
-            )));
-        }
-    };
-    match read {
-        Ok(_) if plain.len() as u64 > limit => Err(Refusal::TooLarge { limit }),
-        Ok(_) => Ok(plain.into()),
-        Err(error) => Err(Refusal::BadRequest(format!("the compressed body is malformed: {error}"))),
+/// Undoes `Content-Encoding`.
+fn plain(request: &HeaderMap, body: Bytes, limit: u64) -> Result<Bytes, Refusal> {
+    match request.get(header::CONTENT_ENCODING) {
+        Some(encoding) if encoding != "identity" => inflate(encoding.as_bytes(), &body, limit),
+        _ => Ok(body),
     }
 }
 

@@ -100,6 +100,11 @@ impl Channels {
         }
     }
 
+    /// Forgets the calling thread's connection, whichever it is; calls under way on it go on.
+    pub fn renew(&self) {
+        self.shard().slot.lock().open = None;
+    }
+
     /// Cuts every connection; calls under way fail at once instead of waiting for a dead peer.
     pub fn cut(&self) {
         for shard in &self.shards {

@@ -47,21 +47,19 @@ impl Message {
         self.length == 0
     }
 
-    pub fn first(&self) -> &[u8] {
-        self.chunks.first().map_or(&[], |chunk| chunk)
-    }
-
     pub fn chunks(self) -> impl ExactSizeIterator<Item = Bytes> {
         self.chunks.into_iter()
     }
 
-    /// One piece; copies only when there are several.
-    pub fn contiguous(&self) -> Bytes {
-        match self.chunks.as_slice() {
-            [] => Bytes::new(),
-            [one] => one.clone(),
-            many => many.concat().into(),
+    /// In one piece; copies only when there are several.
+    pub fn make_contiguous(&mut self) -> &Bytes {
+        static EMPTY: Bytes = Bytes::new();
+        if self.chunks.len() > 1 {
+            let whole = Bytes::from(self.chunks.concat());
+            self.chunks.clear();
+            self.chunks.push(whole);
         }
+        self.chunks.first().unwrap_or(&EMPTY)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tensor data in JSON, to raw bytes and back: an array of the elements in row-major order, flat or nested.
 
+mod cursor;
+mod decimal;
 mod read;
 mod write;
 
@@ -113,11 +115,19 @@ mod tests {
         raw
     }
 
+    fn with_json_form() -> impl Strategy<Value = DataType> {
+        let datatypes = DataType::ALL.into_iter();
+        let halves = [DataType::Fp16, DataType::Bf16];
+        prop::sample::select(
+            datatypes
+                .filter(|one| !halves.contains(one))
+                .collect::<Vec<_>>(),
+        )
+    }
+
     proptest! {
         #[test]
-        fn what_is_written_is_read_back_bit_for_bit(index in 0..DataType::ALL.len(), seeds: Vec<u64>) {
-            let datatype = DataType::ALL[index];
-            prop_assume!(!matches!(datatype, DataType::Fp16 | DataType::Bf16));
+        fn what_is_written_is_read_back_bit_for_bit(datatype in with_json_form(), seeds: Vec<u64>) {
             let raw = raw_elements(datatype, &seeds);
             let mut json = Vec::new();
             write_data(datatype, &raw, &mut json).unwrap();

@@ -363,14 +363,51 @@ mod tests {
         assert!(error.message.len() < 1200);
     }
 
-    /// JSON that looks like a request, often with something wrong in it.
-    fn almost_a_request() -> impl Strategy<Value = String> {
-        let data = "(\\[|\\]|,|1|-|1e9|true|null|\"a\"|\"\\\\ud800\"|\\{|\\}| ){0,12}";
-        let shape = "\\[(0|1|2|-1|9223372036854775807)?(,(0|1|2|9223372036854775807)){0,3}\\]";
-        (0..DataType::ALL.len() + 1, data, shape).prop_map(|(index, data, shape)| {
-            let datatype = DataType::ALL.get(index).map_or("X", |datatype| datatype.name());
-            format!(r#"{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":{shape},"data":{data}}}]}}"#)
-        })
+    const DIMENSIONS: [&str; 6] = ["0", "1", "2", "3", "-1", "9223372036854775807"];
+    const ELEMENTS: [&str; 8] = [
+        "1",
+        "-1",
+        "1e9",
+        "true",
+        "\"a\"",
+        "\"\\ud800\"",
+        "null",
+        "{}",
+    ];
+
+    /// Arrays nested to a depth, with the same number of members in each of a level.
+    fn nested(sizes: &[usize], element: &str) -> String {
+        match sizes {
+            [] => element.to_owned(),
+            [size, inner @ ..] => format!("[{}]", vec![nested(inner, element); *size].join(",")),
+        }
+    }
+
+    /// A request for one tensor that is right as often as it is wrong.
+    fn tensor_request() -> impl Strategy<Value = String> {
+        let sizes = prop::collection::vec(0..4_usize, 0..4);
+        let spoiled = prop::option::weighted(0.2, (0..4_usize, prop::sample::select(&DIMENSIONS)));
+        let element = prop::sample::select(&ELEMENTS);
+        let datatype = prop::sample::select(&DataType::ALL);
+        (sizes, spoiled, element, datatype, any::<bool>()).prop_map(
+            |(sizes, spoiled, element, datatype, flat)| {
+                let mut shape: Vec<String> = sizes.iter().map(ToString::to_string).collect();
+                if let Some((axis, dimension)) = spoiled
+                    && let Some(slot) = shape.get_mut(axis)
+                {
+                    *slot = dimension.to_owned();
+                }
+                let data = if flat {
+                    nested(&[sizes.iter().product()], element)
+                } else {
+                    nested(&sizes, element)
+                };
+                format!(
+                    r#"{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":[{}],"data":{data}}}]}}"#,
+                    shape.join(",")
+                )
+            },
+        )
     }
 
     proptest! {
@@ -383,7 +420,18 @@ mod tests {
         }
 
         #[test]
-        fn whatever_is_accepted_agrees_with_its_shape(json in almost_a_request()) {
+        fn right_tensors_are_accepted(sizes in prop::collection::vec(1..4_usize, 0..4), flat: bool) {
+            let count = sizes.iter().product::<usize>();
+            let data = if flat { nested(&[count], "1") } else { nested(&sizes, "1") };
+            let json = format!(
+                r#"{{"inputs":[{{"name":"x","datatype":"INT16","shape":{sizes:?},"data":{data}}}]}}"#
+            );
+            let call = parse(&json).unwrap();
+            prop_assert_eq!(&call.request.raw_input_contents[0], &[1, 0].repeat(count));
+        }
+
+        #[test]
+        fn whatever_is_accepted_agrees_with_its_shape(json in tensor_request()) {
             if let Ok(InferCall { request, .. }) = parse(&json) {
                 let input = &request.inputs[0];
                 let datatype = input.datatype.parse().unwrap();

@@ -290,3 +290,6 @@ fn standing<'a, T: Waiting>(group: &'a Group, entries: &VecDeque<Entry<T>>) -> S
         deadline,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -227,6 +227,19 @@ impl Registry {
     }
 }
 
+#[cfg(test)]
+impl Registry {
+    /// A repository whose models are loaded already.
+    pub fn of(models: impl IntoIterator<Item = Model>) -> Self {
+        let slots = models.into_iter().map(|model| (model.name().to_owned(), Slot::Ready(Arc::new(model))));
+        Self {
+            slots: slots.collect(),
+            complete: AtomicBool::new(true),
+            closed: AtomicBool::new(false),
+        }
+    }
+}
+
 fn planned(model: &FoundModel) -> Slot {
     match &model.version {
         Ok(version) => Slot::Loading(*version),
@@ -283,3 +296,6 @@ fn threads_of_each(config: &ModelConfig) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     (cores / usize::try_from(config.instances).unwrap_or(1).max(1)).max(1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,7 +82,7 @@ impl Server {
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
-                _ = drain.wait_for(|drain| *drain) => break,
+                () = draining(&mut drain) => break,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         connections.spawn(connection(stream, protocols, handler.clone(), drain.clone()));
@@ -106,6 +106,13 @@ impl Server {
     }
 }
 
+/// Returns when draining has begun, or can no longer begin.
+pub async fn draining(drain: &mut watch::Receiver<bool>) {
+    if drain.wait_for(|begun| *begun).await.is_err() {
+        tracing::debug!("nobody is left to ask for draining");
+    }
+}
+
 async fn connection<H, F>(
     stream: TcpStream,
     protocols: Protocols,
@@ -126,7 +133,7 @@ async fn connection<H, F>(
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let served = tokio::select! {
         served = serving.as_mut() => served,
-        _ = drain.wait_for(|drain| *drain) => {
+        () = draining(&mut drain) => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }

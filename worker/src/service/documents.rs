@@ -3,6 +3,7 @@
 //! Shapes in metadata hold the batch axis; those in a configuration do not when the model batches, as
 //! Triton's clients expect.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use forebay_proto::inference::model_metadata_response::TensorMetadata;
@@ -13,6 +14,7 @@ use super::{Fault, Front};
 use crate::batch::statistics::Total;
 use crate::inference::TensorSpec;
 use crate::model::Model;
+use crate::repository::ModelState;
 
 const PLATFORM: &str = "onnxruntime_onnx";
 const BACKEND: &str = "onnxruntime";
@@ -40,11 +42,14 @@ impl Front {
         for provider in providers {
             extensions.push(format!("execution_provider({provider})"));
         }
+        let mut fallen_back: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for model in &models {
             if let Some(note) = model.provider_note() {
-                let name = model.name();
-                extensions.push(format!("execution_provider_fallback({name}: {note})"));
+                fallen_back.entry(note).or_default().push(model.name());
             }
+        }
+        for (note, names) in fallen_back {
+            extensions.push(format!("execution_provider_fallback({}: {note})", names.join(",")));
         }
         wire::ServerMetadataResponse {
             name: env!("CARGO_PKG_NAME").to_owned(),
@@ -55,11 +60,6 @@ impl Front {
 
     pub fn model_metadata(&self, name: &str, version: &str) -> Result<wire::ModelMetadataResponse, Fault> {
         let model = self.model(name, version)?;
-        let mut versions: Vec<u64> = match version {
-            "" => self.versions(name).iter().map(|model| model.version()).collect(),
-            _ => vec![model.version()],
-        };
-        versions.sort_unstable();
         let tensors = |specs: &[TensorSpec]| {
             let tensor = |spec: &TensorSpec| TensorMetadata {
                 name: spec.name.clone(),
@@ -70,7 +70,7 @@ impl Front {
         };
         Ok(wire::ModelMetadataResponse {
             name: model.name().to_owned(),
-            versions: versions.iter().map(u64::to_string).collect(),
+            versions: vec![model.version().to_string()],
             platform: PLATFORM.to_owned(),
             inputs: tensors(&model.signature().inputs),
             outputs: tensors(&model.signature().outputs),
@@ -84,15 +84,11 @@ impl Front {
         })
     }
 
-    /// An empty name stands for every model, an empty version for every version.
+    /// An empty name stands for every model.
     pub fn model_statistics(&self, name: &str, version: &str) -> Result<wire::ModelStatisticsResponse, Fault> {
-        let models = match (name, version) {
-            ("", _) => self.registry.models(),
-            (name, "") => {
-                self.model(name, version)?;
-                self.versions(name)
-            }
-            (name, version) => vec![self.model(name, version)?],
+        let models = match name {
+            "" => self.registry.models(),
+            name => vec![self.model(name, version)?],
         };
         Ok(wire::ModelStatisticsResponse {
             model_stats: models.iter().map(|model| statistics(model)).collect(),
@@ -100,21 +96,24 @@ impl Front {
     }
 
     pub fn repository_index(&self, only_ready: bool) -> wire::RepositoryIndexResponse {
-        let models = self.registry.index().into_iter().map(|entry| ModelIndex {
+        let mut entries = self.registry.index();
+        entries.retain(|entry| !only_ready || entry.state == ModelState::Ready);
+        let models = entries.into_iter().map(|entry| ModelIndex {
             name: entry.name,
-            version: entry.version.to_string(),
-            state: entry.state.name().to_owned(),
+            version: entry.version.map_or_else(String::new, |version| version.to_string()),
+            state: state(entry.state).to_owned(),
             reason: entry.reason,
         });
-        wire::RepositoryIndexResponse {
-            models: models.filter(|model| !only_ready || model.state == "READY").collect(),
-        }
+        wire::RepositoryIndexResponse { models: models.collect() }
     }
+}
 
-    fn versions(&self, name: &str) -> Vec<std::sync::Arc<Model>> {
-        let mut models = self.registry.models();
-        models.retain(|model| model.name() == name);
-        models
+/// A state as Triton names it.
+fn state(state: ModelState) -> &'static str {
+    match state {
+        ModelState::Loading => "LOADING",
+        ModelState::Ready => "READY",
+        ModelState::Unavailable => "UNAVAILABLE",
     }
 }
 

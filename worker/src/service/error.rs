@@ -9,10 +9,13 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 use crate::inference::InferError;
+use crate::repository::LookupError;
 use crate::server::{InflateError, UnknownEncoding};
 
 /// Asks a gRPC client not to retry before so many milliseconds (gRPC's retry design, "server pushback").
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
+/// Longest message in bytes: it travels in a header, and may repeat what the caller sent.
+const MAX_MESSAGE: usize = 2 << 10;
 
 /// Why a request gets no answer. The text is for the caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +96,20 @@ impl Fault {
     }
 }
 
+impl From<LookupError> for Fault {
+    fn from(error: LookupError) -> Fault {
+        match error {
+            LookupError::UnknownModel(name) => {
+                Fault::NotFound(format!("Request for unknown model: '{name}' is not found"))
+            }
+            LookupError::UnknownVersion { name, version } => {
+                Fault::NotFound(format!("Request for unknown model: '{name}' version {version} is not found"))
+            }
+            LookupError::NotReady { .. } => Fault::Unavailable(error.to_string()),
+        }
+    }
+}
+
 impl From<InflateError> for Fault {
     fn from(error: InflateError) -> Fault {
         match error {
@@ -115,6 +132,60 @@ impl From<Fault> for Status {
             let milliseconds = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
             metadata.insert(PUSHBACK, milliseconds.into());
         }
-        Status::with_metadata(fault.code(), fault.to_string(), metadata)
+        let mut message = fault.to_string();
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+        Status::with_metadata(fault.code(), message, metadata)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_has_its_row_in_the_table() {
+        let text = || "why".to_owned();
+        let busy = Fault::Busy { message: text(), retry_after: Duration::from_millis(7) };
+        let rows = [
+            (Fault::Invalid(text()), Code::InvalidArgument, 400, "OTHER"),
+            (Fault::NotFound(text()), Code::NotFound, 404, "OTHER"),
+            (Fault::Unimplemented(text()), Code::Unimplemented, 501, "OTHER"),
+            (Fault::Unavailable(text()), Code::Unavailable, 503, "REJECTED"),
+            (busy, Code::ResourceExhausted, 429, "REJECTED"),
+            (Fault::TooLarge(text()), Code::ResourceExhausted, 413, "OTHER"),
+            (Fault::DeadlineExceeded(text()), Code::DeadlineExceeded, 504, "REJECTED"),
+            (Fault::Internal(text()), Code::Internal, 500, "BACKEND"),
+        ];
+        for (fault, code, http, reason) in rows {
+            assert_eq!((fault.code(), fault.http().as_u16(), fault.reason()), (code, http, reason));
+            let busy = matches!(fault, Fault::Busy { .. });
+            let status = Status::from(fault);
+            assert_eq!((status.code(), status.message()), (code, "why"));
+            let pushback = status.metadata().get(PUSHBACK).map(|value| value.to_str().unwrap());
+            assert_eq!(pushback, busy.then_some("7"));
+        }
+    }
+
+    #[test]
+    fn what_the_model_says_becomes_a_fault() {
+        let model = || "mlp".to_owned();
+        let cases = [
+            (InferError::InvalidInput("index 7".into()), Code::InvalidArgument),
+            (InferError::QueueFull { model: model(), limit: 4 }, Code::ResourceExhausted),
+            (InferError::DeadlineInQueue(model()), Code::DeadlineExceeded),
+            (InferError::Unavailable(model()), Code::Unavailable),
+            (InferError::Engine { model: "mlp".into(), message: "broke".into() }, Code::Internal),
+        ];
+        for (error, code) in cases {
+            let text = error.to_string();
+            let fault = Fault::from_model(error, || Duration::from_secs(1));
+            assert_eq!((fault.code(), fault.to_string()), (code, text));
+        }
+    }
+
+    #[test]
+    fn messages_fit_into_a_header() {
+        let status = Status::from(Fault::Invalid("é".repeat(10_000)));
+        assert!(status.message().len() <= MAX_MESSAGE);
     }
 }

@@ -172,7 +172,15 @@ pub(super) fn end(span: Option<ServerSpan>, method: &'static str, fault: Option<
 
 /// How long the caller waits. A value that cannot be read counts for nothing, as gRPC servers have it.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    headers.get("grpc-timeout").and_then(|value| forebay_proto::timeout::parse(value.as_bytes()))
+    let value = headers.get("grpc-timeout")?.as_bytes();
+    let timeout = forebay_proto::timeout::parse(value)?;
+    // gRPC's C core, on which most clients stand, rounds up to milliseconds: a client that waits for a
+    // microsecond sends 1m. The least time that the value can stand for is taken, as what comes later is lost.
+    let rounded_up_by = match value.last() {
+        Some(b'n' | b'u') => Duration::ZERO,
+        _ => Duration::from_millis(1),
+    };
+    Some(timeout.saturating_sub(rounded_up_by))
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
@@ -211,5 +219,44 @@ fn trailers(fault: Option<Fault>) -> HeaderMap {
     match fault {
         None => HeaderMap::from_iter([(http::HeaderName::from_static(STATUS), HeaderValue::from_static("0"))]),
         Some(fault) => refusal(fault).into_parts().0.headers,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: &'static str, value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(http::HeaderName::from_static(name), HeaderValue::from_static(value))])
+    }
+
+    #[test]
+    fn timeouts_of_clients_that_round_up_are_read_as_the_least_they_can_mean() {
+        let cases = [
+            ("1m", Some(Duration::ZERO)),
+            ("30m", Some(Duration::from_millis(29))),
+            ("2S", Some(Duration::from_millis(1_999))),
+            ("1500u", Some(Duration::from_micros(1_500))),
+            ("7n", Some(Duration::from_nanos(7))),
+            ("soon", None),
+        ];
+        for (value, want) in cases {
+            assert_eq!(timeout(&headers("grpc-timeout", value)), want, "{value}");
+        }
+        assert_eq!(timeout(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn grpc_is_told_by_its_content_type() {
+        let cases = [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;v=1", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ];
+        for (value, grpc) in cases {
+            assert_eq!(is_grpc(&headers("content-type", value)), grpc, "{value}");
+        }
     }
 }

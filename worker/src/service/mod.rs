@@ -39,6 +39,8 @@ pub struct Front {
     pub max_message_bytes: usize,
     /// Turns true once, when the process begins to drain.
     pub drain: watch::Receiver<bool>,
+    /// Counts changes in what models are ready.
+    pub changes: watch::Sender<u64>,
 }
 
 /// When a request came, and what its transport said about it.
@@ -146,26 +148,4 @@ fn retry_delay(model: &Model) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_earliest_named_deadline_wins_and_the_default_only_fills_in() {
-        let at = Instant::now();
-        let second = Duration::from_secs(1);
-        let arrival = |timeout| Arrival { at, timeout };
-        let cases = [
-            (None, None, None, None),
-            (None, None, Some(second), Some(second)),
-            (Some(3 * second), None, Some(second), Some(3 * second)),
-            (Some(3 * second), Some(2_000_000), None, Some(2 * second)),
-            (Some(second), Some(2_000_000), None, Some(second)),
-            (None, Some(5_000_000), Some(second), Some(5 * second)),
-        ];
-        for (transport, parameter, default, want) in cases {
-            let found = deadline(&arrival(transport), parameter, default);
-            assert_eq!(found, want.map(|want| at + want));
-        }
-        assert_eq!(deadline(&arrival(Some(Duration::MAX)), None, None), None);
-    }
-}
+mod tests;

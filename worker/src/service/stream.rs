@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 
 use super::frame::{self, Messages};
 use super::{Arrival, Fault, Front, grpc};
+use crate::server::draining;
 
 /// Requests of one stream that are worked on at the same time; further ones wait unread.
 const MAX_IN_FLIGHT: usize = 64;
@@ -89,7 +90,7 @@ fn requests(
         let next = tokio::select! {
             biased;
             next = messages.next() => next,
-            _ = drain.wait_for(|drain| *drain) => Err(Fault::Unavailable("server is shutting down".to_owned())),
+            () = draining(&mut drain) => Err(Fault::Unavailable("server is shutting down".to_owned())),
         };
         match next.and_then(|message| message.map(grpc::decode).transpose()) {
             Ok(Some(request)) => Some((Ok(request), Some((front, messages)))),

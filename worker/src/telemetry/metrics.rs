@@ -50,7 +50,10 @@ impl Default for ModelMetrics {
 pub struct Shown<'a> {
     pub name: &'a str,
     pub version: u64,
+    /// Where the model runs.
     pub provider: &'a str,
+    /// It would rather run elsewhere.
+    pub fell_back: bool,
     pub statistics: Statistics,
 }
 
@@ -170,7 +173,9 @@ fn gauges(page: &mut Page, models: &[Shown<'_>]) {
     let name = "forebay_model_info";
     page.family(name, Kind::Gauge, "Always 1; says which execution provider runs the model.");
     each(models, |labels, model| {
-        page.sample(name, &[labels[0], labels[1], ("provider", model.provider)], 1);
+        let fell_back = if model.fell_back { "true" } else { "false" };
+        let provider = [("provider", model.provider), ("fell_back", fell_back)];
+        page.sample(name, &[labels[0], labels[1], provider[0], provider[1]], 1);
     });
 }
 
@@ -229,7 +234,7 @@ mod tests {
             queued_requests: 7,
             ..Statistics::default()
         };
-        let page = metrics.page(&[Shown { name: "mlp", version: 2, provider: "cpu", statistics }]);
+        let page = metrics.page(&[Shown { name: "mlp", version: 2, provider: "cpu", fell_back: true, statistics }]);
         for line in [
             "nv_inference_request_success{model=\"mlp\",version=\"2\"} 1",
             "nv_inference_count{model=\"mlp\",version=\"2\"} 3",
@@ -242,7 +247,7 @@ mod tests {
             "forebay_queue_seconds_sum{model=\"mlp\",version=\"2\"} 0.01",
             "forebay_execution_seconds_bucket{model=\"mlp\",version=\"2\",le=\"0.0025\"} 0",
             "forebay_execution_seconds_bucket{model=\"mlp\",version=\"2\",le=\"0.005\"} 1",
-            "forebay_model_info{model=\"mlp\",version=\"2\",provider=\"cpu\"} 1",
+            "forebay_model_info{model=\"mlp\",version=\"2\",provider=\"cpu\",fell_back=\"true\"} 1",
         ] {
             assert!(page.lines().any(|found| found == line), "no '{line}' in:\n{page}");
         }

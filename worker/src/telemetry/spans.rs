@@ -188,3 +188,100 @@ fn remote(parent: &TraceParent) -> SpanContext {
         TraceState::NONE,
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use opentelemetry_sdk::trace::SpanData;
+
+    use super::*;
+    use crate::batch::report::{self, RequestReport};
+    use crate::testbed::Spans;
+
+    const SAMPLED: &[u8] = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const NOT_SAMPLED: &[u8] = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+
+    fn named<'a>(spans: &'a [SpanData], name: &str) -> Vec<&'a SpanData> {
+        spans.iter().filter(|span| span.name == name).collect()
+    }
+
+    #[test]
+    fn the_parent_decides_and_without_one_the_ratio() {
+        for (ratio, parent, traced) in [
+            (0.0, Some(SAMPLED), true),
+            (1.0, Some(NOT_SAMPLED), false),
+            (1.0, None, true),
+            (0.0, None, false),
+            (1.0, Some(&b"00-nonsense"[..]), true),
+        ] {
+            let tracing = Tracing::new(Some(&Spans::default().provider(ratio)));
+            assert_eq!(tracing.server("call", parent).is_some(), traced, "{ratio} {parent:?}");
+        }
+        assert!(Tracing::default().server("call", Some(SAMPLED)).is_none());
+    }
+
+    #[test]
+    fn a_span_dropped_early_is_an_error() {
+        let spans = Spans::default();
+        let tracing = Tracing::new(Some(&spans.provider(1.0)));
+        drop(tracing.server("call", None));
+        tracing.server("call", None).unwrap().end(None);
+        tracing.server("call", None).unwrap().end(Some("broke".to_owned()));
+        let statuses: Vec<Status> = spans.finished().into_iter().map(|span| span.status).collect();
+        let want = [Status::error("cancelled by the caller"), Status::Unset, Status::error("broke")];
+        assert_eq!(statuses, want);
+    }
+
+    #[test]
+    fn a_batch_hangs_below_its_first_traced_request_and_links_all_of_them() {
+        let spans = Spans::default();
+        let provider = spans.provider(1.0);
+        let tracing = Tracing::new(Some(&provider));
+        let servers = [tracing.server("a", Some(SAMPLED)).unwrap(), tracing.server("b", None).unwrap()];
+        let contexts = servers.each_ref().map(ServerSpan::context);
+        let clock = Clock::read();
+        let start = clock.instant;
+        let at = |millis| start + Duration::from_millis(millis);
+        let request = |trace| RequestReport { trace, rows: 1, enqueued: start, started: at(2) };
+        let [first, second] = contexts.clone().map(Some);
+        let requests = [request(None), request(first), request(second)];
+        tracing.batch(
+            &BatchReport {
+                model: "mlp",
+                version: 1,
+                instance: 0,
+                rows: 3,
+                gather: report::Span { start: at(2), end: at(3) },
+                run: report::Span { start: at(3), end: at(7) },
+                scatter: report::Span { start: at(7), end: at(8) },
+                error: None,
+                requests: &requests,
+                any_traced: true,
+            },
+            clock,
+        );
+        let finished = spans.finished();
+        let [batch] = named(&finished, "batch")[..] else { panic!("one batch span") };
+        let id = batch.span_context.span_id();
+        assert_eq!(batch.parent_span_id, contexts[0].span_id());
+        assert_eq!(batch.span_context.trace_id(), contexts[0].trace_id());
+        let linked: Vec<SpanId> = batch.links.links.iter().map(|link| link.span_context.span_id()).collect();
+        assert_eq!(linked, contexts.each_ref().map(SpanContext::span_id));
+        assert!(batch.attributes.contains(&KeyValue::new("forebay.batch.rows", 3)));
+        assert!(batch.attributes.contains(&KeyValue::new("forebay.batch.requests", 3)));
+
+        let [execution] = named(&finished, "execution")[..] else { panic!("one execution span") };
+        assert_eq!(execution.parent_span_id, id);
+        let took = execution.end_time.duration_since(execution.start_time).unwrap();
+        assert_eq!(took, Duration::from_millis(4));
+
+        let parents = |name| named(&finished, name).iter().map(|span| span.parent_span_id).collect::<Vec<_>>();
+        let both = contexts.each_ref().map(SpanContext::span_id);
+        assert_eq!((parents("queue"), parents("execute")), (both.to_vec(), both.to_vec()));
+        for execute in named(&finished, "execute") {
+            assert_eq!(execute.links.links[0].span_context.span_id(), id);
+            assert_eq!(execute.start_time, named(&finished, "queue")[0].end_time);
+        }
+    }
+}

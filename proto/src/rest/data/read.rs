@@ -6,8 +6,10 @@
 
 use serde_json::value::RawValue;
 
+use super::cursor::{Cursor, kind};
+use super::decimal::{Decimal, short_decimal};
 use super::{Actual, DataError};
-use crate::tensor::{DataType, element_count, encode_bytes_element};
+use crate::tensor::{DataType, element_count};
 
 /// Longest token that an error repeats.
 const REPEATED_CHARACTERS: usize = 40;
@@ -25,10 +27,7 @@ pub(in crate::rest) fn read_data(
         datatype,
         shape,
         count,
-        cursor: Cursor {
-            text: json.get(),
-            at: 0,
-        },
+        cursor: Cursor::new(json),
     };
     match datatype {
         DataType::Bool => reader.elements(1, |cursor, index, out| {
@@ -43,11 +42,11 @@ pub(in crate::rest) fn read_data(
         DataType::Int16 => reader.numbers(|token| token.parse().ok().map(i16::to_le_bytes)),
         DataType::Int32 => reader.numbers(|token| token.parse().ok().map(i32::to_le_bytes)),
         DataType::Int64 => reader.numbers(|token| token.parse().ok().map(i64::to_le_bytes)),
-        DataType::Fp32 => reader.numbers(|token| {
+        DataType::Fp32 => reader.floats(Decimal::to_f32, |token| {
             let value = token.parse::<f32>().ok()?;
             value.is_finite().then(|| value.to_le_bytes())
         }),
-        DataType::Fp64 => reader.numbers(|token| {
+        DataType::Fp64 => reader.floats(Decimal::to_f64, |token| {
             let value = token.parse::<f64>().ok()?;
             value.is_finite().then(|| value.to_le_bytes())
         }),
@@ -71,16 +70,26 @@ impl<'a> Reader<'a> {
     ) -> Result<Vec<u8>, DataError> {
         let datatype = self.datatype;
         self.elements(N, |cursor, index, out| {
-            let token = cursor.number(index)?;
-            let Some(bytes) = parse(token) else {
-                return Err(DataError::Value {
-                    index,
-                    token: token.chars().take(REPEATED_CHARACTERS).collect(),
-                    datatype,
-                });
-            };
-            out.extend_from_slice(&bytes);
-            Ok(())
+            number(datatype, cursor, index, &parse, out)
+        })
+    }
+
+    /// Like numbers, with a short cut for those of few digits.
+    fn floats<const N: usize>(
+        self,
+        short: impl Fn(Decimal) -> Option<[u8; N]>,
+        parse: impl Fn(&str) -> Option<[u8; N]>,
+    ) -> Result<Vec<u8>, DataError> {
+        let datatype = self.datatype;
+        self.elements(N, |cursor, index, out| {
+            if let Some((decimal, length)) = short_decimal(cursor.rest().as_bytes())
+                && let Some(bytes) = short(decimal)
+            {
+                cursor.advance(length);
+                out.extend_from_slice(&bytes);
+                return Ok(());
+            }
+            number(datatype, cursor, index, &parse, out)
         })
     }
 
@@ -91,7 +100,7 @@ impl<'a> Reader<'a> {
         mut element: impl FnMut(&mut Cursor<'a>, u64, &mut Vec<u8>) -> Result<(), DataError>,
     ) -> Result<Vec<u8>, DataError> {
         // An element takes at least one character, and a comma parts it from the next.
-        let borne_out = self.cursor.text.len() / 2 + 1;
+        let borne_out = self.cursor.rest().len() / 2 + 1;
         let elements = usize::try_from(self.count).map_or(borne_out, |count| count.min(borne_out));
         let mut out = Vec::with_capacity(elements * least_size);
 
@@ -106,7 +115,7 @@ impl<'a> Reader<'a> {
         if self.cursor.second() == b'[' {
             self.nested(&mut element, &mut out)?;
         } else {
-            self.cursor.at += 1;
+            self.cursor.advance(1);
             self.row(0, self.count, 0, &mut element, &mut out)?;
         }
         Ok(out)
@@ -126,7 +135,7 @@ impl<'a> Reader<'a> {
             match self.cursor.peek() {
                 b'[' if axis == rank => return Err(DataError::TooDeep { rank }),
                 b'[' => {
-                    self.cursor.at += 1;
+                    self.cursor.advance(1);
                     if axis + 1 < rank {
                         open.push(0);
                         continue;
@@ -136,7 +145,7 @@ impl<'a> Reader<'a> {
                     index += expected;
                 }
                 b']' => {
-                    self.cursor.at += 1;
+                    self.cursor.advance(1);
                     let actual = open.pop().unwrap_or_default();
                     let axis = open.len();
                     let expected = self.size(axis);
@@ -196,7 +205,7 @@ impl<'a> Reader<'a> {
             }
             members += 1;
         }
-        self.cursor.at += 1;
+        self.cursor.advance(1);
         if members < expected {
             return Err(DataError::Length {
                 axis,
@@ -215,112 +224,29 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A place in JSON that is known to be valid, which is why commas can be passed over like blanks.
-struct Cursor<'a> {
-    text: &'a str,
-    at: usize,
-}
-
-impl<'a> Cursor<'a> {
-    /// The byte at which the next token begins. At the end of the text, which valid JSON never reaches, a byte
-    /// that no token begins with.
-    fn peek(&mut self) -> u8 {
-        let bytes = self.text.as_bytes();
-        while let Some(&byte) = bytes.get(self.at) {
-            match byte {
-                b' ' | b'\n' | b'\r' | b'\t' | b',' => self.at += 1,
-                other => return other,
-            }
-        }
-        0
-    }
-
-    /// The byte at which the token after the next begins, which has one byte.
-    fn second(&self) -> u8 {
-        let mut ahead = Cursor {
-            text: self.text,
-            at: self.at + 1,
-        };
-        ahead.peek()
-    }
-
-    fn number(&mut self, index: u64) -> Result<&'a str, DataError> {
-        let rest = &self.text[self.at..];
-        let length = rest
-            .bytes()
-            .position(|byte| !matches!(byte, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E'))
-            .unwrap_or(rest.len());
-        if length == 0 {
-            return Err(self.wrong_type(index, "a number"));
-        }
-        self.at += length;
-        Ok(&rest[..length])
-    }
-
-    fn boolean(&mut self, index: u64) -> Result<bool, DataError> {
-        let rest = &self.text[self.at..];
-        for (text, value) in [("true", true), ("false", false)] {
-            if rest.starts_with(text) {
-                self.at += text.len();
-                return Ok(value);
-            }
-        }
-        Err(self.wrong_type(index, "true or false"))
-    }
-
-    fn string(&mut self, index: u64, out: &mut Vec<u8>) -> Result<(), DataError> {
-        let rest = &self.text[self.at..];
-        let Some(inside) = rest.strip_prefix('"') else {
-            return Err(self.wrong_type(index, "a string"));
-        };
-        let special = inside.bytes().position(|byte| matches!(byte, b'"' | b'\\'));
-        if let Some(length) = special
-            && inside.as_bytes()[length] == b'"'
-        {
-            self.at += length + 2;
-            encode_bytes_element(&inside.as_bytes()[..length], out)?;
-            return Ok(());
-        }
-        let mut strings = serde_json::Deserializer::from_str(rest).into_iter::<String>();
-        match strings.next() {
-            Some(Ok(text)) => {
-                self.at += strings.byte_offset();
-                encode_bytes_element(text.as_bytes(), out)?;
-                Ok(())
-            }
-            Some(Err(error)) => Err(DataError::Text {
-                index,
-                reason: error.to_string(),
-            }),
-            None => Err(self.wrong_type(index, "a string")),
-        }
-    }
-
-    fn wrong_type(&self, index: u64, wanted: &'static str) -> DataError {
-        DataError::WrongType {
+fn number<const N: usize>(
+    datatype: DataType,
+    cursor: &mut Cursor<'_>,
+    index: u64,
+    parse: impl Fn(&str) -> Option<[u8; N]>,
+    out: &mut Vec<u8>,
+) -> Result<(), DataError> {
+    let token = cursor.number(index)?;
+    let Some(bytes) = parse(token) else {
+        return Err(DataError::Value {
             index,
-            found: kind(self.text.as_bytes().get(self.at).copied().unwrap_or(0)),
-            wanted,
-        }
-    }
-}
-
-/// What kind of value begins with a byte.
-fn kind(first: u8) -> &'static str {
-    match first {
-        b'"' => "a string",
-        b't' | b'f' => "a boolean",
-        b'n' => "null",
-        b'[' => "an array",
-        b'{' => "an object",
-        b'-' | b'0'..=b'9' => "a number",
-        _ => "missing",
-    }
+            token: token.chars().take(REPEATED_CHARACTERS).collect(),
+            datatype,
+        });
+    };
+    out.extend_from_slice(&bytes);
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::encode_bytes_element;
 
     fn read(datatype: DataType, shape: &[i64], json: &str) -> Result<Vec<u8>, DataError> {
         read_data(datatype, shape, serde_json::from_str(json).unwrap())

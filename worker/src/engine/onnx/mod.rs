@@ -9,7 +9,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod testmodel;
+pub(crate) mod testmodel;
 
 pub use library::{LibraryError, Runtime, load};
 pub use session::{SessionOptions, load_model};

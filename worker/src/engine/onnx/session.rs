@@ -124,13 +124,12 @@ impl Engine for Onnx {
             self.options = select(&self.outputs, outputs).map_err(EngineError::Failed)?;
             self.selected = outputs.to_vec();
         }
-        let names = &self.inputs;
-        let bind = |tensor: &BoundTensor<'_>| {
-            let name = names.get(tensor.input);
+        let mut feed: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::with_capacity(inputs.len());
+        for tensor in inputs {
+            let name = self.inputs.get(tensor.input);
             let name = name.ok_or_else(|| EngineError::Failed(format!("the model has no input {}", tensor.input)))?;
-            Ok((Cow::Borrowed(name.as_str()), values::bind(tensor)?))
-        };
-        let feed = inputs.iter().map(bind).collect::<Result<Vec<(Cow<'_, str>, SessionInputValue<'_>)>, EngineError>>()?;
+            feed.push((Cow::Borrowed(name), values::bind(tensor)?));
+        }
         let results = self.session.run_with_options(feed, &self.options).map_err(classify)?;
         results.into_iter().map(|(_, value)| values::take(&value)).collect()
     }

@@ -63,11 +63,12 @@ where
 }
 
 fn strings<'a>(tensor: &BoundTensor<'a>) -> Result<SessionInputValue<'a>, EngineError> {
-    let text = |element: Result<&'a [u8], _>| match element.map(std::str::from_utf8) {
-        Ok(Ok(text)) => Ok(text),
-        _ => Err(EngineError::InvalidInput("a BYTES element is not UTF-8".to_owned())),
-    };
-    let elements = bytes_elements(tensor.data).map(text).collect::<Result<Vec<&str>, _>>()?;
+    let mut elements: Vec<String> = Vec::new();
+    for element in bytes_elements(tensor.data) {
+        let text = element.ok().and_then(|element| std::str::from_utf8(element).ok());
+        let text = text.ok_or_else(|| EngineError::InvalidInput("a BYTES element is not UTF-8".to_owned()))?;
+        elements.push(text.to_owned());
+    }
     let value = ort::value::Tensor::from_string_array((tensor.shape.clone(), &elements[..])).map_err(refused)?;
     Ok(SessionInputValue::from(value))
 }

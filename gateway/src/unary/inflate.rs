@@ -1,0 +1,69 @@
+//! Undoing compression, within a limit on what comes out.
+
+use std::io::Read;
+
+use bytes::Bytes;
+use flate2::read::{GzDecoder, ZlibDecoder};
+
+use crate::refusal::Refusal;
+
+/// `encoding` as in `Content-Encoding` or `grpc-encoding`; reads at most one byte more than `limit`.
+pub fn inflate(encoding: &[u8], body: &[u8], limit: u64) -> Result<Bytes, Refusal> {
+    let mut plain = Vec::new();
+    let read = match encoding {
+        b"identity" => return Ok(Bytes::copy_from_slice(body)),
+        b"gzip" => GzDecoder::new(body).take(limit + 1).read_to_end(&mut plain),
+        b"deflate" => ZlibDecoder::new(body).take(limit + 1).read_to_end(&mut plain),
+        other => {
+            let name = String::from_utf8_lossy(other);
+            return Err(Refusal::UnsupportedEncoding(format!(
+                "encoding '{name}' is not supported, use gzip, deflate or identity"
+            )));
+        }
+    };
+    match read {
+        Ok(_) if plain.len() as u64 > limit => Err(Refusal::TooLarge { limit }),
+        Ok(_) => Ok(plain.into()),
+        Err(error) => Err(Refusal::BadRequest(format!("the compressed body is malformed: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::{GzEncoder, ZlibEncoder};
+
+    use super::*;
+
+    fn gzip(plain: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(plain).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn gives_back_what_went_in() {
+        let plain = b"tensors".repeat(100);
+        let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
+        zlib.write_all(&plain).unwrap();
+        assert_eq!(inflate(b"gzip", &gzip(&plain), 700).unwrap(), plain);
+        assert_eq!(inflate(b"deflate", &zlib.finish().unwrap(), 700).unwrap(), plain);
+        assert_eq!(inflate(b"identity", &plain, 700).unwrap(), plain);
+    }
+
+    #[test]
+    fn a_bomb_stops_at_the_limit() {
+        let bomb = gzip(&vec![0; 8 << 20]);
+        assert!(bomb.len() < 64 << 10);
+        assert!(matches!(inflate(b"gzip", &bomb, 1 << 20), Err(Refusal::TooLarge { limit }) if limit == 1 << 20));
+    }
+
+    #[test]
+    fn what_is_malformed_or_unknown_is_named() {
+        assert!(matches!(inflate(b"gzip", b"no gzip", 100), Err(Refusal::BadRequest(_))));
+        let error = inflate(b"zstd", b"", 100).unwrap_err().to_string();
+        assert!(error.contains("'zstd'"), "{error}");
+    }
+}

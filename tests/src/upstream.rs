@@ -1,0 +1,89 @@
+//! Stand-ins for workers, in the test's own process: they do what the test tells them.
+//!
+//! `grpc` is a tonic server of the Open Inference Protocol, `http` a plain HTTP/1.1 server. Both accept here, on a
+//! port that the kernel chooses, and can be cut off at any moment and started again where they were.
+
+pub mod grpc;
+pub mod http;
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::net::SocketAddr;
+
+use ::http::{Request, Response};
+use anyhow::Context;
+use hyper::body::{Body, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+
+/// Accepts until it is stopped or dropped; then every connection is cut.
+pub(crate) struct Listener {
+    pub address: SocketAddr,
+    accepting: AbortHandle,
+}
+
+impl Listener {
+    /// Listens on `address`, whose port may be 0.
+    pub async fn start<H, F, B>(address: SocketAddr, tls: Option<TlsAcceptor>, handler: H) -> anyhow::Result<Self>
+    where
+        H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<B>> + Send + 'static,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+        let address = listener.local_addr()?;
+        let accepting = tokio::spawn(async move {
+            // Dropped with this task, and every connection with it.
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (tls, handler) = (tls.clone(), handler.clone());
+                connections.spawn(async move {
+                    // Without this small answers wait for the peer's acknowledgement.
+                    let _ = stream.set_nodelay(true);
+                    match tls {
+                        None => serve(stream, handler).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, handler).await;
+                            }
+                        }
+                    }
+                });
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Ok(Self { address, accepting: accepting.abort_handle() })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn serve<S, H, F, B>(stream: S, handler: H)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let service = service_fn(move |request| {
+        let answer = handler(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    // A peer that is gone is what many tests are about.
+    let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+}

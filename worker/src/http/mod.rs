@@ -1,0 +1,169 @@
+//! REST of the Open Inference Protocol, and `/metrics`.
+//!
+//! Bodies are read, inflated and bounded here; what they mean is `forebay_proto::rest`'s, and every answer
+//! comes from the same `Front` as over gRPC.
+
+mod body;
+mod refusal;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use forebay_proto::rest::{self, Call, JSON_LENGTH_HEADER, Model};
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response};
+use hyper::body::Incoming;
+
+use self::refusal::Refusal;
+use crate::server::Body;
+use crate::service::{Arrival, Fault, Front};
+use crate::telemetry::metrics::Shown;
+use crate::telemetry::prometheus;
+use crate::telemetry::spans::ServerSpan;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// Of an answer with binary tensors.
+const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// Answers one request.
+pub async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Body> {
+    let at = Instant::now();
+    let (parts, body) = request.into_parts();
+    if parts.uri.path() == "/metrics" {
+        return metrics(&front, &parts.method);
+    }
+    let answered = match Call::parse(&parts.method, parts.uri.path()) {
+        Ok(Some(Call::Infer(model))) => return traced(&front, &model, &parts, body, at).await,
+        Ok(Some(call)) => document(&front, call, &parts, body).await,
+        Ok(None) => Err(Refusal::from(Fault::NotFound(format!("there is no '{}' here", parts.uri.path())))),
+        Err(error) => Err(error.into()),
+    };
+    answered.unwrap_or_else(Refusal::into_response)
+}
+
+/// Every call but inference.
+async fn document(
+    front: &Front,
+    call: Call<'_>,
+    parts: &Parts,
+    body: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    let version = |model: &Model<'_>| model.version_or_empty().to_owned();
+    Ok(match call {
+        Call::ServerMetadata => json(rest::server_metadata(&front.server_metadata())),
+        Call::ServerLive => json(rest::live(true)),
+        Call::ServerReady => {
+            let ready = front.ready();
+            readiness(ready, rest::ready(ready))
+        }
+        Call::ModelReady(model) => {
+            let ready = front.model_ready(&model.name, &version(&model));
+            readiness(ready, rest::model_ready(&model.name, ready))
+        }
+        Call::ModelMetadata(model) => {
+            json(rest::model_metadata(&front.model_metadata(&model.name, &version(&model))?))
+        }
+        Call::ModelConfig(model) => {
+            let answer = front.model_config(&model.name, &version(&model))?;
+            json(rest::model_config(&answer.config.unwrap_or_default()))
+        }
+        Call::ModelStatistics(model) => {
+            let (name, version) = model.map_or_else(Default::default, |model| (model.name.clone().into_owned(), version(&model)));
+            json(rest::model_statistics(&front.model_statistics(&name, &version)?))
+        }
+        Call::RepositoryIndex => {
+            let body = body::read(&parts.headers, body, front.max_message_bytes).await?;
+            let request = rest::index_request(&body)?;
+            json(rest::repository_index(&front.repository_index(request.ready)))
+        }
+        Call::Infer(_) | Call::RepositoryLoad(_) | Call::RepositoryUnload(_) => {
+            return Err(Fault::Unimplemented(format!("this server does not support '{}'", parts.uri.path())).into());
+        }
+    })
+}
+
+/// Inference, with its span.
+async fn traced(front: &Front, model: &Model<'_>, parts: &Parts, body: Incoming, at: Instant) -> Response<Body> {
+    const ROUTE: &str = "/v2/models/{model}/infer";
+    const NAME: &str = "POST /v2/models/{model}/infer";
+    let traceparent = parts.headers.get("traceparent").map(HeaderValue::as_bytes);
+    let mut span = front.observer.tracing.server(NAME, traceparent);
+    let answered = infer(front, model, &parts.headers, body, at, span.as_mut()).await;
+    let error = answered.as_ref().err().map(Refusal::to_string);
+    let response = answered.unwrap_or_else(Refusal::into_response);
+    if let Some(mut span) = span {
+        span.set("http.request.method", "POST");
+        span.set("http.route", ROUTE);
+        span.set("url.path", parts.uri.path().to_owned());
+        span.set("http.response.status_code", i64::from(response.status().as_u16()));
+        span.end(error);
+    }
+    response
+}
+
+async fn infer(
+    front: &Front,
+    model: &Model<'_>,
+    headers: &HeaderMap,
+    body: Incoming,
+    at: Instant,
+    span: Option<&mut ServerSpan>,
+) -> Result<Response<Body>, Refusal> {
+    let body = body::read(headers, body, front.max_message_bytes).await?;
+    let json_length = headers.get(JSON_LENGTH_HEADER).map(|value| rest::json_length(value.as_bytes())).transpose()?;
+    let call = rest::infer_request(model, &body, json_length)?;
+    drop(body);
+    let response = front.infer(call.request, Arrival { at, timeout: None }, span).await?;
+    let answer = rest::infer_answer(&response, &call.form)?;
+    if answer.body.len() > front.max_message_bytes {
+        let limit = front.max_message_bytes;
+        let text = format!("answer of {} bytes exceeds the limit of {limit} bytes", answer.body.len());
+        return Err(Fault::TooLarge(text).into());
+    }
+    let Some(length) = answer.json_length else {
+        return Ok(json(answer.body));
+    };
+    let mut response = with_type(BINARY, answer.body);
+    response.headers_mut().insert(JSON_LENGTH_HEADER, HeaderValue::from(length));
+    Ok(response)
+}
+
+fn metrics(front: &Front, method: &Method) -> Response<Body> {
+    if method != Method::GET {
+        return Refusal::from(rest::RestError::method_not_allowed(method, "GET")).into_response();
+    }
+    let models = front.registry.models();
+    let shown: Vec<Shown<'_>> = models
+        .iter()
+        .map(|model| Shown {
+            name: model.name(),
+            version: model.version(),
+            provider: model.provider(),
+            fell_back: model.provider_note().is_some(),
+            statistics: model.statistics(),
+        })
+        .collect();
+    let page = front.observer.metrics.page(&shown);
+    with_type(HeaderValue::from_static(prometheus::CONTENT_TYPE), page.into())
+}
+
+fn readiness(ready: bool, body: Bytes) -> Response<Body> {
+    let mut response = json(body);
+    *response.status_mut() = rest::readiness_status(ready);
+    response
+}
+
+fn json(body: Bytes) -> Response<Body> {
+    with_type(JSON, body)
+}
+
+fn with_type(content_type: HeaderValue, body: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::Full(body));
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+#[cfg(test)]
+mod tests;

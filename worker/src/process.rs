@@ -1,0 +1,174 @@
+//! The life of the serving process: bind, load in the background, serve, drain.
+//!
+//! Says on stdout, in lines that programs read, where it listens and when loading is over.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use forebay_config::worker::Worker;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::batch::report::BatchObserver;
+use crate::engine::onnx::Runtime;
+use crate::http;
+use crate::repository::{LoadEvent, Registry};
+use crate::server::{Protocols, Server};
+use crate::service::{Front, grpc};
+use crate::shutdown::Shutdown;
+use crate::telemetry::Observer;
+use crate::telemetry::spans::Tracing;
+
+/// For runs that are still going on when the connections are gone.
+const LAST_RUNS: Duration = Duration::from_secs(5);
+
+/// Why the process could not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        address: std::net::SocketAddr,
+        error: std::io::Error,
+    },
+    #[error("cannot listen for signals: {0}")]
+    Signals(std::io::Error),
+    #[error("cannot start the loading thread: {0}")]
+    Thread(std::io::Error),
+    #[error("{0}")]
+    Repository(String),
+}
+
+/// Serves until SIGTERM or SIGINT, then drains; a second signal cuts the draining short.
+pub async fn serve(
+    config: Worker,
+    library: Runtime,
+    spans: Option<&SdkTracerProvider>,
+) -> Result<(), ServeError> {
+    let mut shutdown = Shutdown::listen().map_err(ServeError::Signals)?;
+    let (start_drain, drain) = watch::channel(false);
+    let front = Arc::new(Front {
+        registry: Arc::new(Registry::new()),
+        observer: Observer {
+            tracing: Tracing::new(spans),
+            ..Observer::default()
+        },
+        max_message_bytes: usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX),
+        drain: drain.clone(),
+        changes: watch::Sender::new(0),
+    });
+    let servers = listen(&config, &front, drain).await?;
+    let loaded = load(config, library, front.clone())?;
+
+    let failed = tokio::select! {
+        signal = shutdown.requested() => {
+            tracing::info!("{signal}: draining");
+            None
+        }
+        Ok(failed) = loaded => Some(failed),
+    };
+    start_drain.send_replace(true);
+    tokio::select! {
+        cut_off = finish(servers, front.registry.clone()) => match cut_off {
+            0 => tracing::info!("drained"),
+            connections => tracing::warn!("draining took too long, {connections} connections were cut off"),
+        },
+        signal = shutdown.requested() => tracing::warn!("{signal} again: ending at once"),
+    }
+    failed.map_or(Ok(()), |failed| Err(ServeError::Repository(failed)))
+}
+
+/// Binds both listeners before anything is served, then says where they are.
+async fn listen(
+    config: &Worker,
+    front: &Arc<Front>,
+    drain: watch::Receiver<bool>,
+) -> Result<Vec<JoinHandle<usize>>, ServeError> {
+    let bind = async |address, protocols| {
+        let refuse = |error| ServeError::Listen { address, error };
+        let server = Server::bind(address, protocols, drain.clone(), config.drain_timeout).await.map_err(refuse)?;
+        let bound = server.address().map_err(refuse)?;
+        Ok((server, bound))
+    };
+    let (grpc_server, grpc_address) = bind(config.listen, Protocols::Http2).await?;
+    let http_server = match config.http_listen {
+        Some(address) => Some(bind(address, Protocols::Any).await?),
+        None => None,
+    };
+    let http_address = http_server.as_ref().map_or("-".to_owned(), |(_, address)| address.to_string());
+    announce(&format!("forebay-worker listening grpc={grpc_address} http={http_address}"));
+
+    let on_grpc = front.clone();
+    let mut servers = vec![tokio::spawn(grpc_server.run(move |request| grpc::answer(on_grpc.clone(), request)))];
+    if let Some((server, _)) = http_server {
+        let on_http = front.clone();
+        servers.push(tokio::spawn(server.run(move |request| http::answer(on_http.clone(), request))));
+    }
+    Ok(servers)
+}
+
+/// Loads the repository on a thread of its own. The receiver hears only of a failure that ends the process.
+fn load(config: Worker, library: Runtime, front: Arc<Front>) -> Result<oneshot::Receiver<String>, ServeError> {
+    let (failed, hear_failure) = oneshot::channel();
+    let load = move || {
+        let observer: Arc<dyn BatchObserver> = Arc::new(front.observer.clone());
+        let (ready, broken) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let progress = |event: LoadEvent<'_>| {
+            tell(&event);
+            match event {
+                LoadEvent::Started { .. } => {}
+                LoadEvent::Ready { .. } => _ = ready.fetch_add(1, Ordering::Relaxed),
+                LoadEvent::Failed { .. } => _ = broken.fetch_add(1, Ordering::Relaxed),
+            }
+            front.changes.send_modify(|changes| *changes += 1);
+        };
+        match front.registry.load_all(&library, &config, &observer, &progress) {
+            Ok(()) => {
+                let (ready, broken) = (ready.into_inner(), broken.into_inner());
+                front.changes.send_modify(|changes| *changes += 1);
+                announce(&format!("forebay-worker ready models={ready} failed={broken}"));
+            }
+            Err(error) => _ = failed.send(error),
+        }
+    };
+    let thread = std::thread::Builder::new().name("load".to_owned());
+    thread.spawn(load).map_err(ServeError::Thread)?;
+    Ok(hear_failure)
+}
+
+fn tell(event: &LoadEvent<'_>) {
+    match event {
+        LoadEvent::Started { name, version } => tracing::info!("loading model '{name}' version {version}"),
+        LoadEvent::Ready { name, version, provider, provider_note, took } => {
+            let seconds = took.as_secs_f64();
+            let note = provider_note.map_or(String::new(), |note| format!("; {note}"));
+            tracing::info!("model '{name}' version {version} is ready on {provider} after {seconds:.1} s{note}");
+        }
+        LoadEvent::Failed { name, version, reason } => {
+            let version = version.map_or("without a version".to_owned(), |version| format!("version {version}"));
+            tracing::error!("model '{name}' {version} cannot be served: {reason}");
+        }
+    }
+}
+
+/// Waits for the connections, then for the models' last runs; how many connections were cut off.
+async fn finish(servers: Vec<JoinHandle<usize>>, registry: Arc<Registry>) -> usize {
+    let mut cut_off = 0;
+    for server in servers {
+        cut_off += server.await.unwrap_or(0);
+    }
+    let models = tokio::task::spawn_blocking(move || registry.shutdown());
+    if tokio::time::timeout(LAST_RUNS, models).await.is_err() {
+        tracing::warn!("models are still running, ending without them");
+    }
+    cut_off
+}
+
+/// A line on stdout. Whoever closed it does not want to know.
+pub fn announce(line: &str) {
+    if let Err(error) = writeln!(std::io::stdout(), "{line}") {
+        tracing::debug!("cannot write to stdout: {error}");
+    }
+}
