@@ -5,6 +5,7 @@
 //! there. The protocol is detected byte by byte within the listener's header timeout: a client that is silent,
 //! or whose whole request is shorter than the HTTP/2 preface, holds nothing up.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,6 +129,9 @@ impl Front {
     }
 
     /// One task per stream, on the connection's own thread: its upstream connection is there too.
+    ///
+    /// Here and along the unary path futures are pinned in place before they are awaited: an awaited future that
+    /// is moved takes its space twice at every level, and a task is copied when it is spawned.
     fn spawn(self: &Arc<Self>, session: HttpSession, shutdown: &ShutdownWatch) {
         let front = self.clone();
         let shutdown = shutdown.clone();
@@ -135,9 +139,12 @@ impl Front {
             let mut session = ServerSession::new_http2(session);
             let snapshot = front.gateway.snapshot();
             match plan::of(&snapshot, session.req_header(), true) {
-                Plan::Grpc(method) => unary::serve_grpc(&front.gateway, &snapshot, &mut session, method).await,
+                Plan::Grpc(method) => {
+                    pin!(unary::serve_grpc(&front.gateway, &snapshot, &mut session, method)).await;
+                }
                 Plan::Rest => {
-                    unary::serve_rest(&front.gateway, &snapshot, &mut session).await;
+                    // Boxed, so that its size is not carried by every gRPC call.
+                    Box::pin(unary::serve_rest(&front.gateway, &snapshot, &mut session)).await;
                     let _ = session.finish().await;
                 }
                 Plan::Proxy => {

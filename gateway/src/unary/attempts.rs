@@ -3,6 +3,7 @@
 //! One deadline bounds all attempts. A retry goes to an endpoint that was not tried while there is one, waits
 //! a jittered backoff, and needs leave from the route's retry budget.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use forebay_proto::status::Code;
@@ -76,7 +77,8 @@ pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answ
             };
         };
         tried.push(lease.index);
-        let failed = match attempt(route, &call, trace, lease, time, number).await {
+        let attempt = Attempt { route, call: &call, trace, lease, started: now, time, number };
+        let failed = match pin!(attempt.run()).await {
             Ok(answered) => return Ok(answered),
             Err(failed) => failed,
         };
@@ -95,58 +97,76 @@ pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answ
     Err(timed_out(route, &call))
 }
 
-async fn attempt(
-    route: &Route,
-    call: &Call,
-    trace: &RequestTrace,
+/// One attempt, about to be made.
+struct Attempt<'a> {
+    route: &'a Route,
+    call: &'a Call,
+    trace: &'a RequestTrace,
     lease: Lease,
+    started: Instant,
+    /// What it may take.
     time: Duration,
+    /// From 1.
     number: u32,
-) -> Result<Answered, Failed> {
-    let mut request_headers = call.headers.clone();
-    headers::set_timeout(&mut request_headers, time);
-    let span = trace.attempt(&mut request_headers, || attributes(route, &lease, number));
-    let endpoint = lease.endpoint().clone();
-    let request = request(&call.path, request_headers, &endpoint);
-    let started = Instant::now();
-    let result = pingora::time::timeout(time, exchange(&endpoint.channels, request, call.body.clone())).await;
-    let now = Instant::now();
-    let (failure, answer) = match result {
-        Ok(Ok(answer)) => {
-            let status = status_of(&answer);
-            let answered = Answered { answer, status, endpoint: endpoint.name_header.clone() };
-            match failure_of(&answered) {
-                None => {
-                    lease.finish(if status == 0 { Outcome::Success } else { Outcome::Neutral }, now);
-                    if let Some(span) = span {
-                        span.end(Ok(status));
+}
+
+impl Attempt<'_> {
+    async fn run(self) -> Result<Answered, Failed> {
+        let mut request_headers = self.call.headers.clone();
+        headers::set_timeout(&mut request_headers, self.time);
+        let span = self.trace.attempt(&mut request_headers, || self.attributes());
+        let Self { route, call, lease, started, time, .. } = self;
+        let endpoint = lease.endpoint().clone();
+        let request = request(&call.path, request_headers, &endpoint);
+        let exchanging = exchange(&endpoint.channels, request, call.body.clone());
+        let result = pin!(pingora::time::timeout(time, exchanging)).await;
+        let now = Instant::now();
+        let (failure, answer) = match result {
+            Ok(Ok(answer)) => {
+                let status = status_of(&answer);
+                let answered = Answered { answer, status, endpoint: endpoint.name_header.clone() };
+                match failure_of(&answered) {
+                    None => {
+                        lease.finish(if status == 0 { Outcome::Success } else { Outcome::Neutral }, now);
+                        if let Some(span) = span {
+                            span.end(Ok(status));
+                        }
+                        return Ok(answered);
                     }
-                    return Ok(answered);
+                    Some(failure) => (failure, Some(answered)),
                 }
-                Some(failure) => (failure, Some(answered)),
             }
-        }
-        Ok(Err(failure)) => (failure, None),
-        Err(_) => {
-            if endpoint.silent_since(started) {
-                // Nothing at all came back: the connection itself may be dead.
-                endpoint.channels.renew();
+            Ok(Err(failure)) => (failure, None),
+            Err(_) => {
+                if endpoint.silent_since(started) {
+                    // Nothing at all came back: the connection itself may be dead.
+                    endpoint.channels.renew();
+                }
+                (Failure::TimedOut, None)
             }
-            (Failure::TimedOut, None)
+        };
+        let out_of_time = matches!(failure, Failure::TimedOut) && call.deadline.remaining(now).is_none();
+        if out_of_time && call.is_impatient(route) {
+            // The client's own deadline says nothing about the endpoint: the lease ends as cancelled.
+            drop(lease);
+        } else {
+            let blame = failure.counts_against_endpoint();
+            lease.finish(if blame { Outcome::Failure } else { Outcome::Neutral }, now);
         }
-    };
-    let out_of_time = matches!(failure, Failure::TimedOut) && call.deadline.remaining(now).is_none();
-    if out_of_time && call.is_impatient(route) {
-        // The client's own deadline says nothing about the endpoint: the lease ends as cancelled.
-        drop(lease);
-    } else {
-        let blame = failure.counts_against_endpoint();
-        lease.finish(if blame { Outcome::Failure } else { Outcome::Neutral }, now);
+        if let Some(span) = span {
+            span.end(Err(failure.describe()));
+        }
+        Err(Failed { failure, answer, out_of_time })
     }
-    if let Some(span) = span {
-        span.end(Err(failure.describe()));
+
+    fn attributes(&self) -> Vec<KeyValue> {
+        vec![
+            KeyValue::new("server.address", self.lease.endpoint().blueprint.address.clone()),
+            KeyValue::new("forebay.cluster", self.route.config.cluster.clone()),
+            KeyValue::new("forebay.policy", self.route.cluster.config.policy.name()),
+            KeyValue::new("forebay.retry", i64::from(self.number) - 1),
+        ]
     }
-    Err(Failed { failure, answer, out_of_time })
 }
 
 impl Failed {
@@ -219,13 +239,4 @@ fn failure_of(answered: &Answered) -> Option<Failure> {
         return None;
     };
     failure.counts_against_endpoint().then_some(failure)
-}
-
-fn attributes(route: &Route, lease: &Lease, number: u32) -> Vec<KeyValue> {
-    vec![
-        KeyValue::new("server.address", lease.endpoint().blueprint.address.clone()),
-        KeyValue::new("forebay.cluster", route.config.cluster.clone()),
-        KeyValue::new("forebay.policy", route.cluster.config.policy.name()),
-        KeyValue::new("forebay.retry", i64::from(number) - 1),
-    ]
 }

@@ -1,5 +1,6 @@
 //! Unary gRPC calls, passed through: the message is peeked at for its model, never decoded.
 
+use std::pin::pin;
 use std::time::Instant;
 
 use forebay_proto::framing;
@@ -28,11 +29,11 @@ pub async fn serve(gateway: &Gateway, snapshot: &Snapshot, session: &mut ServerS
     let started = Instant::now();
     let _counted = gateway.enter();
     let mut trace = begin(gateway, session);
-    let result = handle(gateway, snapshot, session, method, started, &trace).await;
+    let result = pin!(handle(gateway, snapshot, session, method, started, &trace)).await;
     let (route, code, error) = match result {
         Ok((route, answered)) => {
             let code = Code::from_i32(i32::from(answered.status));
-            respond(session, answered).await;
+            pin!(respond(session, answered)).await;
             (Some(route), code, None)
         }
         Err((route, refusal)) => {
@@ -60,7 +61,7 @@ async fn handle<'s>(
     started: Instant,
     trace: &RequestTrace,
 ) -> Handled<'s> {
-    let mut message = body::read(session, snapshot.max_request_bytes, snapshot.max_timeout)
+    let mut message = pin!(body::read(session, snapshot.max_request_bytes, snapshot.max_timeout))
         .await
         .map_err(|refusal| (None, refusal))?;
     let route = find_route(snapshot, session, method, &mut message).map_err(|refusal| {
@@ -82,10 +83,11 @@ async fn handle<'s>(
         deadline: Deadline::from(started, route.config.timeout, client_timeout),
         client_timeout,
     };
+    let mut run = pin!(attempts::run(route, call, trace));
     // A client that resets its stream ends the attempts, which resets them in turn.
     tokio::select! {
         biased;
-        result = attempts::run(route, call, trace) => match result {
+        result = &mut run => match result {
             Ok(answered) => Ok((route, answered)),
             Err(refusal) => Err((Some(route), refusal)),
         },

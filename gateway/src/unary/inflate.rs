@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn a_bomb_stops_at_the_limit() {
         let bomb = gzip(&vec![0; 8 << 20]);
-        assert!(bomb.len() < 64 << 10);
+        assert!(bomb.len() < 1 << 18, "{}", bomb.len());
         assert!(matches!(inflate(b"gzip", &bomb, 1 << 20), Err(Refusal::TooLarge { limit }) if limit == 1 << 20));
     }
 

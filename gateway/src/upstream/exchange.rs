@@ -4,6 +4,8 @@
 //! error; an answer beyond the limit is handed over as a stream. Dropping the future resets the stream, which
 //! is how a per-try timeout and a vanished client stop the worker's work.
 
+use std::pin::pin;
+
 use bytes::Bytes;
 use h2::RecvStream;
 use http::HeaderMap;
@@ -82,7 +84,7 @@ pub async fn exchange(
 ) -> Result<Answer, Failure> {
     let mut reconnected = false;
     let (sender, generation) = loop {
-        let sender = channels.sender().await.map_err(|error| {
+        let sender = pin!(channels.sender()).await.map_err(|error| {
             log::debug!("{error}");
             Failure::Connect
         })?;
