@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="end after the story")
     arguments = parser.parse_args()
     terminal = Terminal()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
     directory = arguments.models.parent / "run"
     try:

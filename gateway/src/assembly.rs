@@ -34,14 +34,7 @@ pub fn assemble(
     runtime: &Handle,
     shards: usize,
 ) -> Result<Snapshot, Vec<AssemblyError>> {
-    let mut problems = Vec::new();
-    for listener in &config.listeners {
-        if let Some(tls) = &listener.tls
-            && let Err(source) = tls::check_listener(tls)
-        {
-            problems.push(AssemblyError::ListenerTls { listener: listener.name.clone(), source });
-        }
-    }
+    let mut problems = check_listeners(&config);
     let mut planned = Vec::new();
     for cluster in &config.clusters {
         let trust = match cluster.tls.as_ref().map(tls::upstream).transpose() {
@@ -75,6 +68,25 @@ pub fn assemble(
         .collect();
     let metrics = config.routes.iter().map(|route| route_metrics(&route.name, previous)).collect();
     Ok(Snapshot::new(config, clusters, metrics))
+}
+
+/// Reads every file that the configuration names and reports what is wrong with them; resolves no names.
+pub fn check_files(config: &config::Gateway) -> Vec<AssemblyError> {
+    let mut problems = check_listeners(config);
+    for cluster in &config.clusters {
+        if let Some(Err(source)) = cluster.tls.as_ref().map(tls::upstream) {
+            problems.push(AssemblyError::Tls { cluster: cluster.name.clone(), source });
+        }
+    }
+    problems
+}
+
+fn check_listeners(config: &config::Gateway) -> Vec<AssemblyError> {
+    let broken = |listener: &config::Listener| {
+        let source = tls::check_listener(listener.tls.as_ref()?).err()?;
+        Some(AssemblyError::ListenerTls { listener: listener.name.clone(), source })
+    };
+    config.listeners.iter().filter_map(broken).collect()
 }
 
 fn blueprint(cluster: &config::Cluster, endpoint: &config::Endpoint) -> Result<EndpointBlueprint, AssemblyError> {

@@ -26,9 +26,6 @@ use crate::unary;
 
 /// RFC 9113, section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Seconds that an idle HTTP/1 connection is kept.
-const KEEPALIVE_SECONDS: u64 = 60;
-
 pub struct Front {
     pub gateway: Arc<Gateway>,
     pub proxy: Arc<HttpProxy<Proxy>>,
@@ -65,8 +62,8 @@ impl ServerApp for Front {
 impl Front {
     async fn http1(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) {
         let mut session = ServerSession::new_http1(stream);
-        let keepalive = (!*shutdown.borrow()).then_some(KEEPALIVE_SECONDS);
-        session.set_keepalive(keepalive);
+        // Without keepalive the read timeout bounds each read of the head; the proxy turns keepalive on after it.
+        session.set_keepalive(None);
         session.set_read_timeout(Some(self.header_timeout));
         let mut reused = self.proxy.process_new_http(session, shutdown).await;
         while let Some((stream, settings)) = reused.map(pingora::apps::ReusedHttpStream::consume) {

@@ -89,9 +89,13 @@ impl Gateway {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     /// Ready: not draining, and at least one cluster could answer.
     pub fn is_ready(&self) -> bool {
-        !self.draining.load(Ordering::Relaxed)
+        !self.is_draining()
             && self.snapshot.load().clusters.iter().any(|cluster| cluster.has_healthy())
     }
 }

@@ -23,7 +23,7 @@ mod upstream;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use clap::Parser;
 
 use crate::args::Args;
@@ -45,12 +45,16 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<()> {
     let config = reload::read(&args.config)?;
+    pingora::tls::install_default_crypto_provider();
     if args.check {
+        let problems = assembly::check_files(&config);
+        if !problems.is_empty() {
+            bail!(reload::list(&args.config, &problems));
+        }
         println!("{}: ok", args.config.display());
         return Ok(());
     }
     telemetry::log_setup::init(&config.telemetry.log_level);
-    pingora::tls::install_default_crypto_provider();
     let threads = config.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

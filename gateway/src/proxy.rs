@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use forebay_config::gateway::Protocol;
+use forebay_config::gateway::{Mode, Protocol};
 use forebay_proto::status::{self, Code};
 use http::header::{self, HeaderMap};
 use opentelemetry::KeyValue;
@@ -37,6 +37,9 @@ const UPSTREAM_STREAMS: usize = 128;
 /// What is read of a stream before its route is known; pingora replays no more than 64 KiB to the endpoint.
 const PEEK_LIMIT: usize = 32 << 10;
 
+/// How long an HTTP/1 client may pause within a body, and between two requests (nginx's defaults are 60 s and 75 s).
+const CLIENT_SILENCE: Duration = Duration::from_secs(60);
+
 pub struct Proxy {
     pub gateway: Arc<Gateway>,
 }
@@ -56,6 +59,8 @@ impl ProxyHttp for Proxy {
         ctx.is_grpc =
             head.headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
         if !http2 {
+            self.relax_timeouts(session);
+            let head = session.req_header();
             if ctx.is_grpc {
                 return refuse(session, ctx, Refusal::GrpcOverHttp1).await;
             }
@@ -74,6 +79,12 @@ impl ProxyHttp for Proxy {
                 return refuse(session, ctx, refusal).await;
             }
         };
+        let route = &snapshot.routes[found];
+        if route.cluster.config.protocol == Protocol::Grpc && !ctx.is_grpc && route.config.mode != Mode::Stream {
+            let head = session.req_header();
+            let (method, path) = (head.method.to_string(), head.uri.path().to_owned());
+            return refuse(session, ctx, Refusal::NoRoute { method, path }).await;
+        }
         let deadline = headers::client_timeout(&session.req_header().headers)
             .map(|own| Deadline::from(ctx.started, Duration::MAX, Some(own)));
         ctx.routed = Some(Routed::new(snapshot, found, deadline));
@@ -275,6 +286,17 @@ impl ProxyHttp for Proxy {
 }
 
 impl Proxy {
+    /// After an HTTP/1 head: the connection may be kept, the body may take its time, and a WebSocket may be silent.
+    fn relax_timeouts(&self, session: &mut Session) {
+        let silence = (!session.is_upgrade_req()).then_some(CLIENT_SILENCE);
+        session.set_read_timeout(silence);
+        // pingora has read from version and headers whether to keep it at all; then without a bound.
+        if session.get_keepalive().is_some() {
+            let kept = (!self.gateway.is_draining()).then_some(CLIENT_SILENCE.as_secs());
+            session.set_keepalive(kept);
+        }
+    }
+
     /// The route's position; reads the head of a stream's first message when routes look at models.
     async fn find_route(&self, snapshot: &Snapshot, session: &mut Session) -> Result<usize, Refusal> {
         let fields = Method::of(session.req_header().uri.path()).model_fields();

@@ -67,3 +67,32 @@ impl Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_its_statuses() {
+        let cluster = || "c".to_owned();
+        let second = Duration::from_secs(1);
+        let table = [
+            (Refusal::NoRoute { method: "GET".into(), path: "/".into() }, Code::Unimplemented, 404),
+            (Refusal::NotGrpc { route: "r".into(), cluster: cluster() }, Code::Unimplemented, 501),
+            (Refusal::GrpcOverHttp1, Code::InvalidArgument, 505),
+            (Refusal::NoHealthyEndpoint(cluster()), Code::Unavailable, 503),
+            (Refusal::TimedOut { cluster: cluster(), timeout: second }, Code::DeadlineExceeded, 504),
+            (Refusal::BodyTimedOut(second), Code::DeadlineExceeded, 408),
+            (Refusal::TooLarge { limit: 1 }, Code::ResourceExhausted, 413),
+            (Refusal::Upstream { cluster: cluster(), failure: "f" }, Code::Unavailable, 502),
+            (Refusal::BadAnswer { cluster: cluster(), reason: "r".into() }, Code::Internal, 502),
+            (Refusal::BadRequest("b".into()), Code::InvalidArgument, 400),
+            (Refusal::UnsupportedEncoding("e".into()), Code::InvalidArgument, 415),
+            (Refusal::Rest(RestError::invalid("r")), Code::InvalidArgument, 400),
+            (Refusal::ClientGone, Code::Cancelled, 499),
+        ];
+        for (refusal, code, http) in table {
+            assert_eq!((refusal.code(), refusal.http().as_u16()), (code, http), "{refusal}");
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //! clients, and stops them whatever happens to the test.
 //!
 //! `gateway` and `worker` are the processes under test. `upstream` stands in for workers that must misbehave on
-//! command, `onnx` writes models for the real ones. `client` and `load` are who calls, `tls` is what they trust.
+//! command, `onnx` writes models for the real ones. `client`, `wire` and `load` are who calls, `tls` is what they trust.
 
 pub mod client;
 pub mod folder;
@@ -12,4 +12,5 @@ pub mod onnx;
 pub mod process;
 pub mod tls;
 pub mod upstream;
+pub mod wire;
 pub mod worker;

@@ -44,7 +44,10 @@ pub struct Args {
 #[derive(Debug, thiserror::Error)]
 pub enum ArgsError {
     #[error("cannot read '{}': {error}", path.display())]
-    Unreadable { path: PathBuf, error: std::io::Error },
+    Unreadable {
+        path: PathBuf,
+        error: std::io::Error,
+    },
     #[error("'{}' is not a valid configuration:\n{problems}", path.display())]
     Invalid { path: PathBuf, problems: Problems },
     #[error("give --config FILE or --repository DIR")]
@@ -56,10 +59,11 @@ impl Args {
     pub fn worker(&self) -> Result<Worker, ArgsError> {
         let mut worker = match (&self.config, &self.repository) {
             (Some(path), _) => {
-                let text = std::fs::read_to_string(path).map_err(|error| ArgsError::Unreadable {
-                    path: path.clone(),
-                    error,
-                })?;
+                let text =
+                    std::fs::read_to_string(path).map_err(|error| ArgsError::Unreadable {
+                        path: path.clone(),
+                        error,
+                    })?;
                 Worker::parse(&text).map_err(|problems| ArgsError::Invalid {
                     path: path.clone(),
                     problems,
@@ -98,7 +102,10 @@ mod tests {
 
     #[test]
     fn a_repository_is_enough() {
-        let worker = parse("forebay-worker --repository /models").unwrap().worker().unwrap();
+        let worker = parse("forebay-worker --repository /models")
+            .unwrap()
+            .worker()
+            .unwrap();
         assert_eq!(worker, Worker::default_for(PathBuf::from("/models")));
     }
 
@@ -123,6 +130,9 @@ mod tests {
     fn a_file_that_is_not_there_is_named() {
         let args = parse("forebay-worker --config /nonexistent/worker.toml").unwrap();
         let error = args.worker().unwrap_err();
-        assert!(error.to_string().contains("/nonexistent/worker.toml"), "{error}");
+        assert!(
+            error.to_string().contains("/nonexistent/worker.toml"),
+            "{error}"
+        );
     }
 }

@@ -33,7 +33,11 @@ fn run(args: &Args) -> anyhow::Result<()> {
     }
     logs::init(&config.telemetry.log_level);
     let library = onnx::load(config.onnxruntime.as_deref())?;
-    tracing::info!("ONNX Runtime {} from {}", library.version(), library.path().display());
+    tracing::info!(
+        "ONNX Runtime {} from {}",
+        library.version(),
+        library.path().display()
+    );
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("forebay-worker")

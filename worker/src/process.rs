@@ -88,7 +88,9 @@ async fn listen(
 ) -> Result<Vec<JoinHandle<usize>>, ServeError> {
     let bind = async |address, protocols| {
         let refuse = |error| ServeError::Listen { address, error };
-        let server = Server::bind(address, protocols, drain.clone(), config.drain_timeout).await.map_err(refuse)?;
+        let server = Server::bind(address, protocols, drain.clone(), config.drain_timeout)
+            .await
+            .map_err(refuse)?;
         let bound = server.address().map_err(refuse)?;
         Ok((server, bound))
     };
@@ -97,20 +99,32 @@ async fn listen(
         Some(address) => Some(bind(address, Protocols::Any).await?),
         None => None,
     };
-    let http_address = http_server.as_ref().map_or("-".to_owned(), |(_, address)| address.to_string());
-    announce(&format!("forebay-worker listening grpc={grpc_address} http={http_address}"));
+    let http_address = http_server
+        .as_ref()
+        .map_or("-".to_owned(), |(_, address)| address.to_string());
+    announce(&format!(
+        "forebay-worker listening grpc={grpc_address} http={http_address}"
+    ));
 
     let on_grpc = front.clone();
-    let mut servers = vec![tokio::spawn(grpc_server.run(move |request| grpc::answer(on_grpc.clone(), request)))];
+    let mut servers = vec![tokio::spawn(
+        grpc_server.run(move |request| grpc::answer(on_grpc.clone(), request)),
+    )];
     if let Some((server, _)) = http_server {
         let on_http = front.clone();
-        servers.push(tokio::spawn(server.run(move |request| http::answer(on_http.clone(), request))));
+        servers.push(tokio::spawn(
+            server.run(move |request| http::answer(on_http.clone(), request)),
+        ));
     }
     Ok(servers)
 }
 
 /// Loads the repository on a thread of its own. The receiver hears only of a failure that ends the process.
-fn load(config: Worker, library: Runtime, front: Arc<Front>) -> Result<oneshot::Receiver<String>, ServeError> {
+fn load(
+    config: Worker,
+    library: Runtime,
+    front: Arc<Front>,
+) -> Result<oneshot::Receiver<String>, ServeError> {
     let (failed, hear_failure) = oneshot::channel();
     let load = move || {
         let observer: Arc<dyn BatchObserver> = Arc::new(front.observer.clone());
@@ -124,11 +138,16 @@ fn load(config: Worker, library: Runtime, front: Arc<Front>) -> Result<oneshot::
             }
             front.changes.send_modify(|changes| *changes += 1);
         };
-        match front.registry.load_all(&library, &config, &observer, &progress) {
+        match front
+            .registry
+            .load_all(&library, &config, &observer, &progress)
+        {
             Ok(()) => {
                 let (ready, broken) = (ready.into_inner(), broken.into_inner());
                 front.changes.send_modify(|changes| *changes += 1);
-                announce(&format!("forebay-worker ready models={ready} failed={broken}"));
+                announce(&format!(
+                    "forebay-worker ready models={ready} failed={broken}"
+                ));
             }
             Err(error) => _ = failed.send(error),
         }
@@ -140,14 +159,30 @@ fn load(config: Worker, library: Runtime, front: Arc<Front>) -> Result<oneshot::
 
 fn tell(event: &LoadEvent<'_>) {
     match event {
-        LoadEvent::Started { name, version } => tracing::info!("loading model '{name}' version {version}"),
-        LoadEvent::Ready { name, version, provider, provider_note, took } => {
+        LoadEvent::Started { name, version } => {
+            tracing::info!("loading model '{name}' version {version}")
+        }
+        LoadEvent::Ready {
+            name,
+            version,
+            provider,
+            provider_note,
+            took,
+        } => {
             let seconds = took.as_secs_f64();
             let note = provider_note.map_or(String::new(), |note| format!("; {note}"));
-            tracing::info!("model '{name}' version {version} is ready on {provider} after {seconds:.1} s{note}");
+            tracing::info!(
+                "model '{name}' version {version} is ready on {provider} after {seconds:.1} s{note}"
+            );
         }
-        LoadEvent::Failed { name, version, reason } => {
-            let version = version.map_or("without a version".to_owned(), |version| format!("version {version}"));
+        LoadEvent::Failed {
+            name,
+            version,
+            reason,
+        } => {
+            let version = version.map_or("without a version".to_owned(), |version| {
+                format!("version {version}")
+            });
             tracing::error!("model '{name}' {version} cannot be served: {reason}");
         }
     }

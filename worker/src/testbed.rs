@@ -68,21 +68,35 @@ impl Bed {
         });
         let bind = async |protocols| {
             let address = "127.0.0.1:0".parse().unwrap();
-            Server::bind(address, protocols, drain.clone(), Duration::from_secs(30)).await.unwrap()
+            Server::bind(address, protocols, drain.clone(), Duration::from_secs(30))
+                .await
+                .unwrap()
         };
         let (grpc_server, http_server) = (bind(Protocols::Http2).await, bind(Protocols::Any).await);
-        let (grpc, http) = (grpc_server.address().unwrap(), http_server.address().unwrap());
+        let (grpc, http) = (
+            grpc_server.address().unwrap(),
+            http_server.address().unwrap(),
+        );
         let on_grpc = front.clone();
         tokio::spawn(grpc_server.run(move |request| grpc::answer(on_grpc.clone(), request)));
         let on_http = front.clone();
         tokio::spawn(http_server.run(move |request| http::answer(on_http.clone(), request)));
-        Bed { front, script, spans, grpc, http, start_drain }
+        Bed {
+            front,
+            script,
+            spans,
+            grpc,
+            http,
+            start_drain,
+        }
     }
 
     /// Returns when so many runs of the engine stand at the closed gate.
     pub async fn wait_for_standing(&self, runs: usize) {
         let script = self.script.clone();
-        tokio::task::spawn_blocking(move || script.wait_for_standing(runs)).await.unwrap();
+        tokio::task::spawn_blocking(move || script.wait_for_standing(runs))
+            .await
+            .unwrap();
     }
 }
 
@@ -95,7 +109,9 @@ impl Spans {
     pub fn provider(&self, ratio: f64) -> SdkTracerProvider {
         SdkTracerProvider::builder()
             .with_simple_exporter(self.clone())
-            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio))))
+            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(
+                ratio,
+            ))))
             .build()
     }
 

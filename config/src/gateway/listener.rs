@@ -10,7 +10,7 @@ pub struct Listener {
     pub address: SocketAddr,
     /// TLS with ALPN h2 and http/1.1; plain text when `None`.
     pub tls: Option<ListenerTls>,
-    /// The time a new connection has to send its first bytes and each request header to be complete.
+    /// How long a new connection may be silent, and each read of a request's head may take.
     pub header_timeout: Duration,
     /// HTTP/2 streams that one client connection may have open; 1 to 2^31 - 1.
     pub max_concurrent_streams: u32,

@@ -69,3 +69,42 @@ pub fn set_timeout(headers: &mut HeaderMap, left: Duration) {
         headers.insert(GRPC_TIMEOUT, value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(k, v)| (HeaderName::from_static(k), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn grpc_calls_keep_all_but_the_hop() {
+        let sent = for_grpc(&map(&[("te", "trailers"), ("connection", "close"), ("host", "h"), ("x-tenant", "a")]));
+        assert_eq!(sent, map(&[("te", "trailers"), ("x-tenant", "a")]));
+    }
+
+    #[test]
+    fn rest_calls_lose_what_describes_their_body() {
+        let rest = map(&[
+            ("content-type", "application/json"),
+            ("content-length", "12"),
+            ("content-encoding", "gzip"),
+            ("accept-encoding", "gzip"),
+            ("inference-header-content-length", "5"),
+            ("authorization", "Bearer t"),
+        ]);
+        let want = map(&[("content-type", "application/grpc"), ("te", "trailers"), ("authorization", "Bearer t")]);
+        assert_eq!(for_rest(&rest), want);
+    }
+
+    #[test]
+    fn the_time_left_replaces_what_the_client_sent() {
+        let mut headers = map(&[("grpc-timeout", "5S")]);
+        assert_eq!(client_timeout(&headers), Some(Duration::from_secs(5)));
+        set_timeout(&mut headers, Duration::from_millis(250));
+        assert_eq!(headers.get_all(GRPC_TIMEOUT).iter().count(), 1);
+        assert_eq!(client_timeout(&headers), Some(Duration::from_millis(250)));
+        assert_eq!(client_timeout(&map(&[("grpc-timeout", "soon")])), None);
+    }
+}

@@ -1,17 +1,28 @@
 //! How long a batch takes by its number of rows, learned by watching, and which size gets most rows done.
 //!
 //! On a CPU the largest batch is often not the best: convolutions may fall out of the cache, and attention over
-//! long sequences gains nothing. A `Curve` keeps an exponentially weighted average of the duration at a few
-//! sizes (1, 2, 4, … and the maximum) and interpolates between them. Now and then it tries a size beside the
-//! best one, because a figure that is never measured again cannot be corrected. `Curves` keeps one curve per
-//! weight class of a row (bytes, by powers of two), because the best size of short sequences is not that of
-//! long ones. Pure: durations come from the caller.
+//! long sequences gains nothing. A `Curve` keeps the duration at a few sizes (1, 2, 4, … and the maximum) and
+//! interpolates between them. Now and then it tries a size beside the best one, because a figure that is never
+//! measured again cannot be corrected. `Curves` keeps one curve per weight class of a row (bytes, by powers of
+//! two), because the best size of short sequences is not that of long ones.
+//!
+//! Machines get slower and faster by a third within minutes, and sizes are not measured at the same time. So a
+//! duration is the product of a pace, common to all sizes, and a cost of the size; what a sample adds is shared
+//! between the two by how uncertain each is, which is a Kalman filter (R. E. Kalman, 1960) on the logarithms
+//! without cross terms. A size just measured many times moves the pace; one not seen for long moves itself.
+//!
+//! Pure: durations come from the caller.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Weight of a new sample in the moving average.
-const SMOOTHING: f64 = 0.2;
+/// Variances of logarithms: of one measurement, and what a batch adds to the uncertainty of the pace and of
+/// the cost of every size.
+const NOISE: f64 = 0.02;
+const PACE_DRIFT: f64 = 4e-4;
+const COST_DRIFT: f64 = 2e-5;
+/// A single sample moves the logarithm by no more than this.
+const MAX_SURPRISE: f64 = 1.0;
 /// The first run at a size pays for growing memory, so a size counts as known after the second.
 const SAMPLES_TO_KNOW: u32 = 2;
 /// A size this many times slower per row than the best is not grown beyond.
@@ -24,17 +35,15 @@ const PROBE_EVERY: u32 = 64;
 #[derive(Debug, Clone)]
 struct Point {
     rows: usize,
-    seconds: f64,
     samples: u32,
+    /// Logarithm of the seconds at pace 1, and its variance.
+    cost: f64,
+    variance: f64,
 }
 
 impl Point {
     fn known(&self) -> bool {
         self.samples >= SAMPLES_TO_KNOW
-    }
-
-    fn per_row(&self) -> f64 {
-        self.seconds / self.rows as f64
     }
 }
 
@@ -42,6 +51,9 @@ impl Point {
 #[derive(Debug, Clone)]
 pub struct Curve {
     points: Vec<Point>,
+    /// Logarithm of how much slower than at the first samples everything is, and its variance.
+    pace: f64,
+    pace_variance: f64,
     turns: u32,
 }
 
@@ -51,27 +63,42 @@ impl Curve {
         let points = sizes(max_rows)
             .map(|rows| Point {
                 rows,
-                seconds: 0.0,
                 samples: 0,
+                cost: 0.0,
+                variance: 0.0,
             })
             .collect();
-        Self { points, turns: 0 }
+        Self {
+            points,
+            pace: 0.0,
+            pace_variance: 0.0,
+            turns: 0,
+        }
     }
 
     /// A batch of `rows` took so long. Sizes between two points count for the nearer one, scaled by rows.
     pub fn record(&mut self, rows: usize, took: Duration) {
-        let distance = |point: &Point| (point.rows as f64 / rows.max(1) as f64).ln().abs();
-        let nearest = self
-            .points
-            .iter_mut()
-            .min_by(|a, b| distance(a).total_cmp(&distance(b)));
+        let rows = rows.max(1) as f64;
+        self.pace_variance += PACE_DRIFT;
+        for point in &mut self.points {
+            point.variance += COST_DRIFT;
+        }
+        let distance = |point: &Point| (point.rows as f64 / rows).ln().abs();
+        let nearest = self.points.iter_mut().min_by(|a, b| distance(a).total_cmp(&distance(b)));
         let Some(point) = nearest else { return };
-        let seconds = took.as_secs_f64() * point.rows as f64 / rows.max(1) as f64;
-        point.seconds = match point.samples {
-            0 => seconds,
-            1 => point.seconds.min(seconds),
-            _ => point.seconds + SMOOTHING * (seconds - point.seconds),
-        };
+        let measured = (took.as_secs_f64().max(1e-9) * point.rows as f64 / rows).ln();
+        let surprise = measured - self.pace - point.cost;
+        if point.samples == 0 || (!point.known() && surprise < 0.0) {
+            point.cost += surprise;
+            point.variance = NOISE;
+        } else {
+            let surprise = surprise.clamp(-MAX_SURPRISE, MAX_SURPRISE);
+            let total = self.pace_variance + point.variance + NOISE;
+            self.pace += surprise * self.pace_variance / total;
+            point.cost += surprise * point.variance / total;
+            self.pace_variance -= self.pace_variance * self.pace_variance / total;
+            point.variance -= point.variance * point.variance / total;
+        }
         point.samples = point.samples.saturating_add(1);
     }
 
@@ -84,7 +111,7 @@ impl Curve {
     pub fn best_size(&self, limit: usize) -> usize {
         let limit = limit.max(1);
         let measured = self.points.iter().filter(|point| point.known() && point.rows <= limit);
-        let mut candidates: Vec<(usize, f64)> = measured.map(|point| (point.rows, point.per_row())).collect();
+        let mut candidates: Vec<(usize, f64)> = measured.map(|point| (point.rows, self.per_row(point))).collect();
         if candidates.is_empty() {
             return limit;
         }
@@ -115,7 +142,7 @@ impl Curve {
     /// The measured points: rows and expected duration.
     pub fn points(&self) -> Vec<(usize, Duration)> {
         let measured = self.points.iter().filter(|point| point.samples > 0);
-        measured.map(|point| (point.rows, Duration::from_secs_f64(point.seconds))).collect()
+        measured.map(|point| (point.rows, Duration::from_secs_f64(self.at(point)))).collect()
     }
 
     fn samples(&self) -> u64 {
@@ -129,8 +156,8 @@ impl Curve {
             if !point.known() {
                 return Some(point.rows);
             }
-            best = best.min(point.per_row());
-            if point.per_row() > best * HOPELESS {
+            best = best.min(self.per_row(point));
+            if self.per_row(point) > best * HOPELESS {
                 return None;
             }
         }
@@ -146,6 +173,14 @@ impl Curve {
         }
     }
 
+    fn at(&self, point: &Point) -> f64 {
+        (self.pace + point.cost).exp()
+    }
+
+    fn per_row(&self, point: &Point) -> f64 {
+        self.at(point) / point.rows as f64
+    }
+
     /// Linear between two measured points; beyond them, in proportion to the rows.
     fn seconds(&self, rows: usize) -> Option<f64> {
         let measured = || self.points.iter().filter(|point| point.samples > 0);
@@ -154,9 +189,9 @@ impl Curve {
         match (below, above) {
             (Some(low), Some(high)) if low.rows < high.rows => {
                 let part = (rows - low.rows) as f64 / (high.rows - low.rows) as f64;
-                Some(low.seconds + part * (high.seconds - low.seconds))
+                Some(self.at(low) + part * (self.at(high) - self.at(low)))
             }
-            (Some(point), _) | (None, Some(point)) => Some(point.per_row() * rows as f64),
+            (Some(point), _) | (None, Some(point)) => Some(self.per_row(point) * rows as f64),
             (None, None) => None,
         }
     }
@@ -262,9 +297,10 @@ mod tests {
     #[test]
     fn interpolates_and_extrapolates() {
         let curve = curve(16, &[(4, 40), (8, 60)]);
-        assert_eq!(curve.duration(6), Some(Duration::from_millis(50)));
-        assert_eq!(curve.duration(16), Some(Duration::from_millis(120)));
-        assert_eq!(curve.duration(2), Some(Duration::from_millis(20)));
+        let milliseconds = |rows| curve.duration(rows).unwrap().as_secs_f64() * 1000.0;
+        for (rows, expected) in [(4, 40.0), (6, 50.0), (8, 60.0), (16, 120.0), (2, 20.0)] {
+            assert!((milliseconds(rows) - expected).abs() < 0.01, "{rows}: {}", milliseconds(rows));
+        }
     }
 
     #[test]
@@ -293,6 +329,22 @@ mod tests {
         }
         assert_eq!(curve.best_size(2), 2);
         assert!(last <= 2);
+    }
+
+    #[test]
+    fn a_slower_machine_does_not_make_other_sizes_look_better() {
+        let mut curve = curve(8, &[(1, 10), (2, 18), (4, 32), (8, 70)]);
+        for _ in 0..20 {
+            curve.record(4, Duration::from_millis(32));
+        }
+        for step in 0..60u64 {
+            let rows = curve.best_size(8);
+            assert_eq!(rows, 4, "left the best size at step {step}");
+            curve.record(4, Duration::from_micros(32_000 + 32_000 * 4 * step.min(10) / 100));
+        }
+        let expected = curve.duration(4).unwrap();
+        assert!(expected > Duration::from_millis(43), "follows the machine: {expected:?}");
+        assert!(curve.duration(8).unwrap() > Duration::from_millis(85), "and takes the others along");
     }
 
     #[test]
@@ -325,7 +377,7 @@ mod tests {
             if curve.points.iter().any(|point| point.known() && point.rows <= limit) {
                 let per_row = curve.seconds(best).unwrap() / best as f64;
                 for point in curve.points.iter().filter(|point| point.known() && point.rows < best) {
-                    proptest::prop_assert!(per_row <= point.per_row() * SAME);
+                    proptest::prop_assert!(per_row <= curve.per_row(point) * SAME * 1.000001);
                 }
             }
             proptest::prop_assert!((1..=limit).contains(&curve.choose(limit)));

@@ -12,17 +12,26 @@ use crate::service::Fault;
 
 /// Refuses by the announced length where there is one, else as soon as too much has arrived.
 pub async fn read(headers: &HeaderMap, mut body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
-    let too_large = || Refusal::from(Fault::TooLarge(format!("body exceeds the limit of {limit} bytes")));
-    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let too_large = || {
+        Refusal::from(Fault::TooLarge(format!(
+            "body exceeds the limit of {limit} bytes"
+        )))
+    };
+    let announced = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
-    let encoding = headers.get(CONTENT_ENCODING).map_or("", |value| value.to_str().unwrap_or("?"));
+    let encoding = headers
+        .get(CONTENT_ENCODING)
+        .map_or("", |value| value.to_str().unwrap_or("?"));
     let encoding = Encoding::from_header(encoding).map_err(Fault::from)?;
 
     let mut gathered = Gathered::default();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Fault::Invalid(format!("request body broke off: {error}")))?;
+        let frame =
+            frame.map_err(|error| Fault::Invalid(format!("request body broke off: {error}")))?;
         if let Ok(data) = frame.into_data() {
             gathered.push(data);
         }

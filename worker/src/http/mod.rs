@@ -6,6 +6,7 @@
 mod body;
 mod refusal;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -26,6 +27,8 @@ use crate::telemetry::spans::ServerSpan;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Of an answer with binary tensors.
 const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
+/// A body of so many bytes takes about a millisecond to convert.
+const WORTH_A_THREAD: usize = 128 << 10;
 
 /// Answers one request.
 pub async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Body> {
@@ -37,7 +40,10 @@ pub async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<B
     let answered = match Call::parse(&parts.method, parts.uri.path()) {
         Ok(Some(Call::Infer(model))) => return traced(&front, &model, &parts, body, at).await,
         Ok(Some(call)) => document(&front, call, &parts, body).await,
-        Ok(None) => Err(Refusal::from(Fault::NotFound(format!("there is no '{}' here", parts.uri.path())))),
+        Ok(None) => Err(Refusal::from(Fault::NotFound(format!(
+            "there is no '{}' here",
+            parts.uri.path()
+        )))),
         Err(error) => Err(error.into()),
     };
     answered.unwrap_or_else(Refusal::into_response)
@@ -62,30 +68,46 @@ async fn document(
             let ready = front.model_ready(&model.name, &version(&model));
             readiness(ready, rest::model_ready(&model.name, ready))
         }
-        Call::ModelMetadata(model) => {
-            json(rest::model_metadata(&front.model_metadata(&model.name, &version(&model))?))
-        }
+        Call::ModelMetadata(model) => json(rest::model_metadata(
+            &front.model_metadata(&model.name, &version(&model))?,
+        )),
         Call::ModelConfig(model) => {
             let answer = front.model_config(&model.name, &version(&model))?;
             json(rest::model_config(&answer.config.unwrap_or_default()))
         }
         Call::ModelStatistics(model) => {
-            let (name, version) = model.map_or_else(Default::default, |model| (model.name.clone().into_owned(), version(&model)));
-            json(rest::model_statistics(&front.model_statistics(&name, &version)?))
+            let (name, version) = model.map_or_else(Default::default, |model| {
+                (model.name.clone().into_owned(), version(&model))
+            });
+            json(rest::model_statistics(
+                &front.model_statistics(&name, &version)?,
+            ))
         }
         Call::RepositoryIndex => {
             let body = body::read(&parts.headers, body, front.max_message_bytes).await?;
             let request = rest::index_request(&body)?;
-            json(rest::repository_index(&front.repository_index(request.ready)))
+            json(rest::repository_index(
+                &front.repository_index(request.ready),
+            ))
         }
         Call::Infer(_) | Call::RepositoryLoad(_) | Call::RepositoryUnload(_) => {
-            return Err(Fault::Unimplemented(format!("this server does not support '{}'", parts.uri.path())).into());
+            return Err(Fault::Unimplemented(format!(
+                "this server does not support '{}'",
+                parts.uri.path()
+            ))
+            .into());
         }
     })
 }
 
 /// Inference, with its span.
-async fn traced(front: &Front, model: &Model<'_>, parts: &Parts, body: Incoming, at: Instant) -> Response<Body> {
+async fn traced(
+    front: &Front,
+    model: &Model<'_>,
+    parts: &Parts,
+    body: Incoming,
+    at: Instant,
+) -> Response<Body> {
     const ROUTE: &str = "/v2/models/{model}/infer";
     const NAME: &str = "POST /v2/models/{model}/infer";
     let traceparent = parts.headers.get("traceparent").map(HeaderValue::as_bytes);
@@ -97,7 +119,10 @@ async fn traced(front: &Front, model: &Model<'_>, parts: &Parts, body: Incoming,
         span.set("http.request.method", "POST");
         span.set("http.route", ROUTE);
         span.set("url.path", parts.uri.path().to_owned());
-        span.set("http.response.status_code", i64::from(response.status().as_u16()));
+        span.set(
+            "http.response.status_code",
+            i64::from(response.status().as_u16()),
+        );
         span.end(error);
     }
     response
@@ -112,22 +137,62 @@ async fn infer(
     span: Option<&mut ServerSpan>,
 ) -> Result<Response<Body>, Refusal> {
     let body = body::read(headers, body, front.max_message_bytes).await?;
-    let json_length = headers.get(JSON_LENGTH_HEADER).map(|value| rest::json_length(value.as_bytes())).transpose()?;
-    let call = rest::infer_request(model, &body, json_length)?;
-    drop(body);
-    let response = front.infer(call.request, Arrival { at, timeout: None }, span).await?;
-    let answer = rest::infer_answer(&response, &call.form)?;
+    let json_length = headers
+        .get(JSON_LENGTH_HEADER)
+        .map(|value| rest::json_length(value.as_bytes()))
+        .transpose()?;
+    let call = aside(body.len(), {
+        let (name, version) = (
+            model.name.to_string(),
+            model.version.as_deref().map(str::to_owned),
+        );
+        move || {
+            rest::infer_request(
+                &Model {
+                    name: name.into(),
+                    version: version.map(Cow::from),
+                },
+                &body,
+                json_length,
+            )
+        }
+    })
+    .await??;
+    let form = call.form;
+    let response = front
+        .infer(call.request, Arrival { at, timeout: None }, span)
+        .await?;
+    let bytes: usize = response.raw_output_contents.iter().map(Bytes::len).sum();
+    let answer = aside(bytes, move || rest::infer_answer(&response, &form)).await??;
     if answer.body.len() > front.max_message_bytes {
         let limit = front.max_message_bytes;
-        let text = format!("answer of {} bytes exceeds the limit of {limit} bytes", answer.body.len());
+        let text = format!(
+            "answer of {} bytes exceeds the limit of {limit} bytes",
+            answer.body.len()
+        );
         return Err(Fault::TooLarge(text).into());
     }
     let Some(length) = answer.json_length else {
         return Ok(json(answer.body));
     };
     let mut response = with_type(BINARY, answer.body);
-    response.headers_mut().insert(JSON_LENGTH_HEADER, HeaderValue::from(length));
+    response
+        .headers_mut()
+        .insert(JSON_LENGTH_HEADER, HeaderValue::from(length));
     Ok(response)
+}
+
+/// Runs `work` here when it is about few bytes, else on a thread that may take its time: JSON of some size
+/// would hold up every other request of this thread.
+async fn aside<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Fault> {
+    if bytes < WORTH_A_THREAD {
+        return Ok(work());
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Fault::Internal(format!("body could not be converted: {error}")))
 }
 
 fn metrics(front: &Front, method: &Method) -> Response<Body> {
@@ -146,7 +211,10 @@ fn metrics(front: &Front, method: &Method) -> Response<Body> {
         })
         .collect();
     let page = front.observer.metrics.page(&shown);
-    with_type(HeaderValue::from_static(prometheus::CONTENT_TYPE), page.into())
+    with_type(
+        HeaderValue::from_static(prometheus::CONTENT_TYPE),
+        page.into(),
+    )
 }
 
 fn readiness(ready: bool, body: Bytes) -> Response<Body> {

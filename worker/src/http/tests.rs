@@ -30,13 +30,24 @@ impl Answer {
     }
 }
 
-async fn send(bed: &Bed, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+async fn send(
+    bed: &Bed,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> Answer {
     let client = Client::builder(TokioExecutor::new()).build_http();
-    let mut request = Request::builder().method(method).uri(format!("http://{}{path}", bed.http));
+    let mut request = Request::builder()
+        .method(method)
+        .uri(format!("http://{}{path}", bed.http));
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let answer = client.request(request.body(Full::new(body.into())).unwrap()).await.unwrap();
+    let answer = client
+        .request(request.body(Full::new(body.into())).unwrap())
+        .await
+        .unwrap();
     let (parts, body) = answer.into_parts();
     Answer {
         status: parts.status.as_u16(),
@@ -59,16 +70,37 @@ async fn json_in_json_out() {
     let answer = send(&bed, "POST", INFER, &[], request().to_string()).await;
     assert_eq!(answer.status, 200, "{:?}", answer.body);
     let answer = answer.json();
-    assert_eq!((&answer["id"], &answer["model_version"]), (&json!("7"), &json!("1")));
+    assert_eq!(
+        (&answer["id"], &answer["model_version"]),
+        (&json!("7"), &json!("1"))
+    );
     assert_eq!(answer["outputs"][0]["data"], json!([1.0, 2.0, 3.0, 4.5]));
-    let versioned = send(&bed, "POST", "/v2/models/fake/versions/1/infer", &[], request().to_string()).await;
+    let versioned = send(
+        &bed,
+        "POST",
+        "/v2/models/fake/versions/1/infer",
+        &[],
+        request().to_string(),
+    )
+    .await;
     assert_eq!(versioned.status, 200);
+}
+
+#[tokio::test]
+async fn large_bodies_are_converted_aside() {
+    let here = std::thread::current().id();
+    let thread = || std::thread::current().id();
+    assert_eq!(aside(WORTH_A_THREAD - 1, thread).await, Ok(here));
+    assert_ne!(aside(WORTH_A_THREAD, thread).await, Ok(here));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn binary_in_binary_out() {
     let bed = Bed::start().await;
-    let tensor: Vec<u8> = [1.0_f32, 2.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+    let tensor: Vec<u8> = [1.0_f32, 2.0]
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
     let head = json!({
         "parameters": {"binary_data_output": true},
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}],
@@ -76,10 +108,20 @@ async fn binary_in_binary_out() {
     .to_string();
     let body = [head.as_bytes(), &tensor].concat();
     let length = head.len().to_string();
-    let answer = send(&bed, "POST", INFER, &[("inference-header-content-length", &length)], body).await;
+    let answer = send(
+        &bed,
+        "POST",
+        INFER,
+        &[("inference-header-content-length", &length)],
+        body,
+    )
+    .await;
     assert_eq!(answer.status, 200, "{:?}", answer.body);
-    let json_length: usize =
-        answer.headers["inference-header-content-length"].to_str().unwrap().parse().unwrap();
+    let json_length: usize = answer.headers["inference-header-content-length"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
     assert_eq!(answer.body[json_length..], tensor[..]);
 }
 
@@ -117,19 +159,59 @@ async fn every_error_is_a_status_and_a_json_object() {
     let cases = [
         ("POST", INFER, "{".to_owned(), 400),
         ("POST", INFER, "\u{0}\u{1}".to_owned(), 400),
-        ("POST", INFER, changed(|request| request["inputs"][0]["shape"] = json!([2, 3])), 400),
-        ("POST", INFER, changed(|request| request["inputs"][0]["shape"] = json!([-2, 2])), 400),
-        ("POST", INFER, changed(|request| request["inputs"][0]["shape"] = json!([1_u64 << 62, 1_u64 << 62])), 400),
-        ("POST", INFER, changed(|request| request["inputs"][0]["name"] = json!("zz")), 400),
-        ("POST", INFER, changed(|request| request["inputs"][0]["datatype"] = json!("INT64")), 400),
+        (
+            "POST",
+            INFER,
+            changed(|request| request["inputs"][0]["shape"] = json!([2, 3])),
+            400,
+        ),
+        (
+            "POST",
+            INFER,
+            changed(|request| request["inputs"][0]["shape"] = json!([-2, 2])),
+            400,
+        ),
+        (
+            "POST",
+            INFER,
+            changed(|request| request["inputs"][0]["shape"] = json!([1_u64 << 62, 1_u64 << 62])),
+            400,
+        ),
+        (
+            "POST",
+            INFER,
+            changed(|request| request["inputs"][0]["name"] = json!("zz")),
+            400,
+        ),
+        (
+            "POST",
+            INFER,
+            changed(|request| request["inputs"][0]["datatype"] = json!("INT64")),
+            400,
+        ),
         ("POST", INFER, " ".repeat(MAX_MESSAGE_BYTES + 1), 413),
-        ("POST", "/v2/models/no-such/infer", request().to_string(), 404),
-        ("POST", "/v2/models/fake/versions/999/infer", request().to_string(), 404),
+        (
+            "POST",
+            "/v2/models/no-such/infer",
+            request().to_string(),
+            404,
+        ),
+        (
+            "POST",
+            "/v2/models/fake/versions/999/infer",
+            request().to_string(),
+            404,
+        ),
         ("GET", INFER, String::new(), 405),
         ("POST", "/metrics", String::new(), 405),
         ("GET", "/v2/models/no-such", String::new(), 404),
         ("GET", "/nope", String::new(), 404),
-        ("POST", "/v2/repository/models/fake/load", String::new(), 501),
+        (
+            "POST",
+            "/v2/repository/models/fake/load",
+            String::new(),
+            501,
+        ),
         ("GET", "/v2/models/%ff", String::new(), 400),
     ];
     for (method, path, body, status) in cases {
@@ -146,14 +228,28 @@ async fn every_error_is_a_status_and_a_json_object() {
 async fn the_documents_are_served() {
     let bed = Bed::start().await;
     assert_eq!(get(&bed, "/v2").await.json()["name"], "forebay-worker");
-    for path in ["/v2/health/live", "/v2/health/ready", "/v2/models/fake/ready", "/v2/models/fake/versions/1/ready"] {
+    for path in [
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/fake/ready",
+        "/v2/models/fake/versions/1/ready",
+    ] {
         assert_eq!(get(&bed, path).await.status, 200, "{path}");
     }
     assert_eq!(get(&bed, "/v2/models/no-such/ready").await.status, 503);
-    assert_eq!(get(&bed, "/v2/models/fake").await.json()["inputs"][0]["shape"], json!([-1, 2]));
-    assert_eq!(get(&bed, "/v2/models/fake/config").await.json()["max_batch_size"], 32);
+    assert_eq!(
+        get(&bed, "/v2/models/fake").await.json()["inputs"][0]["shape"],
+        json!([-1, 2])
+    );
+    assert_eq!(
+        get(&bed, "/v2/models/fake/config").await.json()["max_batch_size"],
+        32
+    );
     for path in ["/v2/models/stats", "/v2/models/fake/stats"] {
-        assert_eq!(get(&bed, path).await.json()["model_stats"][0]["name"], "fake");
+        assert_eq!(
+            get(&bed, path).await.json()["model_stats"][0]["name"],
+            "fake"
+        );
     }
     let index = send(&bed, "POST", "/v2/repository/index", &[], "").await;
     assert_eq!(index.json()[0]["state"], "READY");
@@ -165,10 +261,19 @@ async fn the_documents_are_served() {
 async fn metrics_count_what_happened() {
     let bed = Bed::start().await;
     send(&bed, "POST", INFER, &[], request().to_string()).await;
-    send(&bed, "POST", INFER, &[], request().to_string().replace("FP32", "FP64")).await;
+    send(
+        &bed,
+        "POST",
+        INFER,
+        &[],
+        request().to_string().replace("FP32", "FP64"),
+    )
+    .await;
     // The instance tells of the batch after it has answered; shutting it down waits for that.
     let model = bed.front.model("fake", "").unwrap();
-    tokio::task::spawn_blocking(move || model.shutdown()).await.unwrap();
+    tokio::task::spawn_blocking(move || model.shutdown())
+        .await
+        .unwrap();
     let page = String::from_utf8(get(&bed, "/metrics").await.body.to_vec()).unwrap();
     for line in [
         "nv_inference_request_success{model=\"fake\",version=\"1\"} 1",
@@ -177,18 +282,27 @@ async fn metrics_count_what_happened() {
         "forebay_batch_rows_count{model=\"fake\",version=\"1\"} 1",
         "forebay_model_info{model=\"fake\",version=\"1\",provider=\"cpu\",fell_back=\"true\"} 1",
     ] {
-        assert!(page.lines().any(|found| found == line), "no '{line}' in:\n{page}");
+        assert!(
+            page.lines().any(|found| found == line),
+            "no '{line}' in:\n{page}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_traced_request_has_its_server_span() {
     let bed = Bed::start().await;
-    let parent = [("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")];
+    let parent = [(
+        "traceparent",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    )];
     send(&bed, "POST", INFER, &parent, request().to_string()).await;
     send(&bed, "POST", INFER, &parent, "{").await;
     let spans = bed.spans.finished();
-    let servers: Vec<_> = spans.iter().filter(|span| span.name == "POST /v2/models/{model}/infer").collect();
+    let servers: Vec<_> = spans
+        .iter()
+        .filter(|span| span.name == "POST /v2/models/{model}/infer")
+        .collect();
     let statuses: Vec<i64> = servers
         .iter()
         .flat_map(|span| &span.attributes)

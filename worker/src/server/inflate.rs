@@ -85,7 +85,10 @@ mod tests {
         encoder.write_all(b"tensor").unwrap();
         let zlib = encoder.finish().unwrap();
         assert_eq!(Encoding::Deflate.inflate(&zlib, 6).unwrap(), "tensor");
-        assert_eq!(Encoding::Gzip.inflate(&gzip(b"tensor"), 6).unwrap(), "tensor");
+        assert_eq!(
+            Encoding::Gzip.inflate(&gzip(b"tensor"), 6).unwrap(),
+            "tensor"
+        );
     }
 
     #[test]

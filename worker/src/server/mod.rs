@@ -13,11 +13,11 @@ use std::time::Duration;
 
 pub use body::Body;
 pub use gather::Gathered;
-pub use inflate::{Encoding, InflateError, UnknownEncoding, inflate};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+pub use inflate::{Encoding, InflateError, UnknownEncoding, inflate};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -78,7 +78,12 @@ impl Server {
         H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
-        let Server { listener, protocols, mut drain, drain_timeout } = self;
+        let Server {
+            listener,
+            protocols,
+            mut drain,
+            drain_timeout,
+        } = self;
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -185,7 +190,9 @@ mod tests {
 
     fn clients() -> [TestClient; 2] {
         let http1 = Client::builder(TokioExecutor::new()).build_http();
-        let http2 = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+        let http2 = Client::builder(TokioExecutor::new())
+            .http2_only(true)
+            .build_http();
         [http1, http2]
     }
 
@@ -211,7 +218,10 @@ mod tests {
             start_drain.send(true).unwrap();
             release.notify_one();
             let answer = call.await.unwrap().unwrap();
-            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "done");
+            assert_eq!(
+                answer.into_body().collect().await.unwrap().to_bytes(),
+                "done"
+            );
             assert_eq!(running.await.unwrap(), 0);
             assert!(client.get(uri).await.is_err());
         }

@@ -49,7 +49,10 @@ impl Front {
             }
         }
         for (note, names) in fallen_back {
-            extensions.push(format!("execution_provider_fallback({}: {note})", names.join(",")));
+            extensions.push(format!(
+                "execution_provider_fallback({}: {note})",
+                names.join(",")
+            ));
         }
         wire::ServerMetadataResponse {
             name: env!("CARGO_PKG_NAME").to_owned(),
@@ -58,7 +61,11 @@ impl Front {
         }
     }
 
-    pub fn model_metadata(&self, name: &str, version: &str) -> Result<wire::ModelMetadataResponse, Fault> {
+    pub fn model_metadata(
+        &self,
+        name: &str,
+        version: &str,
+    ) -> Result<wire::ModelMetadataResponse, Fault> {
         let model = self.model(name, version)?;
         let tensors = |specs: &[TensorSpec]| {
             let tensor = |spec: &TensorSpec| TensorMetadata {
@@ -77,7 +84,11 @@ impl Front {
         })
     }
 
-    pub fn model_config(&self, name: &str, version: &str) -> Result<wire::ModelConfigResponse, Fault> {
+    pub fn model_config(
+        &self,
+        name: &str,
+        version: &str,
+    ) -> Result<wire::ModelConfigResponse, Fault> {
         let model = self.model(name, version)?;
         Ok(wire::ModelConfigResponse {
             config: Some(configuration(&model)),
@@ -85,7 +96,11 @@ impl Front {
     }
 
     /// An empty name stands for every model.
-    pub fn model_statistics(&self, name: &str, version: &str) -> Result<wire::ModelStatisticsResponse, Fault> {
+    pub fn model_statistics(
+        &self,
+        name: &str,
+        version: &str,
+    ) -> Result<wire::ModelStatisticsResponse, Fault> {
         let models = match name {
             "" => self.registry.models(),
             name => vec![self.model(name, version)?],
@@ -100,11 +115,15 @@ impl Front {
         entries.retain(|entry| !only_ready || entry.state == ModelState::Ready);
         let models = entries.into_iter().map(|entry| ModelIndex {
             name: entry.name,
-            version: entry.version.map_or_else(String::new, |version| version.to_string()),
+            version: entry
+                .version
+                .map_or_else(String::new, |version| version.to_string()),
             state: state(entry.state).to_owned(),
             reason: entry.reason,
         });
-        wire::RepositoryIndexResponse { models: models.collect() }
+        wire::RepositoryIndexResponse {
+            models: models.collect(),
+        }
     }
 }
 

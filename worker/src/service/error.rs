@@ -89,9 +89,10 @@ impl Fault {
         match self {
             Fault::Busy { .. } | Fault::DeadlineExceeded(_) | Fault::Unavailable(_) => "REJECTED",
             Fault::Internal(_) => "BACKEND",
-            Fault::Invalid(_) | Fault::NotFound(_) | Fault::Unimplemented(_) | Fault::TooLarge(_) => {
-                "OTHER"
-            }
+            Fault::Invalid(_)
+            | Fault::NotFound(_)
+            | Fault::Unimplemented(_)
+            | Fault::TooLarge(_) => "OTHER",
         }
     }
 }
@@ -102,9 +103,9 @@ impl From<LookupError> for Fault {
             LookupError::UnknownModel(name) => {
                 Fault::NotFound(format!("Request for unknown model: '{name}' is not found"))
             }
-            LookupError::UnknownVersion { name, version } => {
-                Fault::NotFound(format!("Request for unknown model: '{name}' version {version} is not found"))
-            }
+            LookupError::UnknownVersion { name, version } => Fault::NotFound(format!(
+                "Request for unknown model: '{name}' version {version} is not found"
+            )),
             LookupError::NotReady { .. } => Fault::Unavailable(error.to_string()),
         }
     }
@@ -145,23 +146,52 @@ mod tests {
     #[test]
     fn every_fault_has_its_row_in_the_table() {
         let text = || "why".to_owned();
-        let busy = Fault::Busy { message: text(), retry_after: Duration::from_millis(7) };
+        let busy = Fault::Busy {
+            message: text(),
+            retry_after: Duration::from_millis(7),
+        };
         let rows = [
             (Fault::Invalid(text()), Code::InvalidArgument, 400, "OTHER"),
             (Fault::NotFound(text()), Code::NotFound, 404, "OTHER"),
-            (Fault::Unimplemented(text()), Code::Unimplemented, 501, "OTHER"),
-            (Fault::Unavailable(text()), Code::Unavailable, 503, "REJECTED"),
+            (
+                Fault::Unimplemented(text()),
+                Code::Unimplemented,
+                501,
+                "OTHER",
+            ),
+            (
+                Fault::Unavailable(text()),
+                Code::Unavailable,
+                503,
+                "REJECTED",
+            ),
             (busy, Code::ResourceExhausted, 429, "REJECTED"),
-            (Fault::TooLarge(text()), Code::ResourceExhausted, 413, "OTHER"),
-            (Fault::DeadlineExceeded(text()), Code::DeadlineExceeded, 504, "REJECTED"),
+            (
+                Fault::TooLarge(text()),
+                Code::ResourceExhausted,
+                413,
+                "OTHER",
+            ),
+            (
+                Fault::DeadlineExceeded(text()),
+                Code::DeadlineExceeded,
+                504,
+                "REJECTED",
+            ),
             (Fault::Internal(text()), Code::Internal, 500, "BACKEND"),
         ];
         for (fault, code, http, reason) in rows {
-            assert_eq!((fault.code(), fault.http().as_u16(), fault.reason()), (code, http, reason));
+            assert_eq!(
+                (fault.code(), fault.http().as_u16(), fault.reason()),
+                (code, http, reason)
+            );
             let busy = matches!(fault, Fault::Busy { .. });
             let status = Status::from(fault);
             assert_eq!((status.code(), status.message()), (code, "why"));
-            let pushback = status.metadata().get(PUSHBACK).map(|value| value.to_str().unwrap());
+            let pushback = status
+                .metadata()
+                .get(PUSHBACK)
+                .map(|value| value.to_str().unwrap());
             assert_eq!(pushback, busy.then_some("7"));
         }
     }
@@ -170,11 +200,26 @@ mod tests {
     fn what_the_model_says_becomes_a_fault() {
         let model = || "mlp".to_owned();
         let cases = [
-            (InferError::InvalidInput("index 7".into()), Code::InvalidArgument),
-            (InferError::QueueFull { model: model(), limit: 4 }, Code::ResourceExhausted),
+            (
+                InferError::InvalidInput("index 7".into()),
+                Code::InvalidArgument,
+            ),
+            (
+                InferError::QueueFull {
+                    model: model(),
+                    limit: 4,
+                },
+                Code::ResourceExhausted,
+            ),
             (InferError::DeadlineInQueue(model()), Code::DeadlineExceeded),
             (InferError::Unavailable(model()), Code::Unavailable),
-            (InferError::Engine { model: "mlp".into(), message: "broke".into() }, Code::Internal),
+            (
+                InferError::Engine {
+                    model: "mlp".into(),
+                    message: "broke".into(),
+                },
+                Code::Internal,
+            ),
         ];
         for (error, code) in cases {
             let text = error.to_string();

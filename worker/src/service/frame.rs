@@ -48,11 +48,15 @@ where
     /// The message of a call that has but one.
     pub async fn only(mut self) -> Result<Bytes, Fault> {
         let Some(message) = self.next().await? else {
-            return Err(Fault::Invalid("request has no message, send one".to_owned()));
+            return Err(Fault::Invalid(
+                "request has no message, send one".to_owned(),
+            ));
         };
         match self.next().await? {
             None => Ok(message),
-            Some(_) => Err(Fault::Invalid("request has more than one message, send one".to_owned())),
+            Some(_) => Err(Fault::Invalid(
+                "request has more than one message, send one".to_owned(),
+            )),
         }
     }
 
@@ -68,7 +72,9 @@ where
                         self.received.push(data);
                     }
                 }
-                Some(Err(error)) => return Err(Fault::Invalid(format!("request body broke off: {error}"))),
+                Some(Err(error)) => {
+                    return Err(Fault::Invalid(format!("request body broke off: {error}")));
+                }
                 None if self.received.bytes().is_empty() => return Ok(None),
                 None => {
                     return Err(Fault::Invalid(format!(
@@ -85,7 +91,8 @@ where
             (false, _) => Ok(message),
             (true, Some(encoding)) => Ok(inflate(message, encoding, self.limit).await?),
             (true, None) => Err(Fault::Invalid(
-                "message is flagged as compressed, but grpc-encoding names no compression".to_owned(),
+                "message is flagged as compressed, but grpc-encoding names no compression"
+                    .to_owned(),
             )),
         }
     }
@@ -101,7 +108,9 @@ fn first_message(received: &mut Gathered, limit: usize) -> Result<Option<(Bytes,
         return Err(too_large("message", length, limit));
     }
     if flag > 1 {
-        return Err(Fault::Invalid(format!("compressed flag is {flag}, must be 0 or 1")));
+        return Err(Fault::Invalid(format!(
+            "compressed flag is {flag}, must be 0 or 1"
+        )));
     }
     if received.bytes().len() - HEADER_LENGTH < length {
         return Ok(None);
@@ -121,14 +130,24 @@ pub fn frame(message: &impl Message, limit: usize) -> Result<Bytes, Fault> {
 }
 
 /// The pieces of an inference's answer, in order; outputs of some size are pieces of their own.
-pub fn frame_inference(mut response: ModelInferResponse, limit: usize) -> Result<VecDeque<Bytes>, Fault> {
+pub fn frame_inference(
+    mut response: ModelInferResponse,
+    limit: usize,
+) -> Result<VecDeque<Bytes>, Fault> {
     let outputs = std::mem::take(&mut response.raw_output_contents);
     let field_length = |length: usize| 1 + prost::length_delimiter_len(length) + length;
     let length = response.encoded_len()
-        + outputs.iter().map(|output| field_length(output.len())).sum::<usize>();
+        + outputs
+            .iter()
+            .map(|output| field_length(output.len()))
+            .sum::<usize>();
     let header = framing::header(length).ok().filter(|_| length <= limit);
     let header = header.ok_or_else(|| too_large("answer", length, limit))?;
-    let separate: usize = outputs.iter().map(Bytes::len).filter(|length| *length >= SEPARATE).sum();
+    let separate: usize = outputs
+        .iter()
+        .map(Bytes::len)
+        .filter(|length| *length >= SEPARATE)
+        .sum();
 
     let mut buffer = BytesMut::with_capacity(HEADER_LENGTH + length - separate);
     buffer.put_slice(&header);
@@ -136,7 +155,8 @@ pub fn frame_inference(mut response: ModelInferResponse, limit: usize) -> Result
     let mut pieces = VecDeque::with_capacity(1);
     for output in outputs {
         buffer.put_u8(RAW_OUTPUT_TAG);
-        prost::encode_length_delimiter(output.len(), &mut buffer).expect("the buffer grows as needed");
+        prost::encode_length_delimiter(output.len(), &mut buffer)
+            .expect("the buffer grows as needed");
         if output.len() < SEPARATE {
             buffer.extend_from_slice(&output);
         } else {
@@ -151,7 +171,9 @@ pub fn frame_inference(mut response: ModelInferResponse, limit: usize) -> Result
 }
 
 fn too_large(what: &str, length: usize, limit: usize) -> Fault {
-    Fault::TooLarge(format!("{what} of {length} bytes exceeds the limit of {limit} bytes"))
+    Fault::TooLarge(format!(
+        "{what} of {length} bytes exceeds the limit of {limit} bytes"
+    ))
 }
 
 #[cfg(test)]
@@ -181,7 +203,12 @@ mod tests {
 
     #[tokio::test]
     async fn pieces_of_any_size_make_the_same_messages() {
-        let wire = [framed(0, 6, b"tensor"), framed(0, 0, b""), framed(0, 1, b"x")].concat();
+        let wire = [
+            framed(0, 6, b"tensor"),
+            framed(0, 0, b""),
+            framed(0, 1, b"x"),
+        ]
+        .concat();
         for piece in 1..=wire.len() {
             let mut messages = messages(&wire, piece, 6);
             for want in ["tensor", "", "x"] {
@@ -197,7 +224,10 @@ mod tests {
         assert_eq!(messages(&one, 4, 6).only().await.unwrap(), "tensor");
         let two = [one.clone(), one].concat();
         for wire in [&two[..], &[]] {
-            assert!(matches!(messages(wire, 4, 6).only().await, Err(Fault::Invalid(_))));
+            assert!(matches!(
+                messages(wire, 4, 6).only().await,
+                Err(Fault::Invalid(_))
+            ));
         }
     }
 
@@ -206,11 +236,17 @@ mod tests {
         let wire = framed(0, 6, b"tensor");
         for length in 1..wire.len() {
             let fault = messages(&wire[..length], 3, 6).next().await.unwrap_err();
-            assert!(matches!(&fault, Fault::Invalid(text) if text.contains("ended")), "{fault}");
+            assert!(
+                matches!(&fault, Fault::Invalid(text) if text.contains("ended")),
+                "{fault}"
+            );
         }
         for flag in [1, 2, 255] {
             let wire = framed(flag, 6, b"tensor");
-            assert!(matches!(messages(&wire, 4, 6).next().await, Err(Fault::Invalid(_))));
+            assert!(matches!(
+                messages(&wire, 4, 6).next().await,
+                Err(Fault::Invalid(_))
+            ));
         }
     }
 
@@ -223,7 +259,10 @@ mod tests {
     #[test]
     fn a_claim_beyond_the_limit_is_refused_before_its_bytes_arrive() {
         let mut received = received(framed(0, 1 << 30, b"x"));
-        assert!(matches!(first_message(&mut received, 1 << 20), Err(Fault::TooLarge(_))));
+        assert!(matches!(
+            first_message(&mut received, 1 << 20),
+            Err(Fault::TooLarge(_))
+        ));
     }
 
     #[test]
@@ -240,12 +279,24 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_decodes_to_itself_whatever_the_sizes() {
-        for sizes in [vec![], vec![0], vec![40, SEPARATE, 7], vec![SEPARATE], vec![3 * SEPARATE; 2]] {
+        for sizes in [
+            vec![],
+            vec![0],
+            vec![40, SEPARATE, 7],
+            vec![SEPARATE],
+            vec![3 * SEPARATE; 2],
+        ] {
             let response = ModelInferResponse {
                 model_name: "mlp".to_owned(),
                 id: "abc-1".to_owned(),
-                outputs: vec![InferOutputTensor { name: "y".to_owned(), ..Default::default() }],
-                raw_output_contents: sizes.iter().map(|size| Bytes::from(vec![7; *size])).collect(),
+                outputs: vec![InferOutputTensor {
+                    name: "y".to_owned(),
+                    ..Default::default()
+                }],
+                raw_output_contents: sizes
+                    .iter()
+                    .map(|size| Bytes::from(vec![7; *size]))
+                    .collect(),
                 ..Default::default()
             };
             let wire = frame_inference(response.clone(), 1 << 20).unwrap();
@@ -272,7 +323,10 @@ mod tests {
             raw_output_contents: vec![Bytes::from(vec![0; 100])],
             ..Default::default()
         };
-        assert!(matches!(frame_inference(response.clone(), 100), Err(Fault::TooLarge(_))));
+        assert!(matches!(
+            frame_inference(response.clone(), 100),
+            Err(Fault::TooLarge(_))
+        ));
         assert!(matches!(frame(&response, 100), Err(Fault::TooLarge(_))));
     }
 }

@@ -42,18 +42,27 @@ pub async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<B
         *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return response;
     }
-    let call = Call { at, headers: parts.headers, body };
+    let call = Call {
+        at,
+        headers: parts.headers,
+        body,
+    };
     let path = parts.uri.path();
     match path.strip_prefix('/').and_then(|path| path.split_once('/')) {
         Some((INFERENCE, method)) => inference(&front, method, call).await,
         Some((HEALTH, "Check")) => {
-            unary(&front, call, |request: HealthCheckRequest| health::check(&front, &request.service)).await
+            unary(&front, call, |request: HealthCheckRequest| {
+                health::check(&front, &request.service)
+            })
+            .await
         }
         Some((HEALTH, "Watch")) => match call.message::<HealthCheckRequest>(&front).await {
             Ok(request) => respond(streaming(health::watch(front, request.service))),
             Err(fault) => refusal(fault),
         },
-        _ => refusal(Fault::Unimplemented(format!("this server has no call '{path}'"))),
+        _ => refusal(Fault::Unimplemented(format!(
+            "this server has no call '{path}'"
+        ))),
     }
 }
 
@@ -66,10 +75,19 @@ async fn inference(front: &Arc<Front>, method: &str, call: Call) -> Response<Bod
             unary(front, call, live).await
         }
         "ServerReady" => {
-            let ready = |_: wire::ServerReadyRequest| Ok(wire::ServerReadyResponse { ready: front.ready() });
+            let ready = |_: wire::ServerReadyRequest| {
+                Ok(wire::ServerReadyResponse {
+                    ready: front.ready(),
+                })
+            };
             unary(front, call, ready).await
         }
-        "ServerMetadata" => unary(front, call, |_: wire::ServerMetadataRequest| Ok(front.server_metadata())).await,
+        "ServerMetadata" => {
+            unary(front, call, |_: wire::ServerMetadataRequest| {
+                Ok(front.server_metadata())
+            })
+            .await
+        }
         "ModelReady" => {
             let ready = |request: wire::ModelReadyRequest| {
                 let ready = front.model_ready(&request.name, &request.version);
@@ -78,30 +96,44 @@ async fn inference(front: &Arc<Front>, method: &str, call: Call) -> Response<Bod
             unary(front, call, ready).await
         }
         "ModelMetadata" => {
-            let metadata = |request: wire::ModelMetadataRequest| front.model_metadata(&request.name, &request.version);
+            let metadata = |request: wire::ModelMetadataRequest| {
+                front.model_metadata(&request.name, &request.version)
+            };
             unary(front, call, metadata).await
         }
         "ModelConfig" => {
-            let config = |request: wire::ModelConfigRequest| front.model_config(&request.name, &request.version);
+            let config = |request: wire::ModelConfigRequest| {
+                front.model_config(&request.name, &request.version)
+            };
             unary(front, call, config).await
         }
         "ModelStatistics" => {
-            let statistics =
-                |request: wire::ModelStatisticsRequest| front.model_statistics(&request.name, &request.version);
+            let statistics = |request: wire::ModelStatisticsRequest| {
+                front.model_statistics(&request.name, &request.version)
+            };
             unary(front, call, statistics).await
         }
         "RepositoryIndex" => {
-            let index = |request: wire::RepositoryIndexRequest| Ok(front.repository_index(request.ready));
+            let index =
+                |request: wire::RepositoryIndexRequest| Ok(front.repository_index(request.ready));
             unary(front, call, index).await
         }
-        _ => refusal(Fault::Unimplemented(format!("this server does not support {INFERENCE}/{method}"))),
+        _ => refusal(Fault::Unimplemented(format!(
+            "this server does not support {INFERENCE}/{method}"
+        ))),
     }
 }
 
 async fn model_infer(front: &Front, call: Call) -> Response<Body> {
     const NAME: &str = "inference.GRPCInferenceService/ModelInfer";
-    let mut span = front.observer.tracing.server(NAME, traceparent(&call.headers));
-    let arrival = Arrival { at: call.at, timeout: timeout(&call.headers) };
+    let mut span = front
+        .observer
+        .tracing
+        .server(NAME, traceparent(&call.headers));
+    let arrival = Arrival {
+        at: call.at,
+        timeout: timeout(&call.headers),
+    };
     let answer = async {
         let message = call.message(front).await?;
         let response = front.infer(message, arrival, span.as_mut()).await?;
@@ -110,7 +142,10 @@ async fn model_infer(front: &Front, call: Call) -> Response<Body> {
     .await;
     end(span, "ModelInfer", answer.as_ref().err());
     match answer {
-        Ok(pieces) => respond(Body::Message { pieces, trailers: trailers(None) }),
+        Ok(pieces) => respond(Body::Message {
+            pieces,
+            trailers: trailers(None),
+        }),
         Err(fault) => refusal(fault),
     }
 }
@@ -123,7 +158,11 @@ fn model_stream_infer(front: &Arc<Front>, call: Call) -> Response<Body> {
     }
 }
 
-async fn unary<Q, A>(front: &Front, call: Call, answer: impl FnOnce(Q) -> Result<A, Fault>) -> Response<Body>
+async fn unary<Q, A>(
+    front: &Front,
+    call: Call,
+    answer: impl FnOnce(Q) -> Result<A, Fault>,
+) -> Response<Body>
 where
     Q: Message + Default,
     A: Message,
@@ -133,7 +172,10 @@ where
         frame::frame(&answer(request)?, front.max_message_bytes)
     };
     match framed.await {
-        Ok(framed) => respond(Body::Message { pieces: [framed].into(), trailers: trailers(None) }),
+        Ok(framed) => respond(Body::Message {
+            pieces: [framed].into(),
+            trailers: trailers(None),
+        }),
         Err(fault) => refusal(fault),
     }
 }
@@ -146,13 +188,20 @@ impl Call {
     }
 }
 
-fn messages(headers: &HeaderMap, body: Incoming, limit: usize) -> Result<Messages<Incoming>, Fault> {
-    let encoding = headers.get("grpc-encoding").map_or("", |value| value.to_str().unwrap_or("?"));
+fn messages(
+    headers: &HeaderMap,
+    body: Incoming,
+    limit: usize,
+) -> Result<Messages<Incoming>, Fault> {
+    let encoding = headers
+        .get("grpc-encoding")
+        .map_or("", |value| value.to_str().unwrap_or("?"));
     Ok(Messages::new(body, Encoding::from_header(encoding)?, limit))
 }
 
 pub(super) fn decode<Q: Message + Default>(message: Bytes) -> Result<Q, Fault> {
-    Q::decode(message).map_err(|error| Fault::Invalid(format!("message cannot be decoded: {error}")))
+    Q::decode(message)
+        .map_err(|error| Fault::Invalid(format!("message cannot be decoded: {error}")))
 }
 
 pub(super) fn traceparent(headers: &HeaderMap) -> Option<&[u8]> {
@@ -193,7 +242,9 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 
 fn respond(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(CONTENT));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(CONTENT));
     response
 }
 
@@ -217,7 +268,10 @@ fn streaming(messages: BoxStream<'static, Result<Bytes, Fault>>) -> Body {
 
 fn trailers(fault: Option<Fault>) -> HeaderMap {
     match fault {
-        None => HeaderMap::from_iter([(http::HeaderName::from_static(STATUS), HeaderValue::from_static("0"))]),
+        None => HeaderMap::from_iter([(
+            http::HeaderName::from_static(STATUS),
+            HeaderValue::from_static("0"),
+        )]),
         Some(fault) => refusal(fault).into_parts().0.headers,
     }
 }
@@ -227,7 +281,10 @@ mod tests {
     use super::*;
 
     fn headers(name: &'static str, value: &'static str) -> HeaderMap {
-        HeaderMap::from_iter([(http::HeaderName::from_static(name), HeaderValue::from_static(value))])
+        HeaderMap::from_iter([(
+            http::HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        )])
     }
 
     #[test]

@@ -15,10 +15,12 @@ const WHOLE_SERVER: [&str; 2] = ["", "inference.GRPCInferenceService"];
 /// The state now.
 pub fn check(front: &Front, service: &str) -> Result<HealthCheckResponse, Fault> {
     match status(front, service) {
-        ServingStatus::ServiceUnknown => {
-            Err(Fault::NotFound(format!("service '{service}' is neither a model nor the server")))
-        }
-        status => Ok(HealthCheckResponse { status: status.into() }),
+        ServingStatus::ServiceUnknown => Err(Fault::NotFound(format!(
+            "service '{service}' is neither a model nor the server"
+        ))),
+        status => Ok(HealthCheckResponse {
+            status: status.into(),
+        }),
     }
 }
 
@@ -36,7 +38,9 @@ pub fn watch(front: Arc<Front>, service: String) -> BoxStream<'static, Result<By
         Some((status, watching))
     });
     let framed = |status: ServingStatus| {
-        let response = HealthCheckResponse { status: status.into() };
+        let response = HealthCheckResponse {
+            status: status.into(),
+        };
         frame::frame(&response, usize::MAX)
     };
     statuses.map(framed).boxed()
@@ -74,10 +78,19 @@ impl Watching {
 fn status(front: &Front, service: &str) -> ServingStatus {
     let serving = if WHOLE_SERVER.contains(&service) {
         front.ready()
-    } else if front.registry.index().iter().any(|entry| entry.name == service) {
+    } else if front
+        .registry
+        .index()
+        .iter()
+        .any(|entry| entry.name == service)
+    {
         front.model_ready(service, "")
     } else {
         return ServingStatus::ServiceUnknown;
     };
-    if serving { ServingStatus::Serving } else { ServingStatus::NotServing }
+    if serving {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    }
 }

@@ -40,7 +40,11 @@ pub fn tensors(target: Target<'_>, message: &mut ModelInferRequest) -> Result<Te
     let inputs = target.inputs(message)?;
     let rows = target.rows(&inputs)?;
     let outputs = target.outputs(&message.outputs)?;
-    Ok(Tensors { inputs, outputs, rows })
+    Ok(Tensors {
+        inputs,
+        outputs,
+        rows,
+    })
 }
 
 /// The answer as it travels: tensors raw, in the order in which `message` asked for them.
@@ -59,9 +63,18 @@ pub fn response(
         raw_output_contents: Vec::with_capacity(tensors.len()),
     };
     let names: Vec<String> = if message.outputs.is_empty() {
-        target.signature.outputs.iter().map(|spec| spec.name.clone()).collect()
+        target
+            .signature
+            .outputs
+            .iter()
+            .map(|spec| spec.name.clone())
+            .collect()
     } else {
-        message.outputs.into_iter().map(|output| output.name).collect()
+        message
+            .outputs
+            .into_iter()
+            .map(|output| output.name)
+            .collect()
     };
     for (tensor, name) in tensors.into_iter().zip(names) {
         response.outputs.push(InferOutputTensor {
@@ -89,11 +102,15 @@ impl Target<'_> {
             )));
         }
         let mut raw = raw.into_iter();
-        let mut inputs: Vec<(usize, Tensor)> = Vec::with_capacity(sent.len().min(self.signature.inputs.len()));
+        let mut inputs: Vec<(usize, Tensor)> =
+            Vec::with_capacity(sent.len().min(self.signature.inputs.len()));
         for input in sent {
             let (index, spec) = self.find_input(&input.name)?;
             if inputs.iter().any(|(other, _)| *other == index) {
-                return Err(Fault::Invalid(format!("input '{}' already exists in request", input.name)));
+                return Err(Fault::Invalid(format!(
+                    "input '{}' already exists in request",
+                    input.name
+                )));
             }
             let data = match raw.next() {
                 Some(_) if input.contents.is_some() => {
@@ -114,13 +131,23 @@ impl Target<'_> {
     fn find_input(&self, name: &str) -> Result<(usize, &TensorSpec), Fault> {
         let mut specs = self.signature.inputs.iter().enumerate();
         specs.find(|(_, spec)| spec.name == name).ok_or_else(|| {
-            Fault::Invalid(format!("unexpected inference input '{}' for model '{}'", cut(name), self.model))
+            Fault::Invalid(format!(
+                "unexpected inference input '{}' for model '{}'",
+                cut(name),
+                self.model
+            ))
         })
     }
 
-    fn input(&self, spec: &TensorSpec, input: InferInputTensor, raw: Option<Bytes>) -> Result<Tensor, Fault> {
+    fn input(
+        &self,
+        spec: &TensorSpec,
+        input: InferInputTensor,
+        raw: Option<Bytes>,
+    ) -> Result<Tensor, Fault> {
         refuse_shared_memory(&input.parameters, "input", &spec.name)?;
-        let datatype = DataType::parse(&input.datatype).filter(|datatype| *datatype == spec.datatype);
+        let datatype =
+            DataType::parse(&input.datatype).filter(|datatype| *datatype == spec.datatype);
         let Some(datatype) = datatype else {
             return Err(Fault::Invalid(format!(
                 "inference input '{}' data-type is '{}', but model '{}' expects '{}'",
@@ -133,19 +160,27 @@ impl Target<'_> {
         self.check_shape(spec, &input.shape)?;
         let data = match raw {
             Some(data) => {
-                check_raw(datatype, &input.shape, &data).map_err(|error| self.bad_tensor(spec, error))?;
+                check_raw(datatype, &input.shape, &data)
+                    .map_err(|error| self.bad_tensor(spec, error))?;
                 data
             }
             None => raw_from_contents(datatype, &input.shape, &input.contents.unwrap_or_default())
                 .map_err(|error| self.bad_tensor(spec, error))?,
         };
-        Ok(Tensor { datatype, shape: input.shape, data })
+        Ok(Tensor {
+            datatype,
+            shape: input.shape,
+            data,
+        })
     }
 
     fn check_shape(&self, spec: &TensorSpec, shape: &[i64]) -> Result<(), Fault> {
         let fits = |expected: &[i64]| {
             expected.len() == shape.len()
-                && expected.iter().zip(shape).all(|(want, got)| *want < 0 || want == got)
+                && expected
+                    .iter()
+                    .zip(shape)
+                    .all(|(want, got)| *want < 0 || want == got)
         };
         match &spec.shape {
             Some(expected) if !fits(expected) => Err(Fault::Invalid(format!(
@@ -161,7 +196,9 @@ impl Target<'_> {
 
     fn bad_tensor(&self, spec: &TensorSpec, error: TensorError) -> Fault {
         Fault::Invalid(match error {
-            TensorError::ByteLength { expected, actual, .. } => format!(
+            TensorError::ByteLength {
+                expected, actual, ..
+            } => format!(
                 "input byte size mismatch for input '{}' for model '{}'. Expected {expected}, got {actual}",
                 spec.name, self.model
             ),
@@ -203,7 +240,10 @@ impl Target<'_> {
             if spec.optional {
                 continue;
             }
-            let size = tensor.shape.first().and_then(|size| usize::try_from(*size).ok());
+            let size = tensor
+                .shape
+                .first()
+                .and_then(|size| usize::try_from(*size).ok());
             match (rows, size) {
                 (_, None) => {
                     return Err(Fault::Invalid(format!(
@@ -245,7 +285,10 @@ impl Target<'_> {
                 )));
             };
             if outputs.contains(&index) {
-                return Err(Fault::Invalid(format!("output '{}' already exists in request", output.name)));
+                return Err(Fault::Invalid(format!(
+                    "output '{}' already exists in request",
+                    output.name
+                )));
             }
             refuse_shared_memory(&output.parameters, "output", &output.name)?;
             if output.parameters.contains_key("classification") {
@@ -294,12 +337,18 @@ pub fn timeout(parameters: &BTreeMap<String, InferParameter>) -> Result<Option<u
 
 /// A name from a request, shortened for an error message.
 fn cut(name: &str) -> &str {
-    let end = name.char_indices().nth(100).map_or(name.len(), |(end, _)| end);
+    let end = name
+        .char_indices()
+        .nth(100)
+        .map_or(name.len(), |(end, _)| end);
     &name[..end]
 }
 
 fn names<'a>(specs: impl Iterator<Item = &'a TensorSpec>) -> String {
-    specs.map(|spec| format!("'{}'", spec.name)).collect::<Vec<_>>().join(",")
+    specs
+        .map(|spec| format!("'{}'", spec.name))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// A shape in an error message, cut after its first dimensions.

@@ -84,7 +84,9 @@ impl Front {
         });
         let answer = ask(&model, message, arrival, trace).await;
         if let Err(fault) = &answer {
-            self.observer.metrics.failure(model.name(), model.version(), fault.reason());
+            self.observer
+                .metrics
+                .failure(model.name(), model.version(), fault.reason());
         }
         answer
     }
@@ -103,7 +105,11 @@ async fn ask(
     };
     let named = infer::timeout(&message.parameters)?;
     let deadline = deadline(&arrival, named, model.config().default_timeout);
-    let Tensors { inputs, outputs, rows } = infer::tensors(target, &mut message)?;
+    let Tensors {
+        inputs,
+        outputs,
+        rows,
+    } = infer::tensors(target, &mut message)?;
     let now = Instant::now();
     if deadline.is_some_and(|deadline| deadline <= now) {
         return Err(Fault::DeadlineExceeded(format!(
@@ -111,24 +117,44 @@ async fn ask(
             model.name()
         )));
     }
-    let request = InferRequest { inputs, outputs, rows, deadline, trace };
+    let request = InferRequest {
+        inputs,
+        outputs,
+        rows,
+        deadline,
+        trace,
+    };
     let refused = |error: InferError| Fault::from_model(error, || retry_delay(model));
     let answer = model.submit(request, now).map_err(refused)?;
     let answer = match deadline {
         None => answer.await,
-        Some(deadline) => tokio::time::timeout_at(deadline.into(), answer).await.map_err(|_| {
-            Fault::DeadlineExceeded(format!("deadline passed before model '{}' answered", model.name()))
-        })?,
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), answer)
+            .await
+            .map_err(|_| {
+                Fault::DeadlineExceeded(format!(
+                    "deadline passed before model '{}' answered",
+                    model.name()
+                ))
+            })?,
     };
     let answer = answer
         .map_err(|_| Fault::Internal(format!("model '{}' dropped the request", model.name())))?
         .map_err(refused)?;
-    Ok(infer::response(target, model.version(), message, answer.outputs))
+    Ok(infer::response(
+        target,
+        model.version(),
+        message,
+        answer.outputs,
+    ))
 }
 
 /// The earlier of what the transport and the parameter `timeout` (microseconds) say; without either the
 /// model's default.
-fn deadline(arrival: &Arrival, parameter: Option<u64>, default: Option<Duration>) -> Option<Instant> {
+fn deadline(
+    arrival: &Arrival,
+    parameter: Option<u64>,
+    default: Option<Duration>,
+) -> Option<Instant> {
     let named = [arrival.timeout, parameter.map(Duration::from_micros)];
     let timeout = named.into_iter().flatten().min().or(default)?;
     arrival.at.checked_add(timeout)
@@ -144,7 +170,9 @@ fn retry_delay(model: &Model) -> Duration {
     };
     let batches = statistics.queued_rows.div_ceil(2 * rows);
     let batches = u32::try_from(batches).unwrap_or(u32::MAX);
-    duration.saturating_mul(batches).clamp(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
+    duration
+        .saturating_mul(batches)
+        .clamp(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
 }
 
 #[cfg(test)]

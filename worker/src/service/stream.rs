@@ -33,7 +33,9 @@ pub fn answers(
     messages: Messages<Incoming>,
 ) -> BoxStream<'static, Result<Bytes, Fault>> {
     let stream = Arc::new(Stream {
-        strict: headers.get("triton_grpc_error").is_some_and(|value| value == "true"),
+        strict: headers
+            .get("triton_grpc_error")
+            .is_some_and(|value| value == "true"),
         headers,
         front,
     });
@@ -55,26 +57,47 @@ struct Stream {
 impl Stream {
     async fn answer(&self, request: ModelInferRequest) -> Result<Bytes, Fault> {
         const NAME: &str = "inference.GRPCInferenceService/ModelStreamInfer";
-        let arrival = Arrival { at: Instant::now(), timeout: None };
+        let arrival = Arrival {
+            at: Instant::now(),
+            timeout: None,
+        };
         let id = request.id.clone();
         let wants_final = matches!(
-            request.parameters.get(WANTS_FINAL).and_then(|value| value.parameter_choice.as_ref()),
+            request
+                .parameters
+                .get(WANTS_FINAL)
+                .and_then(|value| value.parameter_choice.as_ref()),
             Some(ParameterChoice::BoolParam(true))
         );
-        let mut span = self.front.observer.tracing.server(NAME, grpc::traceparent(&self.headers));
+        let mut span = self
+            .front
+            .observer
+            .tracing
+            .server(NAME, grpc::traceparent(&self.headers));
         let answer = self.front.infer(request, arrival, span.as_mut()).await;
         grpc::end(span, "ModelStreamInfer", answer.as_ref().err());
 
         let (mut response, error_message) = match answer {
             Ok(response) => (response, String::new()),
             Err(fault) if self.strict => return Err(fault),
-            Err(fault) => (ModelInferResponse { id, ..ModelInferResponse::default() }, fault.to_string()),
+            Err(fault) => (
+                ModelInferResponse {
+                    id,
+                    ..ModelInferResponse::default()
+                },
+                fault.to_string(),
+            ),
         };
         if wants_final {
-            let last = InferParameter { parameter_choice: Some(ParameterChoice::BoolParam(true)) };
+            let last = InferParameter {
+                parameter_choice: Some(ParameterChoice::BoolParam(true)),
+            };
             response.parameters.insert(IS_FINAL.to_owned(), last);
         }
-        let answer = ModelStreamInferResponse { error_message, infer_response: Some(response) };
+        let answer = ModelStreamInferResponse {
+            error_message,
+            infer_response: Some(response),
+        };
         frame::frame(&answer, self.front.max_message_bytes)
     }
 }

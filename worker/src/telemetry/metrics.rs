@@ -15,8 +15,8 @@ use crate::batch::statistics::{Statistics, Total};
 const ROWS: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024];
 /// Microseconds, from what a tiny model takes to what a client will not wait for.
 const MICROSECONDS: &[u64] = &[
-    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
-    2_500_000, 10_000_000,
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 10_000_000,
 ];
 const MICROSECONDS_PER_SECOND: f64 = 1e6;
 
@@ -76,10 +76,19 @@ impl Metrics {
     }
 
     fn model(&self, name: &str, version: u64) -> Arc<ModelMetrics> {
-        let known = self.models.read().get(name).and_then(|versions| versions.get(&version).cloned());
+        let known = self
+            .models
+            .read()
+            .get(name)
+            .and_then(|versions| versions.get(&version).cloned());
         known.unwrap_or_else(|| {
             let mut models = self.models.write();
-            models.entry(name.to_owned()).or_default().entry(version).or_default().clone()
+            models
+                .entry(name.to_owned())
+                .or_default()
+                .entry(version)
+                .or_default()
+                .clone()
         })
     }
 
@@ -96,24 +105,36 @@ impl Metrics {
     fn counters(&self, page: &mut Page, models: &[Shown<'_>]) {
         type Count = fn(&Statistics) -> u64;
         let families: [(&str, &str, Count); 3] = [
-            ("nv_inference_request_success", "Requests answered with tensors.", |statistics| {
-                statistics.success.count
-            }),
-            ("nv_inference_count", "Rows of requests answered with tensors.", |statistics| {
-                statistics.inference_count
-            }),
-            ("nv_inference_exec_count", "Successful runs of the model.", |statistics| {
-                statistics.execution_count
-            }),
+            (
+                "nv_inference_request_success",
+                "Requests answered with tensors.",
+                |statistics| statistics.success.count,
+            ),
+            (
+                "nv_inference_count",
+                "Rows of requests answered with tensors.",
+                |statistics| statistics.inference_count,
+            ),
+            (
+                "nv_inference_exec_count",
+                "Successful runs of the model.",
+                |statistics| statistics.execution_count,
+            ),
         ];
         for (name, help, count) in families {
             page.family(name, Kind::Counter, help);
-            each(models, |labels, model| page.sample(name, labels, count(&model.statistics)));
+            each(models, |labels, model| {
+                page.sample(name, labels, count(&model.statistics))
+            });
         }
         let name = "nv_inference_request_failure";
         page.family(name, Kind::Counter, "Requests without tensors, by reason.");
         each(models, |labels, model| {
-            let failures = self.model(model.name, model.version).failures.lock().clone();
+            let failures = self
+                .model(model.name, model.version)
+                .failures
+                .lock()
+                .clone();
             let cancelled = Some(("CANCELED", model.statistics.cancelled));
             for (reason, count) in failures.into_iter().chain(cancelled) {
                 page.sample(name, &[labels[0], labels[1], ("reason", reason)], count);
@@ -124,9 +145,19 @@ impl Metrics {
     fn histograms(&self, page: &mut Page, models: &[Shown<'_>]) {
         type Pick = fn(&ModelMetrics) -> &Histogram;
         let families: [(&str, &str, Pick); 3] = [
-            ("forebay_batch_rows", "Rows of each executed batch.", |model| &model.batch_rows),
-            ("forebay_queue_seconds", "Wait of each request for an instance.", |model| &model.queue),
-            ("forebay_execution_seconds", "Run of each batch.", |model| &model.execution),
+            (
+                "forebay_batch_rows",
+                "Rows of each executed batch.",
+                |model| &model.batch_rows,
+            ),
+            (
+                "forebay_queue_seconds",
+                "Wait of each request for an instance.",
+                |model| &model.queue,
+            ),
+            ("forebay_execution_seconds", "Run of each batch.", |model| {
+                &model.execution
+            }),
         ];
         for (name, help, pick) in families {
             page.family(name, Kind::Histogram, help);
@@ -140,20 +171,38 @@ impl Metrics {
 fn durations(page: &mut Page, models: &[Shown<'_>]) {
     type Of = fn(&Statistics) -> Total;
     let families: [(&str, &str, Of); 5] = [
-        ("nv_inference_request_duration_us", "From submission to answer.", |statistics| statistics.success),
-        ("nv_inference_queue_duration_us", "Waiting for an instance.", |statistics| statistics.queue),
-        ("nv_inference_compute_input_duration_us", "Stacking inputs.", |statistics| {
-            statistics.compute_input
-        }),
-        ("nv_inference_compute_infer_duration_us", "Running the model.", |statistics| {
-            statistics.compute_infer
-        }),
-        ("nv_inference_compute_output_duration_us", "Slicing outputs.", |statistics| {
-            statistics.compute_output
-        }),
+        (
+            "nv_inference_request_duration_us",
+            "From submission to answer.",
+            |statistics| statistics.success,
+        ),
+        (
+            "nv_inference_queue_duration_us",
+            "Waiting for an instance.",
+            |statistics| statistics.queue,
+        ),
+        (
+            "nv_inference_compute_input_duration_us",
+            "Stacking inputs.",
+            |statistics| statistics.compute_input,
+        ),
+        (
+            "nv_inference_compute_infer_duration_us",
+            "Running the model.",
+            |statistics| statistics.compute_infer,
+        ),
+        (
+            "nv_inference_compute_output_duration_us",
+            "Slicing outputs.",
+            |statistics| statistics.compute_output,
+        ),
     ];
     for (name, help, of) in families {
-        page.family(name, Kind::Counter, &format!("{help} Cumulative microseconds of successful requests."));
+        page.family(
+            name,
+            Kind::Counter,
+            &format!("{help} Cumulative microseconds of successful requests."),
+        );
         each(models, |labels, model| {
             page.sample(name, labels, microseconds(of(&model.statistics).duration));
         });
@@ -163,15 +212,29 @@ fn durations(page: &mut Page, models: &[Shown<'_>]) {
 fn gauges(page: &mut Page, models: &[Shown<'_>]) {
     let name = "nv_inference_pending_request_count";
     page.family(name, Kind::Gauge, "Requests that wait for an instance.");
-    each(models, |labels, model| page.sample(name, labels, model.statistics.queued_requests));
+    each(models, |labels, model| {
+        page.sample(name, labels, model.statistics.queued_requests)
+    });
     let name = "forebay_queued_rows";
     page.family(name, Kind::Gauge, "Rows that wait for an instance.");
-    each(models, |labels, model| page.sample(name, labels, model.statistics.queued_rows));
+    each(models, |labels, model| {
+        page.sample(name, labels, model.statistics.queued_rows)
+    });
     let name = "forebay_best_batch_rows";
-    page.family(name, Kind::Gauge, "Batch size with the least time per row, as learned so far.");
-    each(models, |labels, model| page.sample(name, labels, model.statistics.best_size));
+    page.family(
+        name,
+        Kind::Gauge,
+        "Batch size with the least time per row, as learned so far.",
+    );
+    each(models, |labels, model| {
+        page.sample(name, labels, model.statistics.best_size)
+    });
     let name = "forebay_model_info";
-    page.family(name, Kind::Gauge, "Always 1; says which execution provider runs the model.");
+    page.family(
+        name,
+        Kind::Gauge,
+        "Always 1; says which execution provider runs the model.",
+    );
     each(models, |labels, model| {
         let fell_back = if model.fell_back { "true" } else { "false" };
         let provider = [("provider", model.provider), ("fell_back", fell_back)];
@@ -205,9 +268,18 @@ mod tests {
             version: 2,
             instance: 0,
             rows: 3,
-            gather: Span { start: at(10), end: at(11) },
-            run: Span { start: at(11), end: at(15) },
-            scatter: Span { start: at(15), end: at(16) },
+            gather: Span {
+                start: at(10),
+                end: at(11),
+            },
+            run: Span {
+                start: at(11),
+                end: at(15),
+            },
+            scatter: Span {
+                start: at(15),
+                end: at(16),
+            },
             error: None,
             requests,
             any_traced: false,
@@ -226,7 +298,10 @@ mod tests {
         };
         metrics.batch(&report(&[request], start));
         metrics.failure("mlp", 2, "REJECTED");
-        let total = Total { count: 1, duration: Duration::from_millis(16) };
+        let total = Total {
+            count: 1,
+            duration: Duration::from_millis(16),
+        };
         let statistics = Statistics {
             success: total,
             inference_count: 3,
@@ -234,7 +309,13 @@ mod tests {
             queued_requests: 7,
             ..Statistics::default()
         };
-        let page = metrics.page(&[Shown { name: "mlp", version: 2, provider: "cpu", fell_back: true, statistics }]);
+        let page = metrics.page(&[Shown {
+            name: "mlp",
+            version: 2,
+            provider: "cpu",
+            fell_back: true,
+            statistics,
+        }]);
         for line in [
             "nv_inference_request_success{model=\"mlp\",version=\"2\"} 1",
             "nv_inference_count{model=\"mlp\",version=\"2\"} 3",
@@ -249,7 +330,10 @@ mod tests {
             "forebay_execution_seconds_bucket{model=\"mlp\",version=\"2\",le=\"0.005\"} 1",
             "forebay_model_info{model=\"mlp\",version=\"2\",provider=\"cpu\",fell_back=\"true\"} 1",
         ] {
-            assert!(page.lines().any(|found| found == line), "no '{line}' in:\n{page}");
+            assert!(
+                page.lines().any(|found| found == line),
+                "no '{line}' in:\n{page}"
+            );
         }
     }
 }

@@ -129,7 +129,11 @@ mod tests {
     fn a_page_is_what_prometheus_reads() {
         let mut page = Page::default();
         page.family("calls_total", Kind::Counter, "Calls.");
-        page.sample("calls_total", &[("model", "a\"b\\c\nd"), ("version", "1")], 3);
+        page.sample(
+            "calls_total",
+            &[("model", "a\"b\\c\nd"), ("version", "1")],
+            3,
+        );
         page.sample("calls_total", &[], 4);
         assert_eq!(
             page.into_text(),

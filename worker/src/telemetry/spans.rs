@@ -47,7 +47,8 @@ impl Tracing {
         };
         let builder = SpanBuilder::from_name(name).with_kind(SpanKind::Server);
         let span = tracer.build_with_context(builder, &context);
-        span.is_recording().then_some(ServerSpan { span, ended: false })
+        span.is_recording()
+            .then_some(ServerSpan { span, ended: false })
     }
 
     /// The spans of a batch. `clock` was read after the batch.
@@ -142,7 +143,8 @@ impl ServerSpan {
 impl Drop for ServerSpan {
     fn drop(&mut self) {
         if !self.ended {
-            self.span.set_status(Status::error("cancelled by the caller"));
+            self.span
+                .set_status(Status::error("cancelled by the caller"));
         }
     }
 }
@@ -165,7 +167,9 @@ impl Clock {
     fn at(&self, instant: Instant) -> SystemTime {
         let time = match self.instant.checked_duration_since(instant) {
             Some(before) => self.system.checked_sub(before),
-            None => self.system.checked_add(instant.duration_since(self.instant)),
+            None => self
+                .system
+                .checked_add(instant.duration_since(self.instant)),
         };
         time.unwrap_or(self.system)
     }
@@ -216,7 +220,11 @@ mod tests {
             (1.0, Some(&b"00-nonsense"[..]), true),
         ] {
             let tracing = Tracing::new(Some(&Spans::default().provider(ratio)));
-            assert_eq!(tracing.server("call", parent).is_some(), traced, "{ratio} {parent:?}");
+            assert_eq!(
+                tracing.server("call", parent).is_some(),
+                traced,
+                "{ratio} {parent:?}"
+            );
         }
         assert!(Tracing::default().server("call", Some(SAMPLED)).is_none());
     }
@@ -227,9 +235,20 @@ mod tests {
         let tracing = Tracing::new(Some(&spans.provider(1.0)));
         drop(tracing.server("call", None));
         tracing.server("call", None).unwrap().end(None);
-        tracing.server("call", None).unwrap().end(Some("broke".to_owned()));
-        let statuses: Vec<Status> = spans.finished().into_iter().map(|span| span.status).collect();
-        let want = [Status::error("cancelled by the caller"), Status::Unset, Status::error("broke")];
+        tracing
+            .server("call", None)
+            .unwrap()
+            .end(Some("broke".to_owned()));
+        let statuses: Vec<Status> = spans
+            .finished()
+            .into_iter()
+            .map(|span| span.status)
+            .collect();
+        let want = [
+            Status::error("cancelled by the caller"),
+            Status::Unset,
+            Status::error("broke"),
+        ];
         assert_eq!(statuses, want);
     }
 
@@ -238,12 +257,20 @@ mod tests {
         let spans = Spans::default();
         let provider = spans.provider(1.0);
         let tracing = Tracing::new(Some(&provider));
-        let servers = [tracing.server("a", Some(SAMPLED)).unwrap(), tracing.server("b", None).unwrap()];
+        let servers = [
+            tracing.server("a", Some(SAMPLED)).unwrap(),
+            tracing.server("b", None).unwrap(),
+        ];
         let contexts = servers.each_ref().map(ServerSpan::context);
         let clock = Clock::read();
         let start = clock.instant;
         let at = |millis| start + Duration::from_millis(millis);
-        let request = |trace| RequestReport { trace, rows: 1, enqueued: start, started: at(2) };
+        let request = |trace| RequestReport {
+            trace,
+            rows: 1,
+            enqueued: start,
+            started: at(2),
+        };
         let [first, second] = contexts.clone().map(Some);
         let requests = [request(None), request(first), request(second)];
         tracing.batch(
@@ -252,9 +279,18 @@ mod tests {
                 version: 1,
                 instance: 0,
                 rows: 3,
-                gather: report::Span { start: at(2), end: at(3) },
-                run: report::Span { start: at(3), end: at(7) },
-                scatter: report::Span { start: at(7), end: at(8) },
+                gather: report::Span {
+                    start: at(2),
+                    end: at(3),
+                },
+                run: report::Span {
+                    start: at(3),
+                    end: at(7),
+                },
+                scatter: report::Span {
+                    start: at(7),
+                    end: at(8),
+                },
                 error: None,
                 requests: &requests,
                 any_traced: true,
@@ -262,23 +298,51 @@ mod tests {
             clock,
         );
         let finished = spans.finished();
-        let [batch] = named(&finished, "batch")[..] else { panic!("one batch span") };
+        let [batch] = named(&finished, "batch")[..] else {
+            panic!("one batch span")
+        };
         let id = batch.span_context.span_id();
         assert_eq!(batch.parent_span_id, contexts[0].span_id());
         assert_eq!(batch.span_context.trace_id(), contexts[0].trace_id());
-        let linked: Vec<SpanId> = batch.links.links.iter().map(|link| link.span_context.span_id()).collect();
+        let linked: Vec<SpanId> = batch
+            .links
+            .links
+            .iter()
+            .map(|link| link.span_context.span_id())
+            .collect();
         assert_eq!(linked, contexts.each_ref().map(SpanContext::span_id));
-        assert!(batch.attributes.contains(&KeyValue::new("forebay.batch.rows", 3)));
-        assert!(batch.attributes.contains(&KeyValue::new("forebay.batch.requests", 3)));
+        assert!(
+            batch
+                .attributes
+                .contains(&KeyValue::new("forebay.batch.rows", 3))
+        );
+        assert!(
+            batch
+                .attributes
+                .contains(&KeyValue::new("forebay.batch.requests", 3))
+        );
 
-        let [execution] = named(&finished, "execution")[..] else { panic!("one execution span") };
+        let [execution] = named(&finished, "execution")[..] else {
+            panic!("one execution span")
+        };
         assert_eq!(execution.parent_span_id, id);
-        let took = execution.end_time.duration_since(execution.start_time).unwrap();
+        let took = execution
+            .end_time
+            .duration_since(execution.start_time)
+            .unwrap();
         assert_eq!(took, Duration::from_millis(4));
 
-        let parents = |name| named(&finished, name).iter().map(|span| span.parent_span_id).collect::<Vec<_>>();
+        let parents = |name| {
+            named(&finished, name)
+                .iter()
+                .map(|span| span.parent_span_id)
+                .collect::<Vec<_>>()
+        };
         let both = contexts.each_ref().map(SpanContext::span_id);
-        assert_eq!((parents("queue"), parents("execute")), (both.to_vec(), both.to_vec()));
+        assert_eq!(
+            (parents("queue"), parents("execute")),
+            (both.to_vec(), both.to_vec())
+        );
         for execute in named(&finished, "execute") {
             assert_eq!(execute.links.links[0].span_context.span_id(), id);
             assert_eq!(execute.start_time, named(&finished, "queue")[0].end_time);

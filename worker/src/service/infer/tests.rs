@@ -14,8 +14,15 @@ fn spec(name: &str, datatype: DataType, shape: &[i64]) -> TensorSpec {
 }
 
 fn signature(inputs: Vec<TensorSpec>, batched: bool) -> Signature {
-    let outputs = vec![spec("y", DataType::Fp32, &[-1, 10]), spec("z", DataType::Int64, &[-1])];
-    Signature { inputs, outputs, batched }
+    let outputs = vec![
+        spec("y", DataType::Fp32, &[-1, 10]),
+        spec("z", DataType::Int64, &[-1]),
+    ];
+    Signature {
+        inputs,
+        outputs,
+        batched,
+    }
 }
 
 fn mlp() -> Signature {
@@ -23,7 +30,11 @@ fn mlp() -> Signature {
 }
 
 fn target(signature: &Signature) -> Target<'_> {
-    Target { model: "mlp", signature, max_rows: Some(32) }
+    Target {
+        model: "mlp",
+        signature,
+        max_rows: Some(32),
+    }
 }
 
 fn input(name: &str, datatype: &str, shape: &[i64]) -> InferInputTensor {
@@ -39,7 +50,10 @@ fn request(inputs: Vec<InferInputTensor>, raw: &[usize]) -> ModelInferRequest {
     ModelInferRequest {
         model_name: "mlp".to_owned(),
         inputs,
-        raw_input_contents: raw.iter().map(|length| Bytes::from(vec![0; *length])).collect(),
+        raw_input_contents: raw
+            .iter()
+            .map(|length| Bytes::from(vec![0; *length]))
+            .collect(),
         ..ModelInferRequest::default()
     }
 }
@@ -60,8 +74,10 @@ fn raw_and_typed_inputs_become_the_same_tensors() {
     assert_eq!((from_raw.rows, &from_raw.outputs[..]), (2, &[0, 1][..]));
 
     let mut typed = request(vec![input("x", "FP32", &[2, 4])], &[]);
-    typed.inputs[0].contents =
-        Some(InferTensorContents { fp32_contents: vec![0.0; 8], ..Default::default() });
+    typed.inputs[0].contents = Some(InferTensorContents {
+        fp32_contents: vec![0.0; 8],
+        ..Default::default()
+    });
     assert_eq!(tensors(target(&mlp()), &mut typed).unwrap(), from_raw);
 }
 
@@ -69,24 +85,57 @@ fn raw_and_typed_inputs_become_the_same_tensors() {
 fn what_contradicts_the_model_is_refused_in_tritons_words() {
     let x = |shape: &[i64]| vec![input("x", "FP32", shape)];
     let cases = [
-        (request(vec![], &[]), "expected 1 inputs but got 0 inputs for model 'mlp'. Got input(s) [], but missing required input(s) ['x']"),
-        (request(vec![input("zz", "FP32", &[1, 4])], &[16]), "unexpected inference input 'zz' for model 'mlp'"),
-        (request([x(&[1, 4]), x(&[1, 4])].concat(), &[16, 16]), "input 'x' already exists in request"),
-        (request(vec![input("x", "INT64", &[1, 4])], &[32]), "inference input 'x' data-type is 'INT64', but model 'mlp' expects 'FP32'"),
-        (request(vec![input("x", "FP99", &[1, 4])], &[16]), "data-type is 'FP99'"),
-        (request(x(&[1, 3]), &[12]), "unexpected shape for input 'x' for model 'mlp'. Expected [-1,4], got [1,3]"),
+        (
+            request(vec![], &[]),
+            "expected 1 inputs but got 0 inputs for model 'mlp'. Got input(s) [], but missing required input(s) ['x']",
+        ),
+        (
+            request(vec![input("zz", "FP32", &[1, 4])], &[16]),
+            "unexpected inference input 'zz' for model 'mlp'",
+        ),
+        (
+            request([x(&[1, 4]), x(&[1, 4])].concat(), &[16, 16]),
+            "input 'x' already exists in request",
+        ),
+        (
+            request(vec![input("x", "INT64", &[1, 4])], &[32]),
+            "inference input 'x' data-type is 'INT64', but model 'mlp' expects 'FP32'",
+        ),
+        (
+            request(vec![input("x", "FP99", &[1, 4])], &[16]),
+            "data-type is 'FP99'",
+        ),
+        (
+            request(x(&[1, 3]), &[12]),
+            "unexpected shape for input 'x' for model 'mlp'. Expected [-1,4], got [1,3]",
+        ),
         (request(x(&[4]), &[16]), "Expected [-1,4], got [4]"),
         (request(x(&[]), &[4]), "Expected [-1,4], got []"),
         (request(x(&[-1, 4]), &[16]), "negative dimension -1"),
         (request(x(&[i64::MIN, 4]), &[16]), "negative dimension"),
         (request(x(&[1 << 40, 1 << 40]), &[16]), "unexpected shape"),
-        (request(x(&[1 << 62, 4]), &[16]), "more elements than 64 bits can count"),
-        (request(x(&[1 << 60, 4]), &[16]), "input byte size mismatch for input 'x' for model 'mlp'. Expected 18446744073709551616, got 16"),
+        (
+            request(x(&[1 << 62, 4]), &[16]),
+            "more elements than 64 bits can count",
+        ),
+        (
+            request(x(&[1 << 60, 4]), &[16]),
+            "input byte size mismatch for input 'x' for model 'mlp'. Expected 18446744073709551616, got 16",
+        ),
         (request(x(&[1, 4]), &[15]), "Expected 16, got 15"),
         (request(x(&[1, 4]), &[17]), "Expected 16, got 17"),
-        (request(x(&[1, 4]), &[]), "4 elements by its shape, but 0 were given"),
-        (request(x(&[1, 4]), &[16, 4]), "expected 1 entries in raw_input_contents, one for each input, but got 2"),
-        (request(x(&[33, 4]), &[33 * 16]), "inference request batch-size must be <= 32 for 'mlp'"),
+        (
+            request(x(&[1, 4]), &[]),
+            "4 elements by its shape, but 0 were given",
+        ),
+        (
+            request(x(&[1, 4]), &[16, 4]),
+            "expected 1 entries in raw_input_contents, one for each input, but got 2",
+        ),
+        (
+            request(x(&[33, 4]), &[33 * 16]),
+            "inference request batch-size must be <= 32 for 'mlp'",
+        ),
     ];
     for (request, want) in cases {
         let text = refused(&mlp(), request);
@@ -97,8 +146,10 @@ fn what_contradicts_the_model_is_refused_in_tritons_words() {
 #[test]
 fn raw_and_typed_together_are_refused() {
     let mut both = request(vec![input("x", "FP32", &[1, 4])], &[16]);
-    both.inputs[0].contents =
-        Some(InferTensorContents { fp32_contents: vec![0.5; 4], ..Default::default() });
+    both.inputs[0].contents = Some(InferTensorContents {
+        fp32_contents: vec![0.5; 4],
+        ..Default::default()
+    });
     assert_eq!(
         refused(&mlp(), both),
         "contents field must not be specified when using raw_input_contents for 'x' for model 'mlp'"
@@ -108,7 +159,10 @@ fn raw_and_typed_together_are_refused() {
 #[test]
 fn rows_of_all_inputs_agree() {
     let two = signature(
-        vec![spec("a", DataType::Fp32, &[-1]), spec("b", DataType::Int64, &[-1, 2])],
+        vec![
+            spec("a", DataType::Fp32, &[-1]),
+            spec("b", DataType::Int64, &[-1, 2]),
+        ],
         true,
     );
     let sent = |a, b| vec![input("b", "INT64", &[b, 2]), input("a", "FP32", &[a])];
@@ -124,10 +178,18 @@ fn scalars_empty_tensors_and_unknown_ranks_pass() {
     let mut unknown = spec("r", DataType::Uint8, &[]);
     unknown.shape = None;
     let odd = signature(
-        vec![spec("s", DataType::Fp32, &[]), spec("e", DataType::Fp32, &[-1, 3]), unknown],
+        vec![
+            spec("s", DataType::Fp32, &[]),
+            spec("e", DataType::Fp32, &[-1, 3]),
+            unknown,
+        ],
         false,
     );
-    let sent = vec![input("s", "FP32", &[]), input("e", "FP32", &[0, 3]), input("r", "UINT8", &[1, 2, 1])];
+    let sent = vec![
+        input("s", "FP32", &[]),
+        input("e", "FP32", &[0, 3]),
+        input("r", "UINT8", &[1, 2, 1]),
+    ];
     let found = tensors(target(&odd), &mut request(sent, &[4, 0, 2])).unwrap();
     assert_eq!(found.rows, 1);
 }
@@ -138,9 +200,20 @@ fn inputs_with_a_default_may_be_left_out() {
     optional.optional = true;
     let model = signature(vec![spec("x", DataType::Fp32, &[-1, 4]), optional], true);
     let x = input("x", "FP32", &[2, 4]);
-    assert_eq!(tensors(target(&model), &mut request(vec![x.clone()], &[32])).unwrap().inputs.len(), 1);
+    assert_eq!(
+        tensors(target(&model), &mut request(vec![x.clone()], &[32]))
+            .unwrap()
+            .inputs
+            .len(),
+        1
+    );
     let both = vec![input("scale", "FP32", &[]), x];
-    assert_eq!(tensors(target(&model), &mut request(both, &[4, 32])).unwrap().rows, 2);
+    assert_eq!(
+        tensors(target(&model), &mut request(both, &[4, 32]))
+            .unwrap()
+            .rows,
+        2
+    );
 }
 
 #[test]
@@ -151,7 +224,13 @@ fn broken_string_framing_is_refused() {
         ..request(vec![input("t", "BYTES", &[1])], &[])
     };
     assert!(tensors(target(&text), &mut sent(b"\x02\0\0\0ab")).is_ok());
-    for data in [&b"\xff\xff\xff\xffab"[..], b"\x02\0\0\0a", b"\x02\0", b"", b"\x01\0\0\0a\x01\0\0\0b"] {
+    for data in [
+        &b"\xff\xff\xff\xffab"[..],
+        b"\x02\0\0\0a",
+        b"\x02\0",
+        b"",
+        b"\x01\0\0\0a\x01\0\0\0b",
+    ] {
         refused(&text, sent(data));
     }
 }
@@ -168,18 +247,39 @@ fn outputs_are_those_asked_for_in_that_order() {
             ..request(vec![input("x", "FP32", &[1, 4])], &[16])
         }
     };
-    assert_eq!(tensors(target(&mlp()), &mut ask(&["z", "y"])).unwrap().outputs, [1, 0]);
-    assert_eq!(refused(&mlp(), ask(&["zz"])), "unexpected inference output 'zz' for model 'mlp'");
-    assert_eq!(refused(&mlp(), ask(&["y", "y"])), "output 'y' already exists in request");
+    assert_eq!(
+        tensors(target(&mlp()), &mut ask(&["z", "y"]))
+            .unwrap()
+            .outputs,
+        [1, 0]
+    );
+    assert_eq!(
+        refused(&mlp(), ask(&["zz"])),
+        "unexpected inference output 'zz' for model 'mlp'"
+    );
+    assert_eq!(
+        refused(&mlp(), ask(&["y", "y"])),
+        "output 'y' already exists in request"
+    );
 
     let model = mlp();
-    let tensor = |datatype| Tensor { datatype, shape: vec![1], data: Bytes::from_static(b"d") };
+    let tensor = |datatype| Tensor {
+        datatype,
+        shape: vec![1],
+        data: Bytes::from_static(b"d"),
+    };
     let answer = vec![tensor(DataType::Int64), tensor(DataType::Fp32)];
     let named = response(target(&model), 3, ask(&["z", "y"]), answer);
-    let found: Vec<(&str, &str)> =
-        named.outputs.iter().map(|output| (&output.name[..], &output.datatype[..])).collect();
+    let found: Vec<(&str, &str)> = named
+        .outputs
+        .iter()
+        .map(|output| (&output.name[..], &output.datatype[..]))
+        .collect();
     assert_eq!(found, [("z", "INT64"), ("y", "FP32")]);
-    assert_eq!((&named.model_version[..], named.raw_output_contents.len()), ("3", 2));
+    assert_eq!(
+        (&named.model_version[..], named.raw_output_contents.len()),
+        ("3", 2)
+    );
 }
 
 #[test]
@@ -202,13 +302,31 @@ fn what_the_server_cannot_do_is_not_ignored() {
 #[test]
 fn the_timeout_is_a_number_of_microseconds() {
     let with = |choice| {
-        BTreeMap::from([("timeout".to_owned(), InferParameter { parameter_choice: choice })])
+        BTreeMap::from([(
+            "timeout".to_owned(),
+            InferParameter {
+                parameter_choice: choice,
+            },
+        )])
     };
     assert_eq!(timeout(&BTreeMap::new()), Ok(None));
-    assert_eq!(timeout(&with(Some(ParameterChoice::Int64Param(0)))), Ok(None));
-    assert_eq!(timeout(&with(Some(ParameterChoice::Int64Param(9)))), Ok(Some(9)));
-    assert_eq!(timeout(&with(Some(ParameterChoice::Uint64Param(u64::MAX)))), Ok(Some(u64::MAX)));
-    for choice in [None, Some(ParameterChoice::Int64Param(-1)), Some(ParameterChoice::StringParam("1".into()))] {
+    assert_eq!(
+        timeout(&with(Some(ParameterChoice::Int64Param(0)))),
+        Ok(None)
+    );
+    assert_eq!(
+        timeout(&with(Some(ParameterChoice::Int64Param(9)))),
+        Ok(Some(9))
+    );
+    assert_eq!(
+        timeout(&with(Some(ParameterChoice::Uint64Param(u64::MAX)))),
+        Ok(Some(u64::MAX))
+    );
+    for choice in [
+        None,
+        Some(ParameterChoice::Int64Param(-1)),
+        Some(ParameterChoice::StringParam("1".into())),
+    ] {
         assert!(timeout(&with(choice)).is_err());
     }
 }

@@ -37,18 +37,26 @@ async fn collector() -> (SocketAddr, mpsc::UnboundedReceiver<(String, Bytes)>) {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let tell = tell.clone();
-            let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                let tell = tell.clone();
-                async move {
-                    let path = request.uri().path().to_owned();
-                    let body = request.into_body().collect().await.unwrap().to_bytes();
-                    tell.send((path, body)).unwrap();
-                    let answer = http::Response::builder().header("grpc-status", "0");
-                    answer.header("content-type", "application/grpc").body(Full::new(Bytes::new()))
-                }
-            });
+            let service =
+                hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                    let tell = tell.clone();
+                    async move {
+                        let path = request.uri().path().to_owned();
+                        let body = request.into_body().collect().await.unwrap().to_bytes();
+                        tell.send((path, body)).unwrap();
+                        let answer = http::Response::builder().header("grpc-status", "0");
+                        answer
+                            .header("content-type", "application/grpc")
+                            .body(Full::new(Bytes::new()))
+                    }
+                });
             let serving = auto::Builder::new(TokioExecutor::new());
-            tokio::spawn(async move { serving.serve_connection(TokioIo::new(stream), service).await.is_ok() });
+            tokio::spawn(async move {
+                serving
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await
+                    .is_ok()
+            });
         }
     });
     (address, told)
@@ -57,8 +65,16 @@ async fn collector() -> (SocketAddr, mpsc::UnboundedReceiver<(String, Bytes)>) {
 #[test]
 fn http_gets_the_prescribed_path_unless_one_is_given() {
     let cases = [
-        ("http://c:4318", OtlpProtocol::Http, "http://c:4318/v1/traces"),
-        ("http://c:4318/", OtlpProtocol::Http, "http://c:4318/v1/traces"),
+        (
+            "http://c:4318",
+            OtlpProtocol::Http,
+            "http://c:4318/v1/traces",
+        ),
+        (
+            "http://c:4318/",
+            OtlpProtocol::Http,
+            "http://c:4318/v1/traces",
+        ),
         ("http://c:4318/in", OtlpProtocol::Http, "http://c:4318/in"),
         ("http://c:4317", OtlpProtocol::Grpc, "http://c:4317"),
     ];
@@ -96,7 +112,10 @@ fn without_a_collector_there_is_no_provider() {
 async fn spans_arrive_over_both_protocols() {
     for (protocol, want) in [
         (OtlpProtocol::Http, "/v1/traces"),
-        (OtlpProtocol::Grpc, "/opentelemetry.proto.collector.trace.v1.TraceService/Export"),
+        (
+            OtlpProtocol::Grpc,
+            "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+        ),
     ] {
         let (address, mut told) = collector().await;
         let config = telemetry(Some(otlp(&format!("http://{address}"), protocol)));
@@ -105,9 +124,15 @@ async fn spans_arrive_over_both_protocols() {
         let (path, body) = told.recv().await.unwrap();
         assert_eq!(path, want);
         for text in ["a-span-name", "forebay-under-test"] {
-            assert!(body.windows(text.len()).any(|window| window == text.as_bytes()), "no '{text}'");
+            assert!(
+                body.windows(text.len())
+                    .any(|window| window == text.as_bytes()),
+                "no '{text}'"
+            );
         }
-        tokio::task::spawn_blocking(move || provider.shutdown().unwrap()).await.unwrap();
+        tokio::task::spawn_blocking(move || provider.shutdown().unwrap())
+            .await
+            .unwrap();
     }
 }
 
@@ -126,6 +151,9 @@ async fn a_collector_that_is_gone_holds_nobody_up() {
         }
         let limit = Duration::from_millis(50);
         let shut = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(limit));
-        assert!(shut.await.unwrap().is_err(), "nothing can have been exported");
+        assert!(
+            shut.await.unwrap().is_err(),
+            "nothing can have been exported"
+        );
     }
 }

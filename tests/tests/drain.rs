@@ -1,0 +1,197 @@
+//! The way out: whoever asks first is told to go elsewhere, whoever is being served is served to the end.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use forebay_proto::inference::ServerReadyRequest;
+use forebay_tests::client::{self, Rest, floats, integers, json_request, output_floats, output_integers};
+use forebay_tests::folder;
+use forebay_tests::gateway::Gateway;
+use forebay_tests::upstream::grpc::{Behaviour, Upstream};
+use forebay_tests::upstream::http::HttpUpstream;
+use forebay_tests::worker::Repository;
+use tokio::net::TcpStream;
+
+const ROW: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
+const SOON: Duration = Duration::from_secs(10);
+
+async fn until_refused(address: SocketAddr) -> anyhow::Result<()> {
+    let end = Instant::now() + SOON;
+    while TcpStream::connect(address).await.is_ok() {
+        ensure!(Instant::now() < end, "{address} still accepts");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gateway_finishes_what_it_has_begun() -> anyhow::Result<()> {
+    let upstream = Upstream::start("upstream").await?;
+    let pages = HttpUpstream::start("pages").await?;
+    let folder = folder!()?;
+    let mut gateway = Gateway::start(
+        &folder,
+        &format!(
+            "drain_delay = '700ms'\n[[listeners]]\naddress = '127.0.0.1:0'\n\
+             [[routes]]\ncluster = 'workers'\n\
+             [[routes]]\ncluster = 'pages'\nmatch = {{ path = '/held' }}\n\
+             [[clusters]]\nname = 'workers'\nendpoints = ['{}']\n\
+             [[clusters]]\nname = 'pages'\nprotocol = 'http'\nendpoints = ['{}']\n",
+            upstream.address, pages.address
+        ),
+    )?;
+    gateway.all_healthy().await?;
+    let address = gateway.address();
+    assert_eq!(gateway.admin("/readyz").await?, "ready\n");
+    upstream.always(Behaviour::Held);
+    let grpc = tokio::spawn(async move {
+        let answer = client::inference(address).await?.model_infer(floats("m", &ROW)).await?;
+        output_floats(answer.get_ref())
+    });
+    let stream = tokio::spawn(async move {
+        let requests = tokio_stream::iter([floats("m", &ROW)]);
+        let answers = client::inference(address).await?.model_stream_infer(requests).await?;
+        anyhow::Ok(answers.into_inner().message().await?.is_some())
+    });
+    let rest = Rest::new(address);
+    let over_rest = tokio::spawn({
+        let rest = rest.clone();
+        async move { rest.infer("m", ROW).await?.floats() }
+    });
+    let page = tokio::spawn(async move { rest.get("/held").await });
+    upstream.until_active(|active| *active == 3).await?;
+    pages.until_active(|active| *active == 1).await?;
+    // A connection that nobody uses keeps nobody waiting.
+    let _idle = client::channel(address).await?;
+
+    gateway.process.signal("TERM")?;
+    gateway.process.until_stderr("draining", 1, SOON)?;
+    // First it is merely not ready; whoever still comes is served.
+    assert_eq!(gateway.admin("/readyz").await?, "not ready\n");
+    assert_eq!(gateway.admin("/healthz").await?, "ok\n");
+    let late = client::inference(address).await?.server_live(forebay_proto::inference::ServerLiveRequest {}).await?;
+    assert!(late.get_ref().live);
+    until_refused(address).await?;
+    ensure!(gateway.process.ended()?.is_none(), "ended with requests in flight");
+    upstream.release();
+    pages.release();
+    assert_eq!(grpc.await??, ROW);
+    assert!(stream.await??);
+    assert_eq!(over_rest.await??, ROW);
+    assert_eq!(page.await??.body, "released");
+    assert_eq!(gateway.process.wait(SOON)?.code(), Some(0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_gateway_leaves_at_once() -> anyhow::Result<()> {
+    let upstream = Upstream::start("upstream").await?;
+    let folder = folder!()?;
+    let config = format!(
+        "[[listeners]]\naddress = '127.0.0.1:0'\n[[clusters]]\nname = 'workers'\nendpoints = ['{}']\n",
+        upstream.address
+    );
+    for signal in ["TERM", "INT"] {
+        let mut gateway = Gateway::start(&folder, &config)?;
+        gateway.all_healthy().await?;
+        let rest = Rest::new(gateway.address());
+        assert_eq!(rest.infer("m", ROW).await?.floats()?, ROW);
+        gateway.process.signal(signal)?;
+        let status = gateway.process.wait(Duration::from_secs(5))?;
+        assert_eq!(status.code(), Some(0), "{signal}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_holds_the_gateway_for_ever() -> anyhow::Result<()> {
+    let upstream = Upstream::start("upstream").await?;
+    let folder = folder!()?;
+    let mut gateway = Gateway::start(
+        &folder,
+        &format!(
+            "drain_timeout = '1s'\n[[listeners]]\naddress = '127.0.0.1:0'\n\
+             [[clusters]]\nname = 'workers'\nendpoints = ['{}']\n",
+            upstream.address
+        ),
+    )?;
+    gateway.all_healthy().await?;
+    upstream.always(Behaviour::Never);
+    let mut inference = client::inference(gateway.address()).await?;
+    let call = tokio::spawn(async move { inference.model_infer(floats("m", &ROW)).await });
+    upstream.until_active(|active| *active == 1).await?;
+    let start = Instant::now();
+    gateway.process.signal("TERM")?;
+    assert_eq!(gateway.process.wait(SOON)?.code(), Some(0));
+    assert!((900..6000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    assert!(call.await?.is_err());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_worker_finishes_what_it_has_begun() -> anyhow::Result<()> {
+    let repository = Repository::make(folder!()?)?;
+    let mut worker = repository.serve()?;
+    let mut inference = client::inference(worker.grpc).await?;
+    // Long enough to be under way when the signal comes, short enough to wait for.
+    const TURNS: i64 = 300_000;
+    let calls: Vec<_> = (0..2)
+        .map(|_| {
+            let mut inference = inference.clone();
+            tokio::spawn(async move {
+                output_integers(inference.model_infer(integers("count", "n", &[TURNS])).await?.get_ref())
+            })
+        })
+        .collect();
+    let over_rest = tokio::spawn({
+        let (rest, row) = (Rest::new(worker.http), json_request(ROW, None).to_string());
+        async move { rest.post("/v2/models/double/infer", row).await?.floats() }
+    });
+    assert_eq!(over_rest.await??, ROW.map(|value| value * 2.0));
+    assert!(inference.server_ready(ServerReadyRequest {}).await?.get_ref().ready);
+    worker.process.signal("TERM")?;
+    until_refused(worker.grpc).await?;
+    until_refused(worker.http).await?;
+    assert!(worker.process.ended()?.is_none(), "ended with inferences under way");
+    for call in calls {
+        assert_eq!(call.await??, [2 * TURNS]);
+    }
+    drop(inference);
+    assert_eq!(worker.process.wait(SOON)?.code(), Some(0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_drains_sends_clients_elsewhere() -> anyhow::Result<()> {
+    let repository = Repository::make(folder!()?)?;
+    let (mut leaving, staying) = (repository.serve()?, repository.serve()?);
+    let folder = folder!()?;
+    let gateway = Gateway::start(
+        &folder,
+        &format!(
+            "[[listeners]]\naddress = '127.0.0.1:0'\n[[clusters]]\nname = 'workers'\npolicy = 'round_robin'\n\
+             endpoints = ['{}', '{}']\n",
+            leaving.grpc, staying.grpc
+        ),
+    )?;
+    gateway.all_healthy().await?;
+    let load = tokio::spawn(forebay_tests::load::open_loop(100, Duration::from_secs(2), {
+        let inference = client::inference(gateway.address()).await?;
+        move |_| {
+            let mut inference = inference.clone();
+            async move {
+                let answer = inference.model_infer(floats("double", &ROW)).await?;
+                ensure!(output_floats(answer.get_ref())? == ROW.map(|value| value * 2.0));
+                Ok(())
+            }
+        }
+    }));
+    let both = |endpoints: &[serde_json::Value]| endpoints.iter().all(|endpoint| endpoint["requests"] != 0);
+    gateway.until("both are used", SOON, both).await?;
+    leaving.process.signal("TERM")?;
+    assert_eq!(leaving.process.wait(SOON)?.code(), Some(0));
+    let report = load.await?;
+    assert!(report.errors.is_empty(), "{report:?}");
+    gateway.all_idle().await
+}

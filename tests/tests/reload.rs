@@ -1,0 +1,264 @@
+//! A new configuration takes effect between two requests; a bad one not at all.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use forebay_tests::client::{self, Rest, floats};
+use forebay_tests::folder;
+use forebay_tests::gateway::{Gateway, endpoints};
+use forebay_tests::load::open_loop;
+use forebay_tests::upstream::grpc::{Behaviour, Upstream};
+use forebay_tests::upstream::http::HttpUpstream;
+
+const ROW: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
+const LISTENER: &str = "[[listeners]]\naddress = '127.0.0.1:0'\n";
+
+async fn upstreams(count: usize) -> anyhow::Result<Vec<Upstream>> {
+    let mut upstreams = Vec::new();
+    for number in 0..count {
+        upstreams.push(Upstream::start(&format!("upstream-{number}")).await?);
+    }
+    Ok(upstreams)
+}
+
+fn one_cluster(addresses: &[SocketAddr], more: &str) -> String {
+    let list = endpoints(addresses.iter().copied());
+    format!("{LISTENER}[[clusters]]\nname = 'workers'\nendpoints = {list}\n{more}\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_fails_while_everything_changes() -> anyhow::Result<()> {
+    let upstreams = upstreams(4).await?;
+    let pages = HttpUpstream::start("pages").await?;
+    let [a, b, c, extra] = [0, 1, 2, 3].map(|number| upstreams[number].address);
+    // Two of three workers at a time, one of them from the time before; a cluster and a route that come and go.
+    let config = move |round: usize| {
+        let workers = endpoints([[a, b], [b, c], [c, a]][round % 3]);
+        let policy = ["least_request", "round_robin", "peak_ewma", "random"][round % 4];
+        let timeout = 5 + round % 3;
+        let special = match round % 2 {
+            0 => String::new(),
+            _ => format!(
+                "[[routes]]\nname = 'special'\ncluster = 'extra'\nmatch = {{ model = 'special' }}\n\
+                 [[clusters]]\nname = 'extra'\nhealth = false\nendpoints = ['{extra}']\n"
+            ),
+        };
+        format!(
+            "{LISTENER}[[routes]]\nname = 'all'\ncluster = 'workers'\ntimeout = '{timeout}s'\n\
+             [[routes]]\nname = 'pages'\ncluster = 'pages'\nmatch = {{ path = '/echo' }}\n\
+             {special}[[clusters]]\nname = 'workers'\npolicy = '{policy}'\nendpoints = {workers}\n\
+             [[clusters]]\nname = 'pages'\nprotocol = 'http'\nendpoints = ['{}']\n",
+            pages.address
+        )
+    };
+    let folder = folder!()?;
+    let gateway = Gateway::start(&folder, &config(0))?;
+    gateway.all_healthy().await?;
+    let address = gateway.address();
+    let rest = Rest::new(address);
+    let inference = client::inference(address).await?;
+    let load = tokio::spawn(open_loop(150, Duration::from_millis(3500), move |number| {
+        let (rest, mut inference) = (rest.clone(), inference.clone());
+        async move {
+            let model = if number % 8 < 4 { "plain" } else { "special" };
+            match number % 4 {
+                0 => ensure!(rest.infer(model, ROW).await?.floats()? == ROW),
+                1 => ensure!(rest.post("/echo", "hello").await?.body == "hello"),
+                2 => {
+                    let stream = inference.model_stream_infer(tokio_stream::iter([floats(model, &ROW)])).await?;
+                    let answer = stream.into_inner().message().await?.context("an answer")?;
+                    ensure!(answer.error_message.is_empty(), "{}", answer.error_message);
+                }
+                _ => drop(inference.model_infer(floats(model, &ROW)).await?),
+            }
+            Ok(())
+        }
+    }));
+    let mut pace = tokio::time::interval(Duration::from_millis(200));
+    let mut rounds = 0;
+    while !load.is_finished() {
+        pace.tick().await;
+        rounds += 1;
+        gateway.reload(&config(rounds), rounds)?;
+        // The new workers are healthy before others go.
+        gateway.all_healthy().await?;
+    }
+    let report = load.await?;
+    assert!(rounds >= 10, "{rounds} rounds");
+    assert!(report.errors.is_empty(), "{report:?}");
+    assert!(upstreams.iter().all(|upstream| upstream.infers() > 0));
+    gateway.all_idle().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_file_changes_nothing_and_says_why() -> anyhow::Result<()> {
+    let upstreams = upstreams(1).await?;
+    let folder = folder!()?;
+    let good = one_cluster(&[upstreams[0].address], "");
+    let gateway = Gateway::start(&folder, &good)?;
+    gateway.all_healthy().await?;
+    let rest = Rest::new(gateway.address());
+    let stays = "configuration not reloaded, the running one stays";
+    let bad: [(&str, &[&str]); 3] = [
+        ("[[listeners", &["line 1"]),
+        (
+            &good.replace("name = 'workers'", "name = 'workers'\npolicy = 'fastest'\nweight = 2"),
+            &["clusters[0].policy", "fastest", "clusters[0].weight"],
+        ),
+        (&format!("{good}tls = {{ server_name = 'worker.internal', ca = '/nowhere' }}\n"), &["/nowhere", "workers"]),
+    ];
+    for (round, (config, says)) in bad.iter().enumerate() {
+        gateway.rewrite(config)?;
+        gateway.process.signal("HUP")?;
+        gateway.process.until_stderr(stays, round + 1, Duration::from_secs(10))?;
+        for part in *says {
+            gateway.process.until_stderr(part, 1, Duration::from_secs(1))?;
+        }
+        assert_eq!(rest.infer("m", ROW).await?.floats()?, ROW);
+        assert_eq!(gateway.endpoints().await?.len(), 1);
+    }
+    std::fs::remove_file(&gateway.config)?;
+    gateway.process.signal("HUP")?;
+    gateway.process.until_stderr(stays, 4, Duration::from_secs(10))?;
+    assert_eq!(rest.infer("m", ROW).await?.floats()?, ROW);
+
+    // What only a restart can change is said, and the rest applies.
+    let moved = good.replace("[[listeners]]", "threads = 7\n[[listeners]]\nname = 'other'").replace("'workers'", "'renamed'");
+    gateway.reload(&moved, 1)?;
+    for key in ["'threads' changed: restart", "'listeners' changed: restart"] {
+        gateway.process.until_stderr(key, 1, Duration::from_secs(1))?;
+    }
+    assert!(gateway.admin("/endpoints").await?.contains("renamed"));
+    gateway.all_healthy().await?;
+    assert_eq!(rest.infer("m", ROW).await?.floats()?, ROW);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_of_an_endpoint_survives() -> anyhow::Result<()> {
+    let upstreams = upstreams(3).await?;
+    let addresses: Vec<_> = upstreams.iter().map(|upstream| upstream.address).collect();
+    let folder = folder!()?;
+    let breaker = "policy = 'round_robin'\nbreaker = { consecutive_failures = 1, open_for = '1h' }";
+    let gateway = Gateway::start(&folder, &one_cluster(&addresses, breaker))?;
+    gateway.all_healthy().await?;
+    let rest = Rest::new(gateway.address());
+    // One is unhealthy, one has its breaker open, and all of them have counted.
+    upstreams[1].next([Behaviour::Fail(tonic::Code::Internal)]);
+    for _ in 0..12 {
+        rest.infer("m", ROW).await?;
+    }
+    upstreams[2].set_serving(false);
+    let third = |endpoints: &[serde_json::Value]| endpoints[2]["health"] == "unhealthy";
+    let before = gateway.until("the third unhealthy", Duration::from_secs(10), third).await?;
+    assert_eq!(before[1]["breaker"], "open", "{before:?}");
+    assert!(before.iter().all(|endpoint| endpoint["requests"].as_u64() > Some(0)), "{before:?}");
+
+    // Other order, other weight, other policy, another route: the endpoints are the same.
+    let list = format!("['{}', {{ address = '{}', weight = 3 }}, '{}']", addresses[2], addresses[1], addresses[0]);
+    let config = format!(
+        "{LISTENER}[[routes]]\nname = 'new'\ncluster = 'workers'\n[[clusters]]\nname = 'workers'\nendpoints = {list}\n\
+         policy = 'random'\nbreaker = {{ consecutive_failures = 1, open_for = '1h' }}\n"
+    );
+    gateway.reload(&config, 1)?;
+    let after = gateway.endpoints().await?;
+    for (old, new) in [(0, 2), (1, 1), (2, 0)] {
+        for key in ["address", "health", "breaker", "requests", "failures"] {
+            assert_eq!(before[old][key], after[new][key], "{key} of {}", before[old]["address"]);
+        }
+    }
+    // And they are used accordingly.
+    let counts = [upstreams[1].infers(), upstreams[2].infers()];
+    for _ in 0..20 {
+        assert_eq!(rest.infer("m", ROW).await?.floats()?, ROW);
+    }
+    assert_eq!([upstreams[1].infers(), upstreams[2].infers()], counts);
+    // An endpoint with another breaker is another endpoint.
+    gateway.reload(&one_cluster(&addresses, "breaker = false"), 2)?;
+    assert_eq!(gateway.endpoints().await?[1]["breaker"], "off");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_endpoint_is_left_alone() -> anyhow::Result<()> {
+    let upstreams = upstreams(2).await?;
+    let [kept, removed] = [0, 1].map(|number| upstreams[number].address);
+    let health = "policy = 'round_robin'\nhealth = { interval = '20ms' }";
+    let folder = folder!()?;
+    let gateway = Gateway::start(&folder, &one_cluster(&[kept, removed], health))?;
+    gateway.all_healthy().await?;
+    let rest = Rest::new(gateway.address());
+    for _ in 0..4 {
+        rest.infer("m", ROW).await?;
+    }
+    assert!(upstreams[1].infers() >= 1);
+    // A call that is under way stays where it is.
+    upstreams.iter().for_each(|upstream| upstream.next([Behaviour::Held]));
+    let inference = client::inference(gateway.address()).await?;
+    let held: Vec<_> = (0..2)
+        .map(|_| {
+            let mut inference = inference.clone();
+            tokio::spawn(async move { inference.model_infer(floats("m", &ROW)).await })
+        })
+        .collect();
+    for upstream in &upstreams {
+        upstream.until_active(|active| *active == 1).await?;
+    }
+    gateway.reload(&one_cluster(&[kept], health), 1)?;
+    assert_eq!(gateway.endpoints().await?.len(), 1);
+    let before = upstreams[1].infers();
+    for _ in 0..20 {
+        assert_eq!(rest.infer("m", ROW).await?.floats()?, ROW);
+    }
+    upstreams.iter().for_each(|upstream| upstream.release());
+    for call in held {
+        call.await??;
+    }
+    assert_eq!(upstreams[1].infers(), before);
+    // Its health is of no interest any more: ten checks of the other one, and at most one that was under way.
+    let (own, other) = (upstreams[1].health_checks(), upstreams[0].health_checks());
+    while upstreams[0].health_checks() < other + 10 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(upstreams[1].health_checks() <= own + 1, "{own}, then {}", upstreams[1].health_checks());
+    gateway.all_idle().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reloads_in_quick_succession_end_with_the_last_file() -> anyhow::Result<()> {
+    let upstreams = upstreams(2).await?;
+    let [a, b] = [0, 1].map(|number| upstreams[number].address);
+    let folder = folder!()?;
+    let gateway = Arc::new(Gateway::start(&folder, &one_cluster(&[a], ""))?);
+    gateway.all_healthy().await?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let rest = Rest::new(gateway.address());
+    let asking = tokio::spawn({
+        let (rest, stop) = (rest.clone(), stop.clone());
+        async move {
+            while !stop.load(Ordering::SeqCst) {
+                rest.infer("m", ROW).await?.floats()?;
+            }
+            anyhow::Ok(())
+        }
+    });
+    for round in 0..30 {
+        gateway.rewrite(&one_cluster(&[a, b][..1 + round % 2], ""))?;
+        gateway.process.signal("HUP")?;
+    }
+    gateway.rewrite(&one_cluster(&[a, b], "policy = 'random'"))?;
+    gateway.process.signal("HUP")?;
+    let settled = |endpoints: &[serde_json::Value]| endpoints.len() == 2;
+    gateway.until("two endpoints", Duration::from_secs(10), settled).await?;
+    let end = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !gateway.admin("/endpoints").await?.contains("random") {
+        ensure!(tokio::time::Instant::now() < end, "the last file is not in force");
+    }
+    gateway.all_healthy().await?;
+    stop.store(true, Ordering::SeqCst);
+    asking.await??;
+    gateway.all_idle().await
+}
