@@ -55,22 +55,22 @@ impl ProxyHttp for Proxy {
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
         let snapshot = self.gateway.snapshot();
         let http2 = session.is_http2();
-        let head = session.req_header();
-        ctx.is_grpc =
-            head.headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+        ctx.is_grpc = session
+            .req_header()
+            .headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
         if !http2 {
             self.relax_timeouts(session);
-            let head = session.req_header();
             if ctx.is_grpc {
                 return refuse(session, ctx, Refusal::GrpcOverHttp1).await;
             }
-            if let Plan::Rest = plan::of(&snapshot, head, false) {
+            if let Plan::Rest = plan::of(&snapshot, session.req_header(), false) {
                 ctx.handled = true;
                 ctx.counted = None;
                 unary::serve_rest(&self.gateway, &snapshot, &mut session.downstream_session).await;
                 return Ok(true);
             }
         }
+        let head = session.req_header();
         ctx.trace = self.gateway.tracing.begin(&head.headers, &format!("{} {}", head.method, head.uri.path()));
         let found = match self.find_route(&snapshot, session).await {
             Ok(found) => found,
@@ -279,7 +279,11 @@ impl ProxyHttp for Proxy {
             ctx.end_attempt(outcome, Ok(u16::try_from(code as i32).unwrap_or(u16::MAX)));
         }
         if let Some(route) = ctx.route() {
-            route.metrics.record(code, ctx.started.elapsed());
+            let now = Instant::now();
+            if code == Code::Ok {
+                route.budget.succeeded(now);
+            }
+            route.metrics.record(code, now.saturating_duration_since(ctx.started));
         }
         ctx.trace.end((code != Code::Ok).then(|| code.description()));
     }
@@ -338,7 +342,7 @@ fn judge(ctx: &mut Context, failure: Failure) -> bool {
         return false;
     }
     let active = route.cluster.active();
-    let token = route.budget.try_acquire(active);
+    let token = route.budget.try_acquire(active, Instant::now());
     let allowed = token.is_some();
     if allowed {
         route.metrics.retried();

@@ -30,7 +30,10 @@ pub type Inference = GrpcInferenceServiceClient<Channel>;
 /// One HTTP/2 connection that speaks gRPC.
 pub async fn channel(address: SocketAddr) -> anyhow::Result<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
-    endpoint.connect().await.with_context(|| format!("no gRPC connection to {address}"))
+    endpoint
+        .connect()
+        .await
+        .with_context(|| format!("no gRPC connection to {address}"))
 }
 
 pub async fn inference(address: SocketAddr) -> anyhow::Result<Inference> {
@@ -43,17 +46,29 @@ pub async fn health(address: SocketAddr) -> anyhow::Result<HealthClient<Channel>
 
 /// Asks `model` about FP32 `x` `[rows, 4]`.
 pub fn floats(model: &str, values: &[f32]) -> ModelInferRequest {
-    let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let data: Vec<u8> = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
     request(model, "x", "FP32", vec![values.len() as i64 / 4, 4], data)
 }
 
 /// Asks `model` about the INT64 column `name`, one row each.
 pub fn integers(model: &str, name: &str, values: &[i64]) -> ModelInferRequest {
-    let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let data: Vec<u8> = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
     request(model, name, "INT64", vec![values.len() as i64, 1], data)
 }
 
-pub fn request(model: &str, name: &str, datatype: &str, shape: Vec<i64>, data: Vec<u8>) -> ModelInferRequest {
+pub fn request(
+    model: &str,
+    name: &str,
+    datatype: &str,
+    shape: Vec<i64>,
+    data: Vec<u8>,
+) -> ModelInferRequest {
     ModelInferRequest {
         model_name: model.to_owned(),
         inputs: vec![InferInputTensor {
@@ -70,19 +85,40 @@ pub fn request(model: &str, name: &str, datatype: &str, shape: Vec<i64>, data: V
 /// The same, with the upstream told how to behave.
 pub fn behaving(behaviour: &str, mut request: ModelInferRequest) -> ModelInferRequest {
     let choice = ParameterChoice::StringParam(behaviour.to_owned());
-    request.parameters.insert("behave".to_owned(), InferParameter { parameter_choice: Some(choice) });
+    request.parameters.insert(
+        "behave".to_owned(),
+        InferParameter {
+            parameter_choice: Some(choice),
+        },
+    );
     request
 }
 
 /// The first output's elements.
 pub fn output_floats(response: &ModelInferResponse) -> anyhow::Result<Vec<f32>> {
-    let raw = response.raw_output_contents.first().context("the answer has no output")?;
-    Ok(raw.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    let raw = response
+        .raw_output_contents
+        .first()
+        .context("the answer has no output")?;
+    Ok(raw
+        .as_chunks()
+        .0
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .collect())
 }
 
 pub fn output_integers(response: &ModelInferResponse) -> anyhow::Result<Vec<i64>> {
-    let raw = response.raw_output_contents.first().context("the answer has no output")?;
-    Ok(raw.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect())
+    let raw = response
+        .raw_output_contents
+        .first()
+        .context("the answer has no output")?;
+    Ok(raw
+        .as_chunks()
+        .0
+        .iter()
+        .map(|bytes| i64::from_le_bytes(*bytes))
+        .collect())
 }
 
 /// HTTP to one address, over as many connections as it takes.
@@ -101,11 +137,19 @@ pub struct Answer {
 
 impl Rest {
     pub fn new(address: SocketAddr) -> Self {
-        Self { client: Client::builder(TokioExecutor::new()).build_http(), address }
+        Self {
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            address,
+        }
     }
 
     pub fn http2(address: SocketAddr) -> Self {
-        Self { client: Client::builder(TokioExecutor::new()).http2_only(true).build_http(), address }
+        Self {
+            client: Client::builder(TokioExecutor::new())
+                .http2_only(true)
+                .build_http(),
+            address,
+        }
     }
 
     pub async fn get(&self, path: &str) -> anyhow::Result<Answer> {
@@ -113,12 +157,17 @@ impl Rest {
     }
 
     pub async fn post(&self, path: &str, body: impl Into<Bytes>) -> anyhow::Result<Answer> {
-        self.send(Request::builder(), Method::POST, path, body).await
+        self.send(Request::builder(), Method::POST, path, body)
+            .await
     }
 
     /// Asks `model` about one row of FP32 `x`.
     pub async fn infer(&self, model: &str, row: [f32; 4]) -> anyhow::Result<Answer> {
-        self.post(&format!("/v2/models/{model}/infer"), json_request(row, None).to_string()).await
+        self.post(
+            &format!("/v2/models/{model}/infer"),
+            json_request(row, None).to_string(),
+        )
+        .await
     }
 
     /// `builder` has the headers.
@@ -131,10 +180,20 @@ impl Rest {
     ) -> anyhow::Result<Answer> {
         let exchange = async {
             let (head, body) = self.open(builder, method, path, body).await?.into_parts();
-            let body = body.collect().await.context("the answer broke off")?.to_bytes();
-            Ok(Answer { status: head.status, headers: head.headers, body })
+            let body = body
+                .collect()
+                .await
+                .context("the answer broke off")?
+                .to_bytes();
+            Ok(Answer {
+                status: head.status,
+                headers: head.headers,
+                body,
+            })
         };
-        tokio::time::timeout(PATIENCE, exchange).await.with_context(|| format!("{path}: no answer"))?
+        tokio::time::timeout(PATIENCE, exchange)
+            .await
+            .with_context(|| format!("{path}: no answer"))?
     }
 
     /// The answer's head, its body still to come.
@@ -146,14 +205,21 @@ impl Rest {
         body: impl Into<Bytes>,
     ) -> anyhow::Result<http::Response<Incoming>> {
         let uri = format!("http://{}{path}", self.address);
-        let request = builder.method(method).uri(uri).body(Full::new(body.into()))?;
-        self.client.request(request).await.with_context(|| format!("{path}: the request failed"))
+        let request = builder
+            .method(method)
+            .uri(uri)
+            .body(Full::new(body.into()))?;
+        self.client
+            .request(request)
+            .await
+            .with_context(|| format!("{path}: the request failed"))
     }
 }
 
 /// The JSON form of `floats` with one row.
 pub fn json_request(row: [f32; 4], behaviour: Option<&str>) -> Value {
-    let mut body = json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": row}]});
+    let mut body =
+        json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": row}]});
     if let Some(behaviour) = behaviour {
         body["parameters"] = json!({ "behave": behaviour });
     }
@@ -167,16 +233,28 @@ impl Answer {
 
     /// The first output's elements, of an answer that is 200.
     pub fn floats(&self) -> anyhow::Result<Vec<f32>> {
-        ensure!(self.status == StatusCode::OK, "{}: {:?}", self.status, self.body);
+        ensure!(
+            self.status == StatusCode::OK,
+            "{}: {:?}",
+            self.status,
+            self.body
+        );
         let json = self.json()?;
-        let data = json["outputs"][0]["data"].as_array().with_context(|| format!("no output in {json}"))?;
-        data.iter().map(|value| value.as_f64().map(|value| value as f32).context("a number")).collect()
+        let data = json["outputs"][0]["data"]
+            .as_array()
+            .with_context(|| format!("no output in {json}"))?;
+        data.iter()
+            .map(|value| value.as_f64().map(|value| value as f32).context("a number"))
+            .collect()
     }
 
     /// The text of `{"error": …}`.
     pub fn error(&self) -> anyhow::Result<String> {
         let json = self.json()?;
-        Ok(json["error"].as_str().with_context(|| format!("no error in {json}"))?.to_owned())
+        Ok(json["error"]
+            .as_str()
+            .with_context(|| format!("no error in {json}"))?
+            .to_owned())
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -198,5 +276,7 @@ pub async fn raw(address: SocketAddr, bytes: &[u8], time: Duration) -> anyhow::R
             (_, Err(error)) => bail!(error),
         }
     };
-    tokio::time::timeout(time, exchange).await.with_context(|| format!("the connection was open after {time:?}"))?
+    tokio::time::timeout(time, exchange)
+        .await
+        .with_context(|| format!("the connection was open after {time:?}"))?
 }

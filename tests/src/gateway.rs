@@ -25,16 +25,30 @@ impl Gateway {
     pub fn start(folder: &Path, config: &str) -> anyhow::Result<Self> {
         let path = folder.join("gateway.toml");
         write(&path, config)?;
-        let process = Process::start("forebay-gateway", &["--config", path.to_str().context("UTF-8 path")?])?;
+        let process = Process::start(
+            "forebay-gateway",
+            &["--config", path.to_str().context("UTF-8 path")?],
+        )?;
         let line = process.line("forebay-gateway listening", Duration::from_secs(20))?;
         let mut listeners = Vec::new();
         let mut admin = None;
         for word in line.split_whitespace().skip(2) {
             let (name, address) = word.split_once('=').context("NAME=ADDRESS")?;
-            let address: SocketAddr = address.parse().with_context(|| format!("address in '{line}'"))?;
-            if name == "admin" { admin = Some(address) } else { listeners.push(address) }
+            let address: SocketAddr = address
+                .parse()
+                .with_context(|| format!("address in '{line}'"))?;
+            if name == "admin" {
+                admin = Some(address)
+            } else {
+                listeners.push(address)
+            }
         }
-        Ok(Self { process, listeners, admin: admin.context("admin address")?, config: path })
+        Ok(Self {
+            process,
+            listeners,
+            admin: admin.context("admin address")?,
+            config: path,
+        })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -51,36 +65,51 @@ impl Gateway {
     pub fn reload(&self, config: &str, times: usize) -> anyhow::Result<()> {
         self.rewrite(config)?;
         self.process.signal("HUP")?;
-        self.process.until_stderr("configuration reloaded", times, Duration::from_secs(10))
+        self.process
+            .until_stderr("configuration reloaded", times, Duration::from_secs(10))
     }
 
     /// The value of a metric without labels, or with exactly these.
     pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
         let page = self.admin("/metrics").await?;
-        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.with_context(|| format!("no metric {name} in:\n{page}"))?.parse().context("a number")
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.with_context(|| format!("no metric {name} in:\n{page}"))?
+            .parse()
+            .context("a number")
     }
 
     /// One endpoint, as the admin interface shows it.
     pub async fn endpoint(&self, address: SocketAddr) -> anyhow::Result<serde_json::Value> {
         let endpoints = self.endpoints().await?;
         let address = address.to_string();
-        let found = endpoints.iter().find(|endpoint| endpoint["address"] == address.as_str()).cloned();
+        let found = endpoints
+            .iter()
+            .find(|endpoint| endpoint["address"] == address.as_str())
+            .cloned();
         found.with_context(|| format!("no endpoint {address} in {endpoints:?}"))
     }
 
     /// Body of an admin page.
     pub async fn admin(&self, path: &str) -> anyhow::Result<String> {
         let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-        let answer = client.get(format!("http://{}{path}", self.admin).parse()?).await?;
-        Ok(String::from_utf8(answer.into_body().collect().await?.to_bytes().to_vec())?)
+        let answer = client
+            .get(format!("http://{}{path}", self.admin).parse()?)
+            .await?;
+        Ok(String::from_utf8(
+            answer.into_body().collect().await?.to_bytes().to_vec(),
+        )?)
     }
 
     /// The endpoints of all clusters, as the admin interface shows them.
     pub async fn endpoints(&self) -> anyhow::Result<Vec<serde_json::Value>> {
         let page: serde_json::Value = serde_json::from_str(&self.admin("/endpoints").await?)?;
         let clusters = page["clusters"].as_array().context("clusters")?;
-        Ok(clusters.iter().flat_map(|c| c["endpoints"].as_array().cloned().unwrap_or_default()).collect())
+        Ok(clusters
+            .iter()
+            .flat_map(|c| c["endpoints"].as_array().cloned().unwrap_or_default())
+            .collect())
     }
 
     /// Polls the endpoints until `condition` holds.
@@ -105,9 +134,15 @@ impl Gateway {
 
     /// Until every endpoint takes traffic.
     pub async fn all_healthy(&self) -> anyhow::Result<()> {
-        self.until("all endpoints healthy", Duration::from_secs(10), |endpoints| {
-            endpoints.iter().all(|endpoint| endpoint["health"] == "healthy" || endpoint["health"] == "unchecked")
-        })
+        self.until(
+            "all endpoints healthy",
+            Duration::from_secs(10),
+            |endpoints| {
+                endpoints.iter().all(|endpoint| {
+                    endpoint["health"] == "healthy" || endpoint["health"] == "unchecked"
+                })
+            },
+        )
         .await
         .map(drop)
     }
@@ -121,7 +156,10 @@ impl Gateway {
         let end = Instant::now() + Duration::from_secs(10);
         while self.metric("forebay_requests_in_flight").await? != 0.0 {
             if Instant::now() > end {
-                bail!("requests still in flight:\n{}", self.admin("/metrics").await?);
+                bail!(
+                    "requests still in flight:\n{}",
+                    self.admin("/metrics").await?
+                );
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -131,11 +169,19 @@ impl Gateway {
 
 /// As an array of endpoints in TOML.
 pub fn endpoints(addresses: impl IntoIterator<Item = SocketAddr>) -> String {
-    let quoted: Vec<String> = addresses.into_iter().map(|address| format!("\"{address}\"")).collect();
+    let quoted: Vec<String> = addresses
+        .into_iter()
+        .map(|address| format!("\"{address}\""))
+        .collect();
     format!("[{}]", quoted.join(", "))
 }
 
 fn write(path: &Path, config: &str) -> anyhow::Result<()> {
-    let admin = if config.contains("[admin]") { "" } else { "\n[admin]\nlisten = \"127.0.0.1:0\"\n" };
-    std::fs::write(path, format!("{config}{admin}")).with_context(|| format!("cannot write {}", path.display()))
+    let admin = if config.contains("[admin]") {
+        ""
+    } else {
+        "\n[admin]\nlisten = \"127.0.0.1:0\"\n"
+    };
+    std::fs::write(path, format!("{config}{admin}"))
+        .with_context(|| format!("cannot write {}", path.display()))
 }

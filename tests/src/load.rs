@@ -43,7 +43,8 @@ where
     }
     let mut report = Report::default();
     while let Some(joined) = calls.join_next().await {
-        let (at, took, result) = joined.unwrap_or_else(|error| (time, Duration::ZERO, Err(error.to_string())));
+        let (at, took, result) =
+            joined.unwrap_or_else(|error| (time, Duration::ZERO, Err(error.to_string())));
         report.calls += 1;
         report.longest = report.longest.max(took);
         if let Err(error) = result {

@@ -38,7 +38,11 @@ pub fn lookup() -> Vec<u8> {
             raw_data: table.flat_map(f32::to_le_bytes).collect(),
         }],
         input: vec![value("ids", INT64, &[free("batch"), fixed(1)])],
-        output: vec![value("rows", FLOAT, &[free("batch"), fixed(1), fixed(COLUMNS)])],
+        output: vec![value(
+            "rows",
+            FLOAT,
+            &[free("batch"), fixed(1), fixed(COLUMNS)],
+        )],
         ..Graph::named("lookup")
     })
 }
@@ -58,14 +62,28 @@ pub fn count() -> Vec<u8> {
             name: "one".to_owned(),
             raw_data: 1_i64.to_le_bytes().to_vec(),
         }],
-        input: vec![value("turn", INT64, &[]), value("go", BOOL, &[]), value("sum", INT64, &column)],
+        input: vec![
+            value("turn", INT64, &[]),
+            value("go", BOOL, &[]),
+            value("sum", INT64, &column),
+        ],
         output: vec![value("go_on", BOOL, &[]), value("next", INT64, &column)],
         ..Graph::named("body")
     };
     let mut most = node("ReduceMax", &["n"], &["most"]);
-    most.attribute.push(Attribute { name: "keepdims".to_owned(), i: Some(0), g: None, kind: 2 });
+    most.attribute.push(Attribute {
+        name: "keepdims".to_owned(),
+        i: Some(0),
+        g: None,
+        kind: 2,
+    });
     let mut turns = node("Loop", &["most", "", "n"], &["y"]);
-    turns.attribute.push(Attribute { name: "body".to_owned(), i: None, g: Some(body), kind: 5 });
+    turns.attribute.push(Attribute {
+        name: "body".to_owned(),
+        i: None,
+        g: Some(body),
+        kind: 5,
+    });
     model(Graph {
         node: vec![most, turns],
         input: vec![value("n", INT64, &column)],
@@ -76,18 +94,32 @@ pub fn count() -> Vec<u8> {
 
 /// Writes the three models as a repository below `folder`.
 pub fn write_repository(folder: &Path) -> anyhow::Result<()> {
-    for (name, model) in [("double", double()), ("lookup", lookup()), ("count", count())] {
+    for (name, model) in [
+        ("double", double()),
+        ("lookup", lookup()),
+        ("count", count()),
+    ] {
         let version = folder.join(name).join("1");
-        std::fs::create_dir_all(&version).with_context(|| format!("cannot make {}", version.display()))?;
-        std::fs::write(version.join("model.onnx"), model).with_context(|| format!("cannot write model {name}"))?;
+        std::fs::create_dir_all(&version)
+            .with_context(|| format!("cannot make {}", version.display()))?;
+        std::fs::write(version.join("model.onnx"), model)
+            .with_context(|| format!("cannot write model {name}"))?;
     }
     Ok(())
 }
 
 fn model(graph: Graph) -> Vec<u8> {
-    let operators = OperatorSet { domain: String::new(), version: 13 };
-    Model { ir_version: 8, producer_name: "forebay-tests".to_owned(), graph: Some(graph), opset_import: vec![operators] }
-        .encode_to_vec()
+    let operators = OperatorSet {
+        domain: String::new(),
+        version: 13,
+    };
+    Model {
+        ir_version: 8,
+        producer_name: "forebay-tests".to_owned(),
+        graph: Some(graph),
+        opset_import: vec![operators],
+    }
+    .encode_to_vec()
 }
 
 fn node(operator: &str, input: &[&str], output: &[&str]) -> Node {
@@ -102,17 +134,33 @@ fn node(operator: &str, input: &[&str], output: &[&str]) -> Node {
 }
 
 fn value(name: &str, element: i32, shape: &[Dimension]) -> Value {
-    let shape = Some(Shape { dim: shape.to_vec() });
-    let tensor = Some(TensorType { elem_type: element, shape });
-    Value { name: name.to_owned(), kind: Some(Type { tensor_type: tensor }) }
+    let shape = Some(Shape {
+        dim: shape.to_vec(),
+    });
+    let tensor = Some(TensorType {
+        elem_type: element,
+        shape,
+    });
+    Value {
+        name: name.to_owned(),
+        kind: Some(Type {
+            tensor_type: tensor,
+        }),
+    }
 }
 
 fn free(name: &str) -> Dimension {
-    Dimension { dim_value: None, dim_param: Some(name.to_owned()) }
+    Dimension {
+        dim_value: None,
+        dim_param: Some(name.to_owned()),
+    }
 }
 
 fn fixed(size: i64) -> Dimension {
-    Dimension { dim_value: Some(size), dim_param: None }
+    Dimension {
+        dim_value: Some(size),
+        dim_param: None,
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -151,7 +199,10 @@ struct Graph {
 
 impl Graph {
     fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), ..Self::default() }
+        Self {
+            name: name.to_owned(),
+            ..Self::default()
+        }
     }
 }
 

@@ -33,7 +33,9 @@ pub struct Ended {
 /// A binary of this workspace: in `FOREBAY_BIN_DIR`, or beside the test's own.
 pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("the test has a path")?;
-    let folders = std::env::var_os("FOREBAY_BIN_DIR").map(PathBuf::from).into_iter();
+    let folders = std::env::var_os("FOREBAY_BIN_DIR")
+        .map(PathBuf::from)
+        .into_iter();
     folders
         .chain(own.ancestors().skip(1).map(PathBuf::from))
         .map(|folder| folder.join(name))
@@ -46,7 +48,11 @@ pub fn run(name: &str, arguments: &[&str], time: Duration) -> anyhow::Result<End
     let mut process = Process::start(name, arguments)?;
     let status = process.wait(time)?;
     let stdout: Vec<String> = process.lines.iter().collect();
-    Ok(Ended { status, stdout: stdout.join("\n"), stderr: process.stderr_to_its_end() })
+    Ok(Ended {
+        status,
+        stdout: stdout.join("\n"),
+        stderr: process.stderr_to_its_end(),
+    })
 }
 
 impl Process {
@@ -81,7 +87,12 @@ impl Process {
                 kept.push('\n');
             }
         });
-        Ok(Self { child, lines, errors, name: name.to_owned() })
+        Ok(Self {
+            child,
+            lines,
+            errors,
+            name: name.to_owned(),
+        })
     }
 
     /// The next line of standard output that begins so, within `time`.
@@ -111,7 +122,11 @@ impl Process {
         let end = Instant::now() + time;
         while self.errors.lock().matches(text).count() < times {
             if Instant::now() > end {
-                bail!("{} did not say '{text}' {times} times within {time:?} but:\n{}", self.name, self.stderr());
+                bail!(
+                    "{} did not say '{text}' {times} times within {time:?} but:\n{}",
+                    self.name,
+                    self.stderr()
+                );
             }
             std::thread::sleep(POLL);
         }
@@ -120,7 +135,10 @@ impl Process {
 
     /// `KILL`, `TERM`, `STOP`, `CONT`, `HUP`, …
     pub fn signal(&self, signal: &str) -> anyhow::Result<()> {
-        let status = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status()?;
+        let status = Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(self.child.id().to_string())
+            .status()?;
         if !status.success() {
             bail!("cannot send SIG{signal} to {}", self.name);
         }
@@ -153,8 +171,15 @@ impl Process {
     /// Bytes of memory that are resident.
     pub fn memory(&self) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().with_context(|| line.to_owned())?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .context("VmRSS")?;
+        let kibibytes: u64 = line
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .with_context(|| line.to_owned())?;
         Ok(kibibytes * 1024)
     }
 

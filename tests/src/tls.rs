@@ -27,8 +27,14 @@ impl Authority {
     pub fn new() -> anyhow::Result<Self> {
         let mut parameters = CertificateParams::new(Vec::new())?;
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        Ok(Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate()?)?))
+        parameters.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::DigitalSignature,
+        ];
+        Ok(Self(CertifiedIssuer::self_signed(
+            parameters,
+            KeyPair::generate()?,
+        )?))
     }
 
     pub fn pem(&self) -> String {
@@ -37,7 +43,8 @@ impl Authority {
 
     pub fn issue(&self, name: &str) -> anyhow::Result<Identity> {
         let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new(vec![name.to_owned()])?.signed_by(&key, &self.0)?;
+        let certificate =
+            CertificateParams::new(vec![name.to_owned()])?.signed_by(&key, &self.0)?;
         Ok(Identity {
             certificate: certificate.pem(),
             key: key.serialize_pem(),
@@ -71,8 +78,12 @@ impl Identity {
 
     /// As files: the certificate and the key.
     pub fn write(&self, folder: &Folder, name: &str) -> anyhow::Result<(PathBuf, PathBuf)> {
-        let certificate = folder.write(&format!("{name}.crt"), &self.certificate).context("certificate")?;
-        let key = folder.write(&format!("{name}.key"), &self.key).context("key")?;
+        let certificate = folder
+            .write(&format!("{name}.crt"), &self.certificate)
+            .context("certificate")?;
+        let key = folder
+            .write(&format!("{name}.key"), &self.key)
+            .context("key")?;
         Ok((certificate, key))
     }
 }

@@ -29,7 +29,11 @@ pub(crate) struct Listener {
 
 impl Listener {
     /// Listens on `address`, whose port may be 0.
-    pub async fn start<H, F, B>(address: SocketAddr, tls: Option<TlsAcceptor>, handler: H) -> anyhow::Result<Self>
+    pub async fn start<H, F, B>(
+        address: SocketAddr,
+        tls: Option<TlsAcceptor>,
+        handler: H,
+    ) -> anyhow::Result<Self>
     where
         H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
@@ -37,7 +41,9 @@ impl Listener {
         B::Data: Send,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}"))?;
         let address = listener.local_addr()?;
         let accepting = tokio::spawn(async move {
             // Dropped with this task, and every connection with it.
@@ -59,7 +65,10 @@ impl Listener {
                 while connections.try_join_next().is_some() {}
             }
         });
-        Ok(Self { address, accepting: accepting.abort_handle() })
+        Ok(Self {
+            address,
+            accepting: accepting.abort_handle(),
+        })
     }
 }
 
@@ -85,5 +94,7 @@ where
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
     // A peer that is gone is what many tests are about.
-    let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+    let _ = builder
+        .serve_connection_with_upgrades(TokioIo::new(stream), service)
+        .await;
 }

@@ -19,18 +19,26 @@ pub struct Wire(SendRequest<Bytes>);
 
 impl Wire {
     pub async fn connect(address: SocketAddr) -> anyhow::Result<Self> {
-        let (client, connection) = h2::client::handshake(TcpStream::connect(address).await?).await?;
+        let (client, connection) =
+            h2::client::handshake(TcpStream::connect(address).await?).await?;
         tokio::spawn(connection);
         Ok(Self(client))
     }
 
     /// Sends a call's body as it is; the status that came back.
-    pub async fn call(&self, path: &str, body: Bytes, headers: &[(&str, &str)]) -> anyhow::Result<(Code, String)> {
+    pub async fn call(
+        &self,
+        path: &str,
+        body: Bytes,
+        headers: &[(&str, &str)],
+    ) -> anyhow::Result<(Code, String)> {
         let exchange = async {
             let builder = Request::post(format!("http://gateway.test{path}"))
                 .header("content-type", "application/grpc")
                 .header("te", "trailers");
-            let builder = headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value));
+            let builder = headers.iter().fold(builder, |builder, (name, value)| {
+                builder.header(*name, *value)
+            });
             let mut ready = self.0.clone().ready().await?;
             let (answer, mut stream) = ready.send_request(builder.body(())?, false)?;
             // It may be refused before it is all sent.
@@ -41,11 +49,18 @@ impl Wire {
             }
             let trailers = body.trailers().await?.unwrap_or_default();
             let field = |name: &str| head.headers.get(name).or(trailers.get(name)).cloned();
-            let code = field("grpc-status").with_context(|| format!("no grpc-status in {head:?}"))?;
-            let message = field("grpc-message").map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-            Ok((Code::from_bytes(code.as_bytes()), message.unwrap_or_default()))
+            let code =
+                field("grpc-status").with_context(|| format!("no grpc-status in {head:?}"))?;
+            let message = field("grpc-message")
+                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+            Ok((
+                Code::from_bytes(code.as_bytes()),
+                message.unwrap_or_default(),
+            ))
         };
-        tokio::time::timeout(PATIENCE, exchange).await.context("no answer")?
+        tokio::time::timeout(PATIENCE, exchange)
+            .await
+            .context("no answer")?
     }
 }
 

@@ -44,7 +44,12 @@ impl Repository {
 
     /// A worker where another one was before.
     pub fn serve_again(&self, grpc: SocketAddr, http: SocketAddr) -> anyhow::Result<Worker> {
-        self.start(&["--listen", &grpc.to_string(), "--http-listen", &http.to_string()])
+        self.start(&[
+            "--listen",
+            &grpc.to_string(),
+            "--http-listen",
+            &http.to_string(),
+        ])
     }
 
     /// A worker with more of a configuration; the repository is added to it.
@@ -52,7 +57,14 @@ impl Repository {
         let text = format!("repository = '{}'\n{config}", self.models.display());
         let file = self.folder.write("worker.toml", text)?;
         let file = file.to_str().context("UTF-8 path")?;
-        self.start(&["--config", file, "--listen", ANY_PORT, "--http-listen", ANY_PORT])
+        self.start(&[
+            "--config",
+            file,
+            "--listen",
+            ANY_PORT,
+            "--http-listen",
+            ANY_PORT,
+        ])
     }
 
     fn start(&self, arguments: &[&str]) -> anyhow::Result<Worker> {
@@ -61,18 +73,30 @@ impl Repository {
         all.extend(arguments);
         let process = Process::start("forebay-worker", &all)?;
         let hint = "does it find ONNX Runtime? ORT_DYLIB_PATH says where it is, and make test-rust sets it";
-        let line = process.line("forebay-worker listening", START).context(hint)?;
+        let line = process
+            .line("forebay-worker listening", START)
+            .context(hint)?;
         let (mut grpc, mut http) = (None, None);
         for word in line.split_whitespace().skip(2) {
             let (name, address) = word.split_once('=').context("NAME=ADDRESS")?;
-            let address = address.parse().with_context(|| format!("address in '{line}'"))?;
+            let address = address
+                .parse()
+                .with_context(|| format!("address in '{line}'"))?;
             match name {
                 "grpc" => grpc = Some(address),
                 _ => http = Some(address),
             }
         }
         let ready = process.line("forebay-worker ready", START).context(hint)?;
-        ensure!(ready.ends_with("models=3 failed=0"), "{ready}\n{}", process.stderr());
-        Ok(Worker { process, grpc: grpc.context("grpc address")?, http: http.context("http address")? })
+        ensure!(
+            ready.ends_with("models=3 failed=0"),
+            "{ready}\n{}",
+            process.stderr()
+        );
+        Ok(Worker {
+            process,
+            grpc: grpc.context("grpc address")?,
+            http: http.context("http address")?,
+        })
     }
 }

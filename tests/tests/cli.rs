@@ -25,7 +25,10 @@ fn version_and_help_are_printed() -> anyhow::Result<()> {
     for binary in ["forebay-gateway", "forebay-worker"] {
         let version = run(binary, &["--version"], SOON)?;
         assert_eq!(version.status.code(), Some(0));
-        assert_eq!(version.stdout, format!("{binary} {}", env!("CARGO_PKG_VERSION")));
+        assert_eq!(
+            version.stdout,
+            format!("{binary} {}", env!("CARGO_PKG_VERSION"))
+        );
         let help = run(binary, &["--help"], SOON)?;
         assert_eq!(help.status.code(), Some(0));
         for option in ["--config", "--check", "--version", "--help"] {
@@ -43,10 +46,19 @@ fn a_good_configuration_passes_the_check() -> anyhow::Result<()> {
     let gateway = "[[listeners]]\naddress = '127.0.0.1:0'\n[[clusters]]\nname = 'workers'\nendpoints = ['127.0.0.1:1']\n";
     let ended = check("forebay-gateway", gateway)?;
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    assert!(!ended.stdout.is_empty() && ended.stderr.is_empty(), "{ended:?}");
-    let ended = check("forebay-worker", "repository = '/srv/models'\n[models.minilm]\nmax_batch_size = 8\n")?;
+    assert!(
+        !ended.stdout.is_empty() && ended.stderr.is_empty(),
+        "{ended:?}"
+    );
+    let ended = check(
+        "forebay-worker",
+        "repository = '/srv/models'\n[models.minilm]\nmax_batch_size = 8\n",
+    )?;
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    assert!(!ended.stdout.is_empty() && ended.stderr.is_empty(), "{ended:?}");
+    assert!(
+        !ended.stdout.is_empty() && ended.stderr.is_empty(),
+        "{ended:?}"
+    );
     Ok(())
 }
 
@@ -72,7 +84,12 @@ fn a_bad_configuration_fails_it_with_every_problem() -> anyhow::Result<()> {
     let worker = "repository = ''\nlisten = 'here'\n[defaults]\nmax_batch_size = 0\n[models.a]\nprovider = 'gpu'\n";
     let ended = check("forebay-worker", worker)?;
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    for path in ["repository", "listen", "defaults.max_batch_size", "models.a.provider"] {
+    for path in [
+        "repository",
+        "listen",
+        "defaults.max_batch_size",
+        "models.a.provider",
+    ] {
         assert!(ended.stderr.contains(path), "{path} in\n{}", ended.stderr);
     }
     Ok(())
@@ -81,10 +98,16 @@ fn a_bad_configuration_fails_it_with_every_problem() -> anyhow::Result<()> {
 #[test]
 fn a_file_that_is_not_there_is_named() -> anyhow::Result<()> {
     for binary in ["forebay-gateway", "forebay-worker"] {
-        for arguments in [&["--config", "/nonexistent/config.toml"][..], &["--check", "--config", "/nonexistent/config.toml"]] {
+        for arguments in [
+            &["--config", "/nonexistent/config.toml"][..],
+            &["--check", "--config", "/nonexistent/config.toml"],
+        ] {
             let ended = run(binary, arguments, SOON)?;
             assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-            assert!(ended.stderr.contains("/nonexistent/config.toml"), "{ended:?}");
+            assert!(
+                ended.stderr.contains("/nonexistent/config.toml"),
+                "{ended:?}"
+            );
             assert!(!ended.stderr.contains("panicked"), "{ended:?}");
         }
     }
@@ -104,18 +127,27 @@ fn an_address_in_use_is_named() -> anyhow::Result<()> {
         let file = folder.write("gateway.toml", &config)?;
         let ended = run("forebay-gateway", &["--config", text(&file)?], SOON)?;
         assert_eq!(ended.status.code(), Some(1), "{config}{ended:?}");
-        assert!(ended.stderr.contains(&address) && ended.stderr.contains("in use"), "{config}{ended:?}");
+        assert!(
+            ended.stderr.contains(&address) && ended.stderr.contains("in use"),
+            "{config}{ended:?}"
+        );
         assert!(!ended.stderr.contains("panicked"), "{ended:?}");
         assert!(!ended.stdout.contains("listening"), "{ended:?}");
     }
     let models = folder.join("models");
     std::fs::create_dir_all(&models)?;
-    for flags in [["--listen", &address, "--http-listen", "127.0.0.1:0"], ["--http-listen", &address, "--listen", "127.0.0.1:0"]] {
+    for flags in [
+        ["--listen", &address, "--http-listen", "127.0.0.1:0"],
+        ["--http-listen", &address, "--listen", "127.0.0.1:0"],
+    ] {
         let mut arguments = vec!["--repository", text(&models)?];
         arguments.extend(flags);
         let ended = run("forebay-worker", &arguments, SOON)?;
         assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-        assert!(ended.stderr.contains(&address) && ended.stderr.contains("in use"), "{ended:?}");
+        assert!(
+            ended.stderr.contains(&address) && ended.stderr.contains("in use"),
+            "{ended:?}"
+        );
         assert!(!ended.stderr.contains("panicked"), "{ended:?}");
     }
     Ok(())
@@ -129,7 +161,10 @@ fn an_endpoint_that_does_not_resolve_is_named() -> anyhow::Result<()> {
     let file = folder.write("gateway.toml", config)?;
     let ended = run("forebay-gateway", &["--config", text(&file)?], SOON)?;
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    assert!(ended.stderr.contains("nowhere.invalid:8001") && ended.stderr.contains("workers"), "{ended:?}");
+    assert!(
+        ended.stderr.contains("nowhere.invalid:8001") && ended.stderr.contains("workers"),
+        "{ended:?}"
+    );
     Ok(())
 }
 
@@ -139,7 +174,11 @@ fn a_runtime_that_cannot_be_loaded_is_one_clear_line() -> anyhow::Result<()> {
     let models = folder.join("models");
     std::fs::create_dir_all(&models)?;
     let wrong = folder.write("libonnxruntime.so", "not a library")?;
-    let config = format!("repository = '{}'\nonnxruntime = '{}'\n", text(&models)?, text(&wrong)?);
+    let config = format!(
+        "repository = '{}'\nonnxruntime = '{}'\n",
+        text(&models)?,
+        text(&wrong)?
+    );
     let file = folder.write("worker.toml", config)?;
     let any = ["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
     let mut arguments = vec!["--config", text(&file)?];

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use forebay_proto::inference::ServerReadyRequest;
-use forebay_tests::client::{self, Rest, floats, integers, json_request, output_floats, output_integers};
+use forebay_tests::client::{
+    self, Rest, floats, integers, json_request, output_floats, output_integers,
+};
 use forebay_tests::folder;
 use forebay_tests::gateway::Gateway;
 use forebay_tests::upstream::grpc::{Behaviour, Upstream};
@@ -46,12 +48,18 @@ async fn the_gateway_finishes_what_it_has_begun() -> anyhow::Result<()> {
     assert_eq!(gateway.admin("/readyz").await?, "ready\n");
     upstream.always(Behaviour::Held);
     let grpc = tokio::spawn(async move {
-        let answer = client::inference(address).await?.model_infer(floats("m", &ROW)).await?;
+        let answer = client::inference(address)
+            .await?
+            .model_infer(floats("m", &ROW))
+            .await?;
         output_floats(answer.get_ref())
     });
     let stream = tokio::spawn(async move {
         let requests = tokio_stream::iter([floats("m", &ROW)]);
-        let answers = client::inference(address).await?.model_stream_infer(requests).await?;
+        let answers = client::inference(address)
+            .await?
+            .model_stream_infer(requests)
+            .await?;
         anyhow::Ok(answers.into_inner().message().await?.is_some())
     });
     let rest = Rest::new(address);
@@ -70,10 +78,16 @@ async fn the_gateway_finishes_what_it_has_begun() -> anyhow::Result<()> {
     // First it is merely not ready; whoever still comes is served.
     assert_eq!(gateway.admin("/readyz").await?, "not ready\n");
     assert_eq!(gateway.admin("/healthz").await?, "ok\n");
-    let late = client::inference(address).await?.server_live(forebay_proto::inference::ServerLiveRequest {}).await?;
+    let late = client::inference(address)
+        .await?
+        .server_live(forebay_proto::inference::ServerLiveRequest {})
+        .await?;
     assert!(late.get_ref().live);
     until_refused(address).await?;
-    ensure!(gateway.process.ended()?.is_none(), "ended with requests in flight");
+    ensure!(
+        gateway.process.ended()?.is_none(),
+        "ended with requests in flight"
+    );
     upstream.release();
     pages.release();
     assert_eq!(grpc.await??, ROW);
@@ -124,7 +138,11 @@ async fn no_request_holds_the_gateway_for_ever() -> anyhow::Result<()> {
     let start = Instant::now();
     gateway.process.signal("TERM")?;
     assert_eq!(gateway.process.wait(SOON)?.code(), Some(0));
-    assert!((900..6000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    assert!(
+        (900..6000).contains(&start.elapsed().as_millis()),
+        "{:?}",
+        start.elapsed()
+    );
     assert!(call.await?.is_err());
     Ok(())
 }
@@ -140,7 +158,12 @@ async fn the_worker_finishes_what_it_has_begun() -> anyhow::Result<()> {
         .map(|_| {
             let mut inference = inference.clone();
             tokio::spawn(async move {
-                output_integers(inference.model_infer(integers("count", "n", &[TURNS])).await?.get_ref())
+                output_integers(
+                    inference
+                        .model_infer(integers("count", "n", &[TURNS]))
+                        .await?
+                        .get_ref(),
+                )
             })
         })
         .collect();
@@ -149,11 +172,20 @@ async fn the_worker_finishes_what_it_has_begun() -> anyhow::Result<()> {
         async move { rest.post("/v2/models/double/infer", row).await?.floats() }
     });
     assert_eq!(over_rest.await??, ROW.map(|value| value * 2.0));
-    assert!(inference.server_ready(ServerReadyRequest {}).await?.get_ref().ready);
+    assert!(
+        inference
+            .server_ready(ServerReadyRequest {})
+            .await?
+            .get_ref()
+            .ready
+    );
     worker.process.signal("TERM")?;
     until_refused(worker.grpc).await?;
     until_refused(worker.http).await?;
-    assert!(worker.process.ended()?.is_none(), "ended with inferences under way");
+    assert!(
+        worker.process.ended()?.is_none(),
+        "ended with inferences under way"
+    );
     for call in calls {
         assert_eq!(call.await??, [2 * TURNS]);
     }
@@ -176,18 +208,24 @@ async fn a_worker_that_drains_sends_clients_elsewhere() -> anyhow::Result<()> {
         ),
     )?;
     gateway.all_healthy().await?;
-    let load = tokio::spawn(forebay_tests::load::open_loop(100, Duration::from_secs(2), {
-        let inference = client::inference(gateway.address()).await?;
-        move |_| {
-            let mut inference = inference.clone();
-            async move {
-                let answer = inference.model_infer(floats("double", &ROW)).await?;
-                ensure!(output_floats(answer.get_ref())? == ROW.map(|value| value * 2.0));
-                Ok(())
+    let load = tokio::spawn(forebay_tests::load::open_loop(
+        100,
+        Duration::from_secs(2),
+        {
+            let inference = client::inference(gateway.address()).await?;
+            move |_| {
+                let mut inference = inference.clone();
+                async move {
+                    let answer = inference.model_infer(floats("double", &ROW)).await?;
+                    ensure!(output_floats(answer.get_ref())? == ROW.map(|value| value * 2.0));
+                    Ok(())
+                }
             }
-        }
-    }));
-    let both = |endpoints: &[serde_json::Value]| endpoints.iter().all(|endpoint| endpoint["requests"] != 0);
+        },
+    ));
+    let both = |endpoints: &[serde_json::Value]| {
+        endpoints.iter().all(|endpoint| endpoint["requests"] != 0)
+    };
     gateway.until("both are used", SOON, both).await?;
     leaving.process.signal("TERM")?;
     assert_eq!(leaving.process.wait(SOON)?.code(), Some(0));

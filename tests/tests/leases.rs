@@ -19,8 +19,16 @@ use tokio::task::JoinSet;
 
 const CALLS: u64 = 2000;
 const ROW: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
-const BEHAVIOURS: [&str; 8] =
-    ["answer", "answer", "after 20", "after 120", "never", "fail 14", "fail 13", "fail 3"];
+const BEHAVIOURS: [&str; 8] = [
+    "answer",
+    "answer",
+    "after 20",
+    "after 120",
+    "never",
+    "fail 14",
+    "fail 13",
+    "fail 3",
+];
 
 /// What is called, and the tally of how it ended.
 struct Mix {
@@ -74,16 +82,34 @@ async fn after_any_mix_nothing_is_active() -> anyhow::Result<()> {
         call?;
     }
     println!("{:?}", mix.tally.lock());
-    for ending in ["answered", "failed", "cancelled", "stream answered", "page answered", "page cancelled"] {
-        assert!(mix.tally.lock().contains_key(ending), "no call was {ending}: {:?}", mix.tally.lock());
+    for ending in [
+        "answered",
+        "failed",
+        "cancelled",
+        "stream answered",
+        "page answered",
+        "page cancelled",
+    ] {
+        assert!(
+            mix.tally.lock().contains_key(ending),
+            "no call was {ending}: {:?}",
+            mix.tally.lock()
+        );
     }
     gateway.all_idle().await?;
     for upstream in &upstreams {
         upstream.until_active(|active| *active == 0).await?;
     }
-    let cancelled: u64 = gateway.endpoints().await?.iter().filter_map(|e| e["cancelled"].as_u64()).sum();
+    let cancelled: u64 = gateway
+        .endpoints()
+        .await?
+        .iter()
+        .filter_map(|e| e["cancelled"].as_u64())
+        .sum();
     assert!(cancelled > 0, "no lease was given up");
-    let retries: f64 = gateway.metric("forebay_retries_total{route=\"route-1\"}").await?;
+    let retries: f64 = gateway
+        .metric("forebay_retries_total{route=\"route-1\"}")
+        .await?;
     assert!(retries > 0.0, "nothing was retried");
     // And it all still works.
     assert_eq!(mix.rest.infer("m", ROW).await?.floats()?, ROW);
@@ -108,11 +134,18 @@ impl Mix {
     }
 
     /// Given up, the call is dropped and its stream reset.
-    async fn over_grpc(&self, behaviour: &str, random: &mut Rng, patience: Duration) -> &'static str {
+    async fn over_grpc(
+        &self,
+        behaviour: &str,
+        random: &mut Rng,
+        patience: Duration,
+    ) -> &'static str {
         let mut request = tonic::Request::new(behaving(behaviour, floats("m", &ROW)));
         if random.bool() {
             let timeout = format!("{}m", random.u32(1..300));
-            request.metadata_mut().insert("grpc-timeout", timeout.parse().expect("a timeout is ASCII"));
+            request
+                .metadata_mut()
+                .insert("grpc-timeout", timeout.parse().expect("a timeout is ASCII"));
         }
         match tokio::time::timeout(patience, self.grpc.clone().model_infer(request)).await {
             Ok(Ok(_)) => "answered",
@@ -132,10 +165,20 @@ impl Mix {
     }
 
     async fn stream(&self, behaviour: &str, patience: Duration) -> &'static str {
-        let requests = [floats("m", &ROW), behaving(behaviour, floats("m", &ROW)), floats("m", &ROW)];
+        let requests = [
+            floats("m", &ROW),
+            behaving(behaviour, floats("m", &ROW)),
+            floats("m", &ROW),
+        ];
         let exchange = async {
-            let answers = self.grpc.clone().model_stream_infer(tokio_stream::iter(requests)).await;
-            let Ok(answers) = answers else { return "stream failed" };
+            let answers = self
+                .grpc
+                .clone()
+                .model_stream_infer(tokio_stream::iter(requests))
+                .await;
+            let Ok(answers) = answers else {
+                return "stream failed";
+            };
             let mut answers = answers.into_inner();
             loop {
                 match answers.message().await {
@@ -147,29 +190,52 @@ impl Mix {
         };
         // A stream has no timeout of its own: one that never ends is given up.
         let patience = patience.min(Duration::from_millis(300));
-        tokio::time::timeout(patience, exchange).await.unwrap_or("stream cancelled")
+        tokio::time::timeout(patience, exchange)
+            .await
+            .unwrap_or("stream cancelled")
     }
 
     /// Says that a body comes, sends a part of it, and is gone.
     async fn abandon(&self, random: &mut Rng) -> &'static str {
-        let path = if random.bool() { "/v2/models/m/infer" } else { "/echo" };
-        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{{\"inputs\"");
-        let Ok(mut stream) = TcpStream::connect(self.address).await else { return "no connection" };
+        let path = if random.bool() {
+            "/v2/models/m/infer"
+        } else {
+            "/echo"
+        };
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{{\"inputs\"");
+        let Ok(mut stream) = TcpStream::connect(self.address).await else {
+            return "no connection";
+        };
         let _ = stream.write_all(head.as_bytes()).await;
         "abandoned"
     }
 
     async fn page(&self, random: &mut Rng, patience: Duration) -> &'static str {
-        let path = ["/echo", "/slow/5", "/slow/100", "/slow/10000", "/chunks/50", "/events"][random.usize(..6)];
+        let path = [
+            "/echo",
+            "/slow/5",
+            "/slow/100",
+            "/slow/10000",
+            "/chunks/50",
+            "/events",
+        ][random.usize(..6)];
         let exchange = async {
-            let opened = self.rest.open(Request::builder(), Method::POST, path, "body").await;
-            let Ok(answer) = opened else { return "page failed" };
+            let opened = self
+                .rest
+                .open(Request::builder(), Method::POST, path, "body")
+                .await;
+            let Ok(answer) = opened else {
+                return "page failed";
+            };
             match answer.status().as_u16() {
                 200 if answer.into_body().collect().await.is_ok() => "page answered",
                 _ => "page failed",
             }
         };
         let patience = patience.min(Duration::from_millis(600));
-        tokio::time::timeout(patience, exchange).await.unwrap_or("page cancelled")
+        tokio::time::timeout(patience, exchange)
+            .await
+            .unwrap_or("page cancelled")
     }
 }

@@ -68,7 +68,9 @@ async fn no_request_fails_while_everything_changes() -> anyhow::Result<()> {
                 0 => ensure!(rest.infer(model, ROW).await?.floats()? == ROW),
                 1 => ensure!(rest.post("/echo", "hello").await?.body == "hello"),
                 2 => {
-                    let stream = inference.model_stream_infer(tokio_stream::iter([floats(model, &ROW)])).await?;
+                    let stream = inference
+                        .model_stream_infer(tokio_stream::iter([floats(model, &ROW)]))
+                        .await?;
                     let answer = stream.into_inner().message().await?.context("an answer")?;
                     ensure!(answer.error_message.is_empty(), "{}", answer.error_message);
                 }
@@ -105,31 +107,50 @@ async fn a_bad_file_changes_nothing_and_says_why() -> anyhow::Result<()> {
     let bad: [(&str, &[&str]); 3] = [
         ("[[listeners", &["line 1"]),
         (
-            &good.replace("name = 'workers'", "name = 'workers'\npolicy = 'fastest'\nweight = 2"),
+            &good.replace(
+                "name = 'workers'",
+                "name = 'workers'\npolicy = 'fastest'\nweight = 2",
+            ),
             &["clusters[0].policy", "fastest", "clusters[0].weight"],
         ),
-        (&format!("{good}tls = {{ server_name = 'worker.internal', ca = '/nowhere' }}\n"), &["/nowhere", "workers"]),
+        (
+            &format!("{good}tls = {{ server_name = 'worker.internal', ca = '/nowhere' }}\n"),
+            &["/nowhere", "workers"],
+        ),
     ];
     for (round, (config, says)) in bad.iter().enumerate() {
         gateway.rewrite(config)?;
         gateway.process.signal("HUP")?;
-        gateway.process.until_stderr(stays, round + 1, Duration::from_secs(10))?;
+        gateway
+            .process
+            .until_stderr(stays, round + 1, Duration::from_secs(10))?;
         for part in *says {
-            gateway.process.until_stderr(part, 1, Duration::from_secs(1))?;
+            gateway
+                .process
+                .until_stderr(part, 1, Duration::from_secs(1))?;
         }
         assert_eq!(rest.infer("m", ROW).await?.floats()?, ROW);
         assert_eq!(gateway.endpoints().await?.len(), 1);
     }
     std::fs::remove_file(&gateway.config)?;
     gateway.process.signal("HUP")?;
-    gateway.process.until_stderr(stays, 4, Duration::from_secs(10))?;
+    gateway
+        .process
+        .until_stderr(stays, 4, Duration::from_secs(10))?;
     assert_eq!(rest.infer("m", ROW).await?.floats()?, ROW);
 
     // What only a restart can change is said, and the rest applies.
-    let moved = good.replace("[[listeners]]", "threads = 7\n[[listeners]]\nname = 'other'").replace("'workers'", "'renamed'");
+    let moved = good
+        .replace(
+            "[[listeners]]",
+            "threads = 7\n[[listeners]]\nname = 'other'",
+        )
+        .replace("'workers'", "'renamed'");
     gateway.reload(&moved, 1)?;
     for key in ["'threads' changed: restart", "'listeners' changed: restart"] {
-        gateway.process.until_stderr(key, 1, Duration::from_secs(1))?;
+        gateway
+            .process
+            .until_stderr(key, 1, Duration::from_secs(1))?;
     }
     assert!(gateway.admin("/endpoints").await?.contains("renamed"));
     gateway.all_healthy().await?;
@@ -153,12 +174,22 @@ async fn what_is_known_of_an_endpoint_survives() -> anyhow::Result<()> {
     }
     upstreams[2].set_serving(false);
     let third = |endpoints: &[serde_json::Value]| endpoints[2]["health"] == "unhealthy";
-    let before = gateway.until("the third unhealthy", Duration::from_secs(10), third).await?;
+    let before = gateway
+        .until("the third unhealthy", Duration::from_secs(10), third)
+        .await?;
     assert_eq!(before[1]["breaker"], "open", "{before:?}");
-    assert!(before.iter().all(|endpoint| endpoint["requests"].as_u64() > Some(0)), "{before:?}");
+    assert!(
+        before
+            .iter()
+            .all(|endpoint| endpoint["requests"].as_u64() > Some(0)),
+        "{before:?}"
+    );
 
     // Other order, other weight, other policy, another route: the endpoints are the same.
-    let list = format!("['{}', {{ address = '{}', weight = 3 }}, '{}']", addresses[2], addresses[1], addresses[0]);
+    let list = format!(
+        "['{}', {{ address = '{}', weight = 3 }}, '{}']",
+        addresses[2], addresses[1], addresses[0]
+    );
     let config = format!(
         "{LISTENER}[[routes]]\nname = 'new'\ncluster = 'workers'\n[[clusters]]\nname = 'workers'\nendpoints = {list}\n\
          policy = 'random'\nbreaker = {{ consecutive_failures = 1, open_for = '1h' }}\n"
@@ -167,7 +198,11 @@ async fn what_is_known_of_an_endpoint_survives() -> anyhow::Result<()> {
     let after = gateway.endpoints().await?;
     for (old, new) in [(0, 2), (1, 1), (2, 0)] {
         for key in ["address", "health", "breaker", "requests", "failures"] {
-            assert_eq!(before[old][key], after[new][key], "{key} of {}", before[old]["address"]);
+            assert_eq!(
+                before[old][key], after[new][key],
+                "{key} of {}",
+                before[old]["address"]
+            );
         }
     }
     // And they are used accordingly.
@@ -196,7 +231,9 @@ async fn a_removed_endpoint_is_left_alone() -> anyhow::Result<()> {
     }
     assert!(upstreams[1].infers() >= 1);
     // A call that is under way stays where it is.
-    upstreams.iter().for_each(|upstream| upstream.next([Behaviour::Held]));
+    upstreams
+        .iter()
+        .for_each(|upstream| upstream.next([Behaviour::Held]));
     let inference = client::inference(gateway.address()).await?;
     let held: Vec<_> = (0..2)
         .map(|_| {
@@ -223,7 +260,11 @@ async fn a_removed_endpoint_is_left_alone() -> anyhow::Result<()> {
     while upstreams[0].health_checks() < other + 10 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!(upstreams[1].health_checks() <= own + 1, "{own}, then {}", upstreams[1].health_checks());
+    assert!(
+        upstreams[1].health_checks() <= own + 1,
+        "{own}, then {}",
+        upstreams[1].health_checks()
+    );
     gateway.all_idle().await
 }
 
@@ -252,10 +293,15 @@ async fn reloads_in_quick_succession_end_with_the_last_file() -> anyhow::Result<
     gateway.rewrite(&one_cluster(&[a, b], "policy = 'random'"))?;
     gateway.process.signal("HUP")?;
     let settled = |endpoints: &[serde_json::Value]| endpoints.len() == 2;
-    gateway.until("two endpoints", Duration::from_secs(10), settled).await?;
+    gateway
+        .until("two endpoints", Duration::from_secs(10), settled)
+        .await?;
     let end = tokio::time::Instant::now() + Duration::from_secs(10);
     while !gateway.admin("/endpoints").await?.contains("random") {
-        ensure!(tokio::time::Instant::now() < end, "the last file is not in force");
+        ensure!(
+            tokio::time::Instant::now() < end,
+            "the last file is not in force"
+        );
     }
     gateway.all_healthy().await?;
     stop.store(true, Ordering::SeqCst);

@@ -1,23 +1,18 @@
-//! What clients see when workers fail: nothing, as long as one can answer; an answer in time, if none can.
+//! Retries, deadlines, health and breaker: what a client gets when workers do not do as they should.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
-use forebay_tests::client::{self, Inference, Rest, behaving, floats, json_request, output_floats};
+use anyhow::Context;
+use forebay_tests::client::{self, Rest, behaving, floats, json_request};
 use forebay_tests::folder;
 use forebay_tests::folder::Folder;
 use forebay_tests::gateway::{Gateway, endpoints};
-use forebay_tests::load::{Report, open_loop};
 use forebay_tests::upstream::grpc::{Behaviour, Upstream};
 use forebay_tests::wire::{INFER, Wire, frame};
-use forebay_tests::worker::{Repository, Worker};
 use prost::Message;
 use tonic::Code;
 
 const ROW: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
-const RATE: u32 = 200;
-const SECONDS: Duration = Duration::from_secs(10);
 
 /// Scripted upstreams behind a gateway.
 struct Fixture {
@@ -37,20 +32,33 @@ impl Fixture {
         let addresses = endpoints(upstreams.iter().map(|upstream| upstream.address));
         let gateway = Gateway::start(&folder, &config(&addresses, route, cluster))?;
         gateway.all_healthy().await?;
-        Ok(Self { gateway, upstreams, _folder: folder })
+        Ok(Self {
+            gateway,
+            upstreams,
+            _folder: folder,
+        })
     }
 
     async fn infer(&self) -> anyhow::Result<Result<String, tonic::Status>> {
-        let answer = client::inference(self.gateway.address()).await?.model_infer(floats("m", &ROW)).await;
+        let answer = client::inference(self.gateway.address())
+            .await?
+            .model_infer(floats("m", &ROW))
+            .await;
         let upstream = |answer: tonic::Response<_>| {
-            let name = answer.metadata().get("x-upstream").and_then(|name| name.to_str().ok());
+            let name = answer
+                .metadata()
+                .get("x-upstream")
+                .and_then(|name| name.to_str().ok());
             name.unwrap_or_default().to_owned()
         };
         Ok(answer.map(upstream))
     }
 
     fn infers(&self) -> Vec<u64> {
-        self.upstreams.iter().map(|upstream| upstream.infers()).collect()
+        self.upstreams
+            .iter()
+            .map(|upstream| upstream.infers())
+            .collect()
     }
 }
 
@@ -62,87 +70,6 @@ fn config(addresses: &str, route: &str, cluster: &str) -> String {
     )
 }
 
-/// Three real workers, and a gateway that gives each attempt half a second.
-async fn three_workers() -> anyhow::Result<(Repository, Vec<Worker>, Folder, Gateway)> {
-    let repository = Repository::make(folder!()?)?;
-    let workers: Vec<Worker> = (0..3).map(|_| repository.serve()).collect::<Result<_, _>>()?;
-    let folder = folder!()?;
-    let addresses = endpoints(workers.iter().map(|worker| worker.grpc));
-    let gateway = Gateway::start(&folder, &config(&addresses, "retry = { per_try_timeout = '500ms' }", ""))?;
-    gateway.all_healthy().await?;
-    Ok((repository, workers, folder, gateway))
-}
-
-/// 200 calls a second for ten seconds, half of them over gRPC and half over REST; every answer is looked at.
-async fn load(address: SocketAddr) -> anyhow::Result<Report> {
-    let rest = Rest::new(address);
-    let mut connections = Vec::new();
-    for _ in 0..4 {
-        connections.push(client::inference(address).await?);
-    }
-    Ok(open_loop(RATE, SECONDS, move |number| {
-        let (rest, inference) = (rest.clone(), connections[number as usize % connections.len()].clone());
-        let row = [number as f32, 1.0, -1.0, 0.5];
-        async move {
-            let answer = if number % 2 == 0 { over_grpc(inference, row).await? } else { over_rest(rest, row).await? };
-            ensure!(answer == row.map(|value| value * 2.0), "{row:?} became {answer:?}");
-            Ok(())
-        }
-    })
-    .await)
-}
-
-async fn over_grpc(mut inference: Inference, row: [f32; 4]) -> anyhow::Result<Vec<f32>> {
-    let answer = inference.model_infer(floats("double", &row)).await.context("gRPC")?;
-    output_floats(answer.get_ref())
-}
-
-async fn over_rest(rest: Rest, row: [f32; 4]) -> anyhow::Result<Vec<f32>> {
-    rest.infer("double", row).await.context("REST")?.floats().context("REST")
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn no_client_sees_a_worker_die_and_return() -> anyhow::Result<()> {
-    let (repository, mut workers, _folder, gateway) = three_workers().await?;
-    let load = tokio::spawn(load(gateway.address()));
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let killed = workers.remove(0);
-    killed.process.signal("KILL")?;
-    let (grpc, http) = (killed.grpc, killed.http);
-    drop(killed);
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let before = gateway.endpoint(grpc).await?["requests"].as_u64().context("requests")?;
-    workers.push(repository.serve_again(grpc, http)?);
-    let report = load.await??;
-    println!("{report:?}");
-    assert_eq!(report.calls, 2000);
-    assert!(report.errors.is_empty(), "{report:?}");
-    // The worker that came back was found and used.
-    let after = gateway.endpoint(grpc).await?;
-    assert_eq!(after["health"], "healthy", "{after}");
-    assert!(after["requests"].as_u64() > Some(before + 20), "{before}, then {after}");
-    gateway.all_idle().await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn no_client_waits_for_a_worker_that_hangs() -> anyhow::Result<()> {
-    let (_repository, workers, _folder, gateway) = three_workers().await?;
-    let load = tokio::spawn(load(gateway.address()));
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    workers[0].process.signal("STOP")?;
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    workers[0].process.signal("CONT")?;
-    let report = load.await??;
-    println!("{report:?}");
-    assert_eq!(report.calls, 2000);
-    assert!(report.errors.is_empty(), "{report:?}");
-    // One attempt that times out, and a retry.
-    assert!(report.longest < Duration::from_millis(1500), "{report:?}");
-    assert!(report.longest > Duration::from_millis(400), "no call met the stopped worker: {report:?}");
-    gateway.all_healthy().await?;
-    gateway.all_idle().await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn unavailable_is_retried_on_another_endpoint() -> anyhow::Result<()> {
     let fixture = Fixture::start(2, "", "").await?;
@@ -152,12 +79,25 @@ async fn unavailable_is_retried_on_another_endpoint() -> anyhow::Result<()> {
     // Both refuse once, so the third attempt is the first that can succeed.
     assert!(fixture.infer().await?.is_ok());
     assert_eq!(fixture.infers().iter().sum::<u64>(), 3);
-    assert!(fixture.infers().iter().all(|count| *count >= 1), "{:?}", fixture.infers());
-    assert_eq!(fixture.gateway.metric("forebay_retries_total{route=\"all\"}").await?, 2.0);
+    assert!(
+        fixture.infers().iter().all(|count| *count >= 1),
+        "{:?}",
+        fixture.infers()
+    );
+    assert_eq!(
+        fixture
+            .gateway
+            .metric("forebay_retries_total{route=\"all\"}")
+            .await?,
+        2.0
+    );
     // A single refusal never meets the same endpoint twice.
     fixture.upstreams[0].always(Behaviour::Fail(Code::Unavailable));
     for _ in 0..4 {
-        assert_eq!(fixture.infer().await?.map_err(anyhow::Error::from)?, "upstream-1");
+        assert_eq!(
+            fixture.infer().await?.map_err(anyhow::Error::from)?,
+            "upstream-1"
+        );
     }
     Ok(())
 }
@@ -172,23 +112,42 @@ async fn errors_that_would_only_repeat_are_passed_on() -> anyhow::Result<()> {
         (Code::Internal, 500),
         (Code::FailedPrecondition, 400),
     ] {
-        fixture.upstreams.iter().for_each(|upstream| upstream.always(Behaviour::Fail(code)));
+        fixture
+            .upstreams
+            .iter()
+            .for_each(|upstream| upstream.always(Behaviour::Fail(code)));
         let before: u64 = fixture.infers().iter().sum();
         let status = fixture.infer().await?.expect_err("the upstream fails");
         assert_eq!(status.code(), code);
         assert!(status.message().ends_with("fails as told"), "{status:?}");
         let answer = Rest::new(fixture.gateway.address()).infer("m", ROW).await?;
         assert_eq!(answer.status, http, "{:?}", answer.body);
-        assert!(answer.error()?.ends_with("fails as told"), "{:?}", answer.body);
-        assert_eq!(fixture.infers().iter().sum::<u64>() - before, 2, "{code:?} was retried");
+        assert!(
+            answer.error()?.ends_with("fails as told"),
+            "{:?}",
+            answer.body
+        );
+        assert_eq!(
+            fixture.infers().iter().sum::<u64>() - before,
+            2,
+            "{code:?} was retried"
+        );
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_dies_under_a_call_costs_a_retry() -> anyhow::Result<()> {
-    let mut fixture = Fixture::start(2, "", "health = { interval = '100ms', unhealthy_threshold = 1 }").await?;
-    fixture.upstreams.iter().for_each(|upstream| upstream.always(Behaviour::Held));
+    let mut fixture = Fixture::start(
+        2,
+        "",
+        "health = { interval = '100ms', unhealthy_threshold = 1 }",
+    )
+    .await?;
+    fixture
+        .upstreams
+        .iter()
+        .for_each(|upstream| upstream.always(Behaviour::Held));
     let mut inference = client::inference(fixture.gateway.address()).await?;
     let call = tokio::spawn(async move { inference.model_infer(floats("m", &ROW)).await });
     let first = loop {
@@ -202,7 +161,14 @@ async fn a_connection_that_dies_under_a_call_costs_a_retry() -> anyhow::Result<(
     other.until_active(|active| *active == 1).await?;
     other.release();
     let answer = call.await??;
-    assert_eq!(answer.metadata().get("x-upstream").context("x-upstream")?.to_str()?, format!("upstream-{}", 1 - first));
+    assert_eq!(
+        answer
+            .metadata()
+            .get("x-upstream")
+            .context("x-upstream")?
+            .to_str()?,
+        format!("upstream-{}", 1 - first)
+    );
     fixture.upstreams[first].restart().await?;
     fixture.gateway.all_healthy().await?;
     fixture.gateway.all_idle().await
@@ -212,7 +178,10 @@ async fn a_connection_that_dies_under_a_call_costs_a_retry() -> anyhow::Result<(
 async fn the_budget_bounds_retries_when_everything_fails() -> anyhow::Result<()> {
     let route = "retry = { attempts = 10, budget_ratio = 0.0, budget_min = 2, backoff = '0s', backoff_max = '0s' }";
     let fixture = Fixture::start(2, route, "breaker = false").await?;
-    fixture.upstreams.iter().for_each(|upstream| upstream.always(Behaviour::Fail(Code::Unavailable)));
+    fixture
+        .upstreams
+        .iter()
+        .for_each(|upstream| upstream.always(Behaviour::Fail(Code::Unavailable)));
     let inference = client::inference(fixture.gateway.address()).await?;
     const CALLS: u64 = 50;
     let calls = (0..CALLS).map(|_| {
@@ -220,10 +189,17 @@ async fn the_budget_bounds_retries_when_everything_fails() -> anyhow::Result<()>
         async move { inference.model_infer(floats("m", &ROW)).await }
     });
     let answers = futures::future::join_all(calls).await;
-    assert!(answers.iter().all(|answer| answer.as_ref().is_err_and(|status| status.code() == Code::Unavailable)));
+    assert!(answers.iter().all(|answer| {
+        answer
+            .as_ref()
+            .is_err_and(|status| status.code() == Code::Unavailable)
+    }));
     let attempts: u64 = fixture.infers().iter().sum();
     // Ten attempts each would be 500. Two retries at a time are a chain of nine at most, as often as there is room.
-    assert!((CALLS..3 * CALLS).contains(&attempts), "{attempts} attempts for {CALLS} calls");
+    assert!(
+        (CALLS..3 * CALLS).contains(&attempts),
+        "{attempts} attempts for {CALLS} calls"
+    );
     // The tokens have all come back: a single call may still use every attempt.
     let before = attempts;
     let status = fixture.infer().await?.expect_err("all fail");
@@ -236,7 +212,10 @@ async fn the_budget_bounds_retries_when_everything_fails() -> anyhow::Result<()>
 async fn one_deadline_spans_all_attempts() -> anyhow::Result<()> {
     let route = "timeout = '600ms'\nretry = { attempts = 5, per_try_timeout = '250ms' }";
     let fixture = Fixture::start(3, route, "breaker = false").await?;
-    fixture.upstreams.iter().for_each(|upstream| upstream.always(Behaviour::Never));
+    fixture
+        .upstreams
+        .iter()
+        .for_each(|upstream| upstream.always(Behaviour::Never));
     let rest = Rest::new(fixture.gateway.address());
 
     let start = Instant::now();
@@ -244,13 +223,21 @@ async fn one_deadline_spans_all_attempts() -> anyhow::Result<()> {
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
     let took = start.elapsed();
     assert!((550..1200).contains(&took.as_millis()), "{took:?}");
-    assert!(fixture.infers().iter().sum::<u64>() >= 2, "{:?}", fixture.infers());
+    assert!(
+        fixture.infers().iter().sum::<u64>() >= 2,
+        "{:?}",
+        fixture.infers()
+    );
 
     let start = Instant::now();
     let answer = rest.infer("m", ROW).await?;
     assert_eq!(answer.status, 504, "{:?}", answer.body);
     assert!(answer.error()?.contains("workers"), "{:?}", answer.body);
-    assert!((550..1200).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    assert!(
+        (550..1200).contains(&start.elapsed().as_millis()),
+        "{:?}",
+        start.elapsed()
+    );
 
     // The attempts that were given up were reset, so the workers know.
     for upstream in &fixture.upstreams {
@@ -269,21 +256,46 @@ async fn the_callers_deadline_is_honoured_and_passed_on() -> anyhow::Result<()> 
     let start = Instant::now();
     let (code, message) = wire.call(INFER, body, &[("grpc-timeout", "300m")]).await?;
     assert_eq!(code, Code::DeadlineExceeded, "{message}");
-    assert!((250..900).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
-    let seen = fixture.upstreams.iter().find_map(|upstream| upstream.last().ok()).context("an attempt")?;
-    let passed = seen.headers.get("grpc-timeout").context("grpc-timeout")?.as_bytes();
+    assert!(
+        (250..900).contains(&start.elapsed().as_millis()),
+        "{:?}",
+        start.elapsed()
+    );
+    let seen = fixture
+        .upstreams
+        .iter()
+        .find_map(|upstream| upstream.last().ok())
+        .context("an attempt")?;
+    let passed = seen
+        .headers
+        .get("grpc-timeout")
+        .context("grpc-timeout")?
+        .as_bytes();
     let passed = forebay_proto::timeout::parse(passed).context("a timeout")?;
-    assert!(passed <= Duration::from_millis(300) && passed > Duration::from_millis(100), "{passed:?}");
-    assert_eq!(fixture.infers().iter().sum::<u64>(), 1, "there was no time for another attempt");
+    assert!(
+        passed <= Duration::from_millis(300) && passed > Duration::from_millis(100),
+        "{passed:?}"
+    );
+    assert_eq!(
+        fixture.infers().iter().sum::<u64>(),
+        1,
+        "there was no time for another attempt"
+    );
 
     // REST callers say it in a header of the same name.
     let builder = http::Request::builder().header("grpc-timeout", "300m");
     let body = json_request(ROW, Some("never")).to_string();
     let start = Instant::now();
     let rest = Rest::new(fixture.gateway.address());
-    let answer = rest.send(builder, http::Method::POST, "/v2/models/m/infer", body).await?;
+    let answer = rest
+        .send(builder, http::Method::POST, "/v2/models/m/infer", body)
+        .await?;
     assert_eq!(answer.status, 504, "{:?}", answer.body);
-    assert!((250..900).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    assert!(
+        (250..900).contains(&start.elapsed().as_millis()),
+        "{:?}",
+        start.elapsed()
+    );
 
     // An impatient caller is nobody's failure.
     for endpoint in fixture.gateway.endpoints().await? {
@@ -295,24 +307,48 @@ async fn the_callers_deadline_is_honoured_and_passed_on() -> anyhow::Result<()> 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_healthy_endpoint_the_answer_comes_at_once() -> anyhow::Result<()> {
     let fixture = Fixture::start(2, "", "health = { interval = '50ms' }").await?;
-    fixture.upstreams.iter().for_each(|upstream| upstream.set_serving(false));
-    let unhealthy = |endpoints: &[serde_json::Value]| endpoints.iter().all(|e| e["health"] == "unhealthy");
-    fixture.gateway.until("all unhealthy", Duration::from_secs(10), unhealthy).await?;
+    fixture
+        .upstreams
+        .iter()
+        .for_each(|upstream| upstream.set_serving(false));
+    let unhealthy =
+        |endpoints: &[serde_json::Value]| endpoints.iter().all(|e| e["health"] == "unhealthy");
+    fixture
+        .gateway
+        .until("all unhealthy", Duration::from_secs(10), unhealthy)
+        .await?;
     let start = Instant::now();
     let status = fixture.infer().await?.expect_err("no endpoint is healthy");
     assert_eq!(status.code(), Code::Unavailable);
-    assert!(status.message().contains("no healthy endpoint"), "{status:?}");
+    assert!(
+        status.message().contains("no healthy endpoint"),
+        "{status:?}"
+    );
     let answer = Rest::new(fixture.gateway.address()).infer("m", ROW).await?;
     assert_eq!(answer.status, 503, "{:?}", answer.body);
-    assert!(answer.error()?.contains("no healthy endpoint"), "{:?}", answer.body);
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(
+        answer.error()?.contains("no healthy endpoint"),
+        "{:?}",
+        answer.body
+    );
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
     assert_eq!(fixture.infers(), [0, 0]);
     assert_eq!(fixture.gateway.admin("/readyz").await?, "not ready\n");
 
     fixture.upstreams[1].set_serving(true);
     let one = |endpoints: &[serde_json::Value]| endpoints.iter().any(|e| e["health"] == "healthy");
-    fixture.gateway.until("one healthy", Duration::from_secs(10), one).await?;
-    assert_eq!(fixture.infer().await?.map_err(anyhow::Error::from)?, "upstream-1");
+    fixture
+        .gateway
+        .until("one healthy", Duration::from_secs(10), one)
+        .await?;
+    assert_eq!(
+        fixture.infer().await?.map_err(anyhow::Error::from)?,
+        "upstream-1"
+    );
     assert_eq!(fixture.gateway.admin("/readyz").await?, "ready\n");
     Ok(())
 }
@@ -335,18 +371,29 @@ async fn the_breaker_opens_and_one_probe_decides() -> anyhow::Result<()> {
     let cluster = "health = false\nbreaker = { consecutive_failures = 3, open_for = '300ms' }";
     let fixture = Fixture::start(1, "retry = false", cluster).await?;
     let upstream = &fixture.upstreams[0];
-    let state = |wanted: &'static str| move |endpoints: &[serde_json::Value]| endpoints[0]["breaker"] == wanted;
+    let state = |wanted: &'static str| {
+        move |endpoints: &[serde_json::Value]| endpoints[0]["breaker"] == wanted
+    };
     upstream.next(vec![Behaviour::Fail(Code::Internal); 3]);
     for _ in 0..3 {
-        assert_eq!(fixture.infer().await?.expect_err("fails as told").code(), Code::Internal);
+        assert_eq!(
+            fixture.infer().await?.expect_err("fails as told").code(),
+            Code::Internal
+        );
     }
-    fixture.gateway.until("open", Duration::ZERO, state("open")).await?;
+    fixture
+        .gateway
+        .until("open", Duration::ZERO, state("open"))
+        .await?;
     let status = fixture.infer().await?.expect_err("the breaker is open");
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert_eq!(upstream.infers(), 3);
 
     // Once its time is up, one call goes through and all others are refused.
-    fixture.gateway.until("half open", Duration::from_secs(5), state("half_open")).await?;
+    fixture
+        .gateway
+        .until("half open", Duration::from_secs(5), state("half_open"))
+        .await?;
     upstream.always(Behaviour::Held);
     let inference = client::inference(fixture.gateway.address()).await?;
     let calls: Vec<_> = (0..20)
@@ -370,7 +417,10 @@ async fn the_breaker_opens_and_one_probe_decides() -> anyhow::Result<()> {
     assert_eq!((refused, probes.len()), (19, 1));
     assert_eq!(upstream.infers(), 4);
     upstream.release();
-    fixture.gateway.until("closed", Duration::from_secs(5), state("closed")).await?;
+    fixture
+        .gateway
+        .until("closed", Duration::from_secs(5), state("closed"))
+        .await?;
     assert!(fixture.infer().await?.is_ok());
     fixture.gateway.all_idle().await
 }

@@ -26,39 +26,64 @@ impl Fixture {
         let mut upstreams = Vec::new();
         for name in names {
             let upstream = Upstream::start(name).await?;
-            config.push_str(&format!("[[clusters]]\nname = '{name}'\nendpoints = ['{}']\n", upstream.address));
+            config.push_str(&format!(
+                "[[clusters]]\nname = '{name}'\nendpoints = ['{}']\n",
+                upstream.address
+            ));
             upstreams.push(((*name).to_owned(), upstream));
         }
         let folder = folder!()?;
         let gateway = Gateway::start(&folder, &config)?;
         gateway.all_healthy().await?;
-        Ok(Self { gateway, upstreams, _folder: folder })
+        Ok(Self {
+            gateway,
+            upstreams,
+            _folder: folder,
+        })
     }
 
     fn upstream(&self, name: &str) -> anyhow::Result<&Upstream> {
         let found = self.upstreams.iter().find(|(own, _)| own == name);
-        found.map(|(_, upstream)| upstream).with_context(|| format!("no upstream {name}"))
+        found
+            .map(|(_, upstream)| upstream)
+            .with_context(|| format!("no upstream {name}"))
     }
 
     /// Who answers a unary gRPC call for this model.
     async fn grpc(&self, model: &str, version: &str) -> anyhow::Result<String> {
         let mut request = floats(model, &ROW);
         request.model_version = version.to_owned();
-        let answer = client::inference(self.gateway.address()).await?.model_infer(request).await?;
-        Ok(answer.metadata().get("x-upstream").context("x-upstream")?.to_str()?.to_owned())
+        let answer = client::inference(self.gateway.address())
+            .await?
+            .model_infer(request)
+            .await?;
+        Ok(answer
+            .metadata()
+            .get("x-upstream")
+            .context("x-upstream")?
+            .to_str()?
+            .to_owned())
     }
 
     /// Who answers a REST inference on this path; told apart by the endpoint.
     async fn rest(&self, path: &str) -> anyhow::Result<String> {
-        let answer = Rest::new(self.gateway.address()).post(path, client::json_request(ROW, None).to_string()).await?;
+        let answer = Rest::new(self.gateway.address())
+            .post(path, client::json_request(ROW, None).to_string())
+            .await?;
         self.who(&answer)
     }
 
     fn who(&self, answer: &client::Answer) -> anyhow::Result<String> {
         let endpoint = answer.header("x-forebay-endpoint");
         let endpoint = endpoint.with_context(|| format!("{}: {:?}", answer.status, answer.body))?;
-        let found = self.upstreams.iter().find(|(_, upstream)| upstream.address.to_string() == endpoint);
-        Ok(found.with_context(|| format!("who is {endpoint}?"))?.0.clone())
+        let found = self
+            .upstreams
+            .iter()
+            .find(|(_, upstream)| upstream.address.to_string() == endpoint);
+        Ok(found
+            .with_context(|| format!("who is {endpoint}?"))?
+            .0
+            .clone())
     }
 }
 
@@ -88,7 +113,11 @@ async fn models_and_versions_are_told_apart_over_both_protocols() -> anyhow::Res
         ("other", "2", "rest-of-all"),
         ("minilm-2", "", "rest-of-all"),
     ] {
-        assert_eq!(fixture.grpc(model, version).await?, wanted, "gRPC {model} {version}");
+        assert_eq!(
+            fixture.grpc(model, version).await?,
+            wanted,
+            "gRPC {model} {version}"
+        );
         let path = match version {
             "" => format!("/v2/models/{model}/infer"),
             version => format!("/v2/models/{model}/versions/{version}/infer"),
@@ -96,9 +125,16 @@ async fn models_and_versions_are_told_apart_over_both_protocols() -> anyhow::Res
         assert_eq!(fixture.rest(&path).await?, wanted, "{path}");
         // What arrives is what was asked for, whatever route it took.
         let seen = fixture.upstream(wanted)?.last()?;
-        assert_eq!((seen.model.as_str(), seen.version.as_str()), (model, version));
+        assert_eq!(
+            (seen.model.as_str(), seen.version.as_str()),
+            (model, version)
+        );
     }
-    assert_eq!(fixture.rest("/v2/models/mini%6Cm/infer").await?, "minilm", "percent-encoded");
+    assert_eq!(
+        fixture.rest("/v2/models/mini%6Cm/infer").await?,
+        "minilm",
+        "percent-encoded"
+    );
     Ok(())
 }
 
@@ -121,8 +157,12 @@ async fn a_stream_is_routed_by_the_model_of_its_first_message() -> anyhow::Resul
         let mut answers = inference.model_stream_infer(requests).await?.into_inner();
         let mut count = 0;
         while let Some(answer) = answers.message().await? {
-            let served_by = answer.infer_response.context("an answer")?.parameters["served_by"].clone();
-            assert!(format!("{served_by:?}").contains(&format!("\"{wanted}\"")), "{served_by:?}");
+            let served_by =
+                answer.infer_response.context("an answer")?.parameters["served_by"].clone();
+            assert!(
+                format!("{served_by:?}").contains(&format!("\"{wanted}\"")),
+                "{served_by:?}"
+            );
             count += 1;
         }
         assert_eq!(count, 2);
@@ -133,7 +173,18 @@ async fn a_stream_is_routed_by_the_model_of_its_first_message() -> anyhow::Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn the_most_specific_route_wins_wherever_it_stands() -> anyhow::Result<()> {
     let fixture = Fixture::start(
-        &["any", "get", "header", "model", "regex", "prefix", "long-prefix", "exact", "suffix", "host"],
+        &[
+            "any",
+            "get",
+            "header",
+            "model",
+            "regex",
+            "prefix",
+            "long-prefix",
+            "exact",
+            "suffix",
+            "host",
+        ],
         r#"
         [[routes]]
         cluster = "any"
@@ -170,12 +221,19 @@ async fn the_most_specific_route_wins_wherever_it_stands() -> anyhow::Result<()>
     let rest = Rest::new(fixture.gateway.address());
     let body = client::json_request(ROW, None).to_string();
     let debug = [("x-debug", "1"), ("x-tenant", "a")];
-    let (host, suffix) = ([("host", "API.example.com:80")], [("host", "a.b.example.com")]);
+    let (host, suffix) = (
+        [("host", "API.example.com:80")],
+        [("host", "a.b.example.com")],
+    );
     let cases: [(&str, &[(&str, &str)], &str); 14] = [
         ("/v2/models/z/infer", &[], "any"),
         ("/v2/models/z/infer", &debug, "header"),
         ("/v2/models/z/infer", &debug[..1], "any"),
-        ("/v2/models/z/infer", &[("x-debug", "1"), ("x-tenant", "b")], "any"),
+        (
+            "/v2/models/z/infer",
+            &[("x-debug", "1"), ("x-tenant", "b")],
+            "any",
+        ),
         ("/v2/models/m/infer", &debug, "model"),
         ("/v2/models/re/infer", &debug, "regex"),
         ("/v2/models/pre/infer", &debug, "prefix"),
@@ -185,15 +243,26 @@ async fn the_most_specific_route_wins_wherever_it_stands() -> anyhow::Result<()>
         ("/v2/models/pre/versions/1/infer", &suffix, "suffix"),
         ("/v2/models/pre/versions/1/infer", &host, "host"),
         ("/v2/models/z/infer", &[("host", "example.com")], "any"),
-        ("/v2/models/z/infer", &[("host", "api.example.com.evil")], "any"),
+        (
+            "/v2/models/z/infer",
+            &[("host", "api.example.com.evil")],
+            "any",
+        ),
     ];
     for (path, headers, wanted) in cases {
-        let builder = headers.iter().fold(Request::builder(), |builder, (name, value)| builder.header(*name, *value));
+        let builder = headers
+            .iter()
+            .fold(Request::builder(), |builder, (name, value)| {
+                builder.header(*name, *value)
+            });
         let answer = rest.send(builder, Method::POST, path, body.clone()).await?;
         assert_eq!(fixture.who(&answer)?, wanted, "{path} {headers:?}");
     }
     let answer = rest.get("/v2").await?;
-    assert_eq!((answer.status.as_u16(), fixture.who(&answer)?.as_str()), (200, "get"));
+    assert_eq!(
+        (answer.status.as_u16(), fixture.who(&answer)?.as_str()),
+        (200, "get")
+    );
     Ok(())
 }
 
@@ -213,24 +282,49 @@ async fn without_a_route_every_client_is_told_in_its_own_terms() -> anyhow::Resu
     .await?;
     let address = fixture.gateway.address();
     for rest in [Rest::new(address), Rest::http2(address)] {
-        for path in ["/v2/models/absent/infer", "/", "/index.html", "/v2/models/absent"] {
+        for path in [
+            "/v2/models/absent/infer",
+            "/",
+            "/index.html",
+            "/v2/models/absent",
+        ] {
             let answer = rest.post(path, "{}").await?;
             assert_eq!(answer.status, 404, "{path}: {:?}", answer.body);
-            assert_eq!(answer.header("content-type"), Some("application/json"), "{path}");
+            assert_eq!(
+                answer.header("content-type"),
+                Some("application/json"),
+                "{path}"
+            );
             assert!(answer.error()?.contains(path), "{path}: {:?}", answer.body);
             assert_eq!(answer.header("x-forebay-endpoint"), None);
         }
     }
     let mut inference = client::inference(address).await?;
-    let status = inference.model_infer(floats("absent", &ROW)).await.expect_err("no route");
+    let status = inference
+        .model_infer(floats("absent", &ROW))
+        .await
+        .expect_err("no route");
     assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
-    assert!(status.message().contains("/inference.GRPCInferenceService/ModelInfer"), "{status:?}");
-    let status = inference.server_live(forebay_proto::inference::ServerLiveRequest {}).await.expect_err("no route");
+    assert!(
+        status
+            .message()
+            .contains("/inference.GRPCInferenceService/ModelInfer"),
+        "{status:?}"
+    );
+    let status = inference
+        .server_live(forebay_proto::inference::ServerLiveRequest {})
+        .await
+        .expect_err("no route");
     assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
-    let stream = inference.model_stream_infer(tokio_stream::iter([floats("absent", &ROW)])).await;
+    let stream = inference
+        .model_stream_infer(tokio_stream::iter([floats("absent", &ROW)]))
+        .await;
     let status = stream.expect_err("no route");
     assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
-    assert_eq!(fixture.gateway.metric("forebay_unrouted_total").await?, 11.0);
+    assert_eq!(
+        fixture.gateway.metric("forebay_unrouted_total").await?,
+        11.0
+    );
     fixture.gateway.all_idle().await
 }
 
@@ -250,11 +344,22 @@ async fn grpc_calls_match_headers_and_hosts_too() -> anyhow::Result<()> {
     let mut inference = client::inference(fixture.gateway.address()).await?;
     for (tenant, wanted) in [("a", "tenant"), ("b", "any")] {
         let mut request = tonic::Request::new(floats("m", &ROW));
-        request.metadata_mut().insert("x-tenant", MetadataValue::try_from(tenant)?);
+        request
+            .metadata_mut()
+            .insert("x-tenant", MetadataValue::try_from(tenant)?);
         let answer = inference.model_infer(request).await?;
-        assert_eq!(answer.metadata().get("x-upstream").context("x-upstream")?, wanted);
-        let endpoint = answer.metadata().get("x-forebay-endpoint").context("x-forebay-endpoint")?;
-        assert_eq!(endpoint.to_str()?, fixture.upstream(wanted)?.address.to_string());
+        assert_eq!(
+            answer.metadata().get("x-upstream").context("x-upstream")?,
+            wanted
+        );
+        let endpoint = answer
+            .metadata()
+            .get("x-forebay-endpoint")
+            .context("x-forebay-endpoint")?;
+        assert_eq!(
+            endpoint.to_str()?,
+            fixture.upstream(wanted)?.address.to_string()
+        );
         // The client's own metadata goes along, and so does the time that the route allows.
         let headers = fixture.upstream(wanted)?.last()?.headers;
         assert_eq!(headers.get("x-tenant").context("x-tenant")?, tenant);
@@ -274,7 +379,12 @@ async fn metadata_and_readiness_are_answered_over_rest() -> anyhow::Result<()> {
     assert_eq!(answer.floats()?, ROW);
     assert_eq!(answer.json()?["model_name"], "m");
     let wrong = rest.get("/v2/models/m/infer").await?;
-    assert_eq!((wrong.status.as_u16(), wrong.header("allow")), (405, Some("POST")), "{:?}", wrong.body);
+    assert_eq!(
+        (wrong.status.as_u16(), wrong.header("allow")),
+        (405, Some("POST")),
+        "{:?}",
+        wrong.body
+    );
     Ok(())
 }
 
@@ -291,12 +401,26 @@ async fn grpc_to_a_cluster_without_grpc_is_refused() -> anyhow::Result<()> {
         ),
     )?;
     gateway.all_healthy().await?;
-    let status = client::inference(gateway.address()).await?.model_infer(floats("m", &ROW)).await;
+    let status = client::inference(gateway.address())
+        .await?
+        .model_infer(floats("m", &ROW))
+        .await;
     let status = status.expect_err("pages speak no gRPC");
-    assert!(status.metadata().get("x-forebay-endpoint").is_none() || status.code() != Code::Ok, "{status:?}");
+    assert!(
+        status.metadata().get("x-forebay-endpoint").is_none() || status.code() != Code::Ok,
+        "{status:?}"
+    );
     // The pages themselves are there all the while, also below /v2.
-    let answer = Rest::new(gateway.address()).post("/echo/v2", "hello").await?;
+    let answer = Rest::new(gateway.address())
+        .post("/echo/v2", "hello")
+        .await?;
     ensure!(answer.body == "hello", "{answer:?}");
-    assert_eq!(Rest::new(gateway.address()).get("/v2/models/m").await?.header("x-upstream"), Some("pages"));
+    assert_eq!(
+        Rest::new(gateway.address())
+            .get("/v2/models/m")
+            .await?
+            .header("x-upstream"),
+        Some("pages")
+    );
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Rules about the tree that no lint can state.
 
+#![expect(clippy::panic, reason = "tests fail by panicking")]
+
 use std::path::{Path, PathBuf};
 
 use forebay_config::gateway::Gateway;
@@ -35,12 +37,19 @@ fn files(path: &str, ending: &str) -> Vec<PathBuf> {
             found.push(folder);
             continue;
         }
-        let entries = std::fs::read_dir(&absolute).unwrap_or_else(|error| panic!("{}: {error}", absolute.display()));
+        let entries = std::fs::read_dir(&absolute)
+            .unwrap_or_else(|error| panic!("{}: {error}", absolute.display()));
         for entry in entries {
-            let name = entry.expect("a readable folder").file_name().into_string().expect("names are UTF-8");
+            let name = entry
+                .expect("a readable folder")
+                .file_name()
+                .into_string()
+                .expect("names are UTF-8");
             let path = folder.join(&name);
             if root().join(&path).is_dir() {
-                if !name.starts_with('.') && !["target", "generated", "__pycache__"].contains(&name.as_str()) {
+                if !name.starts_with('.')
+                    && !["target", "generated", "__pycache__"].contains(&name.as_str())
+                {
                     folders.push(path);
                 }
             } else if name.ends_with(ending) {
@@ -53,36 +62,63 @@ fn files(path: &str, ending: &str) -> Vec<PathBuf> {
 }
 
 fn text(path: &Path) -> String {
-    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    std::fs::read_to_string(root().join(path))
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 fn crates() -> Vec<PathBuf> {
-    ["config", "proto", "gateway", "worker", "tests"].iter().flat_map(|name| files(name, ".rs")).collect()
+    ["config", "proto", "gateway", "worker", "tests"]
+        .iter()
+        .flat_map(|name| files(name, ".rs"))
+        .collect()
 }
 
 /// Whether a file is only compiled for tests: by its place, or since its module is declared so.
 fn is_test(path: &Path) -> bool {
-    if path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs") {
+    if path
+        .components()
+        .any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs")
+    {
         return true;
     }
-    let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+    let name = path
+        .file_stem()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
     let declaration = format!("#[cfg(test)]\nmod {name};");
-    let parents = ["lib.rs", "main.rs", "mod.rs"].map(|parent| root().join(path).with_file_name(parent));
-    parents.iter().any(|parent| std::fs::read_to_string(parent).is_ok_and(|text| text.contains(&declaration)))
+    let parents =
+        ["lib.rs", "main.rs", "mod.rs"].map(|parent| root().join(path).with_file_name(parent));
+    parents
+        .iter()
+        .any(|parent| std::fs::read_to_string(parent).is_ok_and(|text| text.contains(&declaration)))
 }
 
 /// Lines of code outside tests and comments, with their numbers.
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let lines = text.lines().enumerate().take_while(|(_, line)| line.trim() != "#[cfg(test)]");
+    let lines = text
+        .lines()
+        .enumerate()
+        .take_while(|(_, line)| line.trim() != "#[cfg(test)]");
     lines.map(|(number, line)| (number + 1, line.split("//").next().unwrap_or_default()))
 }
 
 #[test]
 fn pure_modules_name_no_runtime_and_no_clock() {
     let mut wrong = String::new();
-    for path in PURE.iter().flat_map(|path| files(path, ".rs")).filter(|path| !is_test(path)) {
+    for path in PURE
+        .iter()
+        .flat_map(|path| files(path, ".rs"))
+        .filter(|path| !is_test(path))
+    {
         for (number, line) in code(&text(&path)) {
-            for banned in ["tokio", "pingora", "::now()", "std::net::Tcp", "std::fs", "std::thread"] {
+            for banned in [
+                "tokio",
+                "pingora",
+                "::now()",
+                "std::net::Tcp",
+                "std::fs",
+                "std::thread",
+            ] {
                 if line.contains(banned) {
                     wrong.push_str(&format!("{}:{number}: names {banned}\n", path.display()));
                 }
@@ -98,7 +134,10 @@ fn no_file_is_too_long() {
     for path in crates() {
         let lines = text(&path).lines().count();
         if lines > MOST_LINES {
-            wrong.push_str(&format!("{}: {lines} lines, at most {MOST_LINES}\n", path.display()));
+            wrong.push_str(&format!(
+                "{}: {lines} lines, at most {MOST_LINES}\n",
+                path.display()
+            ));
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
@@ -135,7 +174,15 @@ fn nothing_is_left_for_later() {
     let own = Path::new("tests/tests/tidy.rs");
     for path in crates().into_iter().filter(|path| path != own) {
         for (number, line) in text(&path).lines().enumerate() {
-            for banned in ["TODO", "FIXME", "XXX", "HACK", "for now", "placeholder", "#[allow("] {
+            for banned in [
+                "TODO",
+                "FIXME",
+                "XXX",
+                "HACK",
+                "for now",
+                "placeholder",
+                "#[allow(",
+            ] {
                 // Generated modules are included under an allow of their own.
                 let generated = banned == "#[allow(" && path == Path::new("proto/src/lib.rs");
                 if line.contains(banned) && !generated {
@@ -151,7 +198,11 @@ fn nothing_is_left_for_later() {
 fn gateway_and_worker_know_nothing_of_each_other() {
     for (own, other) in [("gateway", "forebay_worker"), ("worker", "forebay_gateway")] {
         for path in files(own, ".rs") {
-            assert!(!text(&path).contains(other), "{} names {other}", path.display());
+            assert!(
+                !text(&path).contains(other),
+                "{} names {other}",
+                path.display()
+            );
         }
     }
 }
@@ -164,9 +215,17 @@ fn configurations_in_documents_are_right() {
     let mut count = 0;
     for path in files(".", ".md") {
         let text = text(&path);
-        for block in text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+        for block in text
+            .split("```toml\n")
+            .skip(1)
+            .filter_map(|rest| rest.split("```").next())
+        {
             let problems = if block.contains("[[clusters]]") {
-                let listener = if block.contains("[[listeners]]") { "" } else { "[[listeners]]\naddress = '[::1]:0'\n" };
+                let listener = if block.contains("[[listeners]]") {
+                    ""
+                } else {
+                    "[[listeners]]\naddress = '[::1]:0'\n"
+                };
                 Gateway::parse(&format!("{block}\n{listener}")).err()
             } else if block.lines().any(|line| line.starts_with("repository")) {
                 Worker::parse(block).err()

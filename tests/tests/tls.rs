@@ -26,10 +26,20 @@ use tower::service_fn;
 
 const ROW: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
 
-async fn connect(authority: &Authority, address: SocketAddr, alpn: &str) -> anyhow::Result<TlsStream<TcpStream>> {
+async fn connect(
+    authority: &Authority,
+    address: SocketAddr,
+    alpn: &str,
+) -> anyhow::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
-    let stream = authority.connector(alpn)?.connect(ServerName::try_from("gateway.test")?, stream).await?;
-    anyhow::ensure!(stream.get_ref().1.alpn_protocol() == Some(alpn.as_bytes()), "ALPN did not agree on {alpn}");
+    let stream = authority
+        .connector(alpn)?
+        .connect(ServerName::try_from("gateway.test")?, stream)
+        .await?;
+    anyhow::ensure!(
+        stream.get_ref().1.alpn_protocol() == Some(alpn.as_bytes()),
+        "ALPN did not agree on {alpn}"
+    );
     Ok(stream)
 }
 
@@ -69,13 +79,17 @@ async fn a_tls_listener_speaks_grpc_and_rest() -> anyhow::Result<()> {
         let stream = stream.lock().ok().and_then(|mut stream| stream.take());
         async move { stream.ok_or_else(|| std::io::Error::other("one connection is enough")) }
     });
-    let channel = Endpoint::from_static("http://gateway.test").connect_with_connector(connector).await?;
+    let channel = Endpoint::from_static("http://gateway.test")
+        .connect_with_connector(connector)
+        .await?;
     let mut inference = Inference::new(channel);
     for _ in 0..3 {
         let answer = inference.model_infer(floats("m", &ROW)).await?;
         assert_eq!(output_floats(answer.get_ref())?, ROW);
     }
-    let answers = inference.model_stream_infer(tokio_stream::iter([floats("m", &ROW)])).await?;
+    let answers = inference
+        .model_stream_infer(tokio_stream::iter([floats("m", &ROW)]))
+        .await?;
     assert!(answers.into_inner().message().await?.is_some());
 
     let io = TokioIo::new(connect(&authority, secure, "http/1.1").await?);
@@ -83,27 +97,45 @@ async fn a_tls_listener_speaks_grpc_and_rest() -> anyhow::Result<()> {
     tokio::spawn(connection);
     for _ in 0..2 {
         let body = Full::new(Bytes::from(json_request(ROW, None).to_string()));
-        let request = Request::post("/v2/models/m/infer").header("host", "gateway.test").body(body)?;
+        let request = Request::post("/v2/models/m/infer")
+            .header("host", "gateway.test")
+            .body(body)?;
         let answer = sender.send_request(request).await?;
         assert_eq!(answer.status(), 200);
         answer.into_body().collect().await?;
         sender.ready().await?;
     }
-    let request = Request::get("/headers").header("host", "gateway.test").body(Full::new(Bytes::new()))?;
-    let page = sender.send_request(request).await?.into_body().collect().await?.to_bytes();
+    let request = Request::get("/headers")
+        .header("host", "gateway.test")
+        .body(Full::new(Bytes::new()))?;
+    let page = sender
+        .send_request(request)
+        .await?
+        .into_body()
+        .collect()
+        .await?
+        .to_bytes();
     let headers: serde_json::Value = serde_json::from_slice(&page)?;
     assert_eq!(headers["x-forwarded-proto"], "https", "{headers}");
 
     let io = TokioIo::new(connect(&authority, secure, "h2").await?);
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
     tokio::spawn(connection);
     let body = Full::new(Bytes::from(json_request(ROW, None).to_string()));
-    let answer = sender.send_request(Request::post("https://gateway.test/v2/models/m/infer").body(body)?).await?;
+    let answer = sender
+        .send_request(Request::post("https://gateway.test/v2/models/m/infer").body(body)?)
+        .await?;
     assert_eq!(answer.status(), 200);
 
     // The plain listener beside it, and plain text on the secure one.
     assert_eq!(Rest::new(plain).infer("m", ROW).await?.floats()?, ROW);
-    let refused = client::raw(secure, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", Duration::from_secs(10)).await?;
+    let refused = client::raw(
+        secure,
+        b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+        Duration::from_secs(10),
+    )
+    .await?;
     assert!(!refused.starts_with(b"HTTP"), "{refused:?}");
     drop((inference, sender));
     gateway.all_idle().await
@@ -121,11 +153,21 @@ async fn secured(trusted: bool, server_name: &str, health: &str) -> anyhow::Resu
     let authority = Authority::new()?;
     let other = Authority::new()?;
     let folder = folder!()?;
-    let ca = folder.write("ca.pem", if trusted { authority.pem() } else { other.pem() })?;
+    let ca = folder.write(
+        "ca.pem",
+        if trusted {
+            authority.pem()
+        } else {
+            other.pem()
+        },
+    )?;
     let identity = authority.issue("worker.internal")?;
     let upstream = Upstream::start_with("upstream", Some(identity.acceptor()?)).await?;
     let pages = HttpUpstream::start_with("pages", Some(identity.acceptor()?)).await?;
-    let tls = format!("tls = {{ server_name = '{server_name}', ca = '{}' }}\n{health}", path(&ca)?);
+    let tls = format!(
+        "tls = {{ server_name = '{server_name}', ca = '{}' }}\n{health}",
+        path(&ca)?
+    );
     let gateway = Gateway::start(
         &folder,
         &format!(
@@ -137,17 +179,32 @@ async fn secured(trusted: bool, server_name: &str, health: &str) -> anyhow::Resu
             upstream.address, pages.address
         ),
     )?;
-    Ok(Secured { gateway, upstream, pages, _folder: folder })
+    Ok(Secured {
+        gateway,
+        upstream,
+        pages,
+        _folder: folder,
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_are_reached_over_verified_tls() -> anyhow::Result<()> {
-    let Secured { gateway, upstream, pages, _folder } = secured(true, "worker.internal", "").await?;
+    let Secured {
+        gateway,
+        upstream,
+        pages,
+        _folder,
+    } = secured(true, "worker.internal", "").await?;
     // The health checks go over TLS too.
     gateway.all_healthy().await?;
     let mut inference = client::inference(gateway.address()).await?;
-    assert_eq!(output_floats(inference.model_infer(floats("m", &ROW)).await?.get_ref())?, ROW);
-    let answers = inference.model_stream_infer(tokio_stream::iter([floats("m", &ROW)])).await?;
+    assert_eq!(
+        output_floats(inference.model_infer(floats("m", &ROW)).await?.get_ref())?,
+        ROW
+    );
+    let answers = inference
+        .model_stream_infer(tokio_stream::iter([floats("m", &ROW)]))
+        .await?;
     assert!(answers.into_inner().message().await?.is_some());
     let rest = Rest::new(gateway.address());
     assert_eq!(rest.infer("m", ROW).await?.floats()?, ROW);
@@ -158,19 +215,41 @@ async fn workers_are_reached_over_verified_tls() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_that_cannot_prove_who_they_are_get_nothing() -> anyhow::Result<()> {
-    for (trusted, name) in [(false, "worker.internal"), (true, "impostor.internal"), (true, "10.0.0.1")] {
-        let Secured { gateway, upstream, pages, _folder } = secured(trusted, name, "health = false\nbreaker = false").await?;
+    for (trusted, name) in [
+        (false, "worker.internal"),
+        (true, "impostor.internal"),
+        (true, "10.0.0.1"),
+    ] {
+        let Secured {
+            gateway,
+            upstream,
+            pages,
+            _folder,
+        } = secured(trusted, name, "health = false\nbreaker = false").await?;
         let mut inference = client::inference(gateway.address()).await?;
-        let status = inference.model_infer(floats("m", &ROW)).await.expect_err("the certificate is wrong");
+        let status = inference
+            .model_infer(floats("m", &ROW))
+            .await
+            .expect_err("the certificate is wrong");
         assert_eq!(status.code(), Code::Unavailable, "{name}: {status:?}");
-        let status = inference.model_stream_infer(tokio_stream::iter([floats("m", &ROW)])).await;
-        assert_eq!(status.expect_err("the certificate is wrong").code(), Code::Unavailable, "{name}");
+        let status = inference
+            .model_stream_infer(tokio_stream::iter([floats("m", &ROW)]))
+            .await;
+        assert_eq!(
+            status.expect_err("the certificate is wrong").code(),
+            Code::Unavailable,
+            "{name}"
+        );
         let rest = Rest::new(gateway.address());
         let answer = rest.infer("m", ROW).await?;
         assert_eq!(answer.status, 502, "{name}: {:?}", answer.body);
         let answer = rest.post("/echo", "secret").await?;
         assert_eq!(answer.status, 502, "{name}: {:?}", answer.body);
-        assert!(answer.error()?.contains("pages"), "{name}: {:?}", answer.body);
+        assert!(
+            answer.error()?.contains("pages"),
+            "{name}: {:?}",
+            answer.body
+        );
         assert_eq!((upstream.infers(), pages.requests()), (0, 0), "{name}");
         gateway.all_idle().await?;
     }
@@ -180,10 +259,21 @@ async fn workers_that_cannot_prove_who_they_are_get_nothing() -> anyhow::Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unverified_worker_never_becomes_healthy() -> anyhow::Result<()> {
     let health = "health = { interval = '20ms' }";
-    let Secured { gateway, upstream, .. } = secured(true, "impostor.internal", health).await?;
-    let failing = |endpoints: &[serde_json::Value]| endpoints.iter().all(|endpoint| endpoint["health"] == "unhealthy");
-    gateway.until("unhealthy", Duration::from_secs(10), failing).await?;
-    assert_eq!(Rest::new(gateway.address()).infer("m", ROW).await?.status, 503);
+    let Secured {
+        gateway, upstream, ..
+    } = secured(true, "impostor.internal", health).await?;
+    let failing = |endpoints: &[serde_json::Value]| {
+        endpoints
+            .iter()
+            .all(|endpoint| endpoint["health"] == "unhealthy")
+    };
+    gateway
+        .until("unhealthy", Duration::from_secs(10), failing)
+        .await?;
+    assert_eq!(
+        Rest::new(gateway.address()).infer("m", ROW).await?.status,
+        503
+    );
     assert_eq!(upstream.health_checks(), 0);
     Ok(())
 }
@@ -194,9 +284,16 @@ fn an_empty_server_name_is_refused() -> anyhow::Result<()> {
     let config = "[[listeners]]\naddress = '127.0.0.1:0'\n[[clusters]]\nname = 'workers'\n\
                   endpoints = ['127.0.0.1:1']\ntls = { server_name = '' }\n";
     let file = folder.write("gateway.toml", config)?;
-    let ended = process::run("forebay-gateway", &["--check", "--config", path(&file)?], Duration::from_secs(20))?;
+    let ended = process::run(
+        "forebay-gateway",
+        &["--check", "--config", path(&file)?],
+        Duration::from_secs(20),
+    )?;
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    assert!(ended.stderr.contains("clusters[0].tls.server_name"), "{ended:?}");
+    assert!(
+        ended.stderr.contains("clusters[0].tls.server_name"),
+        "{ended:?}"
+    );
     Ok(())
 }
 
@@ -207,7 +304,11 @@ fn keys_that_do_not_fit_are_named_at_the_start() -> anyhow::Result<()> {
     let (certificate, _) = authority.issue("gateway.test")?.write(&folder, "one")?;
     let (_, key) = authority.issue("gateway.test")?.write(&folder, "two")?;
     let text = folder.write("text.pem", "no certificate")?;
-    for (certificate, key, named) in [(&certificate, &key, &key), (&text, &key, &text), (&certificate, &text, &text)] {
+    for (certificate, key, named) in [
+        (&certificate, &key, &key),
+        (&text, &key, &text),
+        (&certificate, &text, &text),
+    ] {
         let config = format!(
             "[[listeners]]\nname = 'secure'\naddress = '127.0.0.1:0'\ntls = {{ certificate = '{}', key = '{}' }}\n\
              [[clusters]]\nname = 'workers'\nendpoints = ['127.0.0.1:1']\n",
@@ -215,9 +316,16 @@ fn keys_that_do_not_fit_are_named_at_the_start() -> anyhow::Result<()> {
             path(key)?
         );
         let file = folder.write("gateway.toml", config)?;
-        let ended = process::run("forebay-gateway", &["--config", path(&file)?], Duration::from_secs(20))?;
+        let ended = process::run(
+            "forebay-gateway",
+            &["--config", path(&file)?],
+            Duration::from_secs(20),
+        )?;
         assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-        assert!(ended.stderr.contains(path(named)?) && ended.stderr.contains("secure"), "{ended:?}");
+        assert!(
+            ended.stderr.contains(path(named)?) && ended.stderr.contains("secure"),
+            "{ended:?}"
+        );
         assert!(!ended.stderr.contains("panicked"), "{ended:?}");
     }
     Ok(())

@@ -7,7 +7,7 @@ use clap::Parser;
 use forebay_worker::args::Args;
 use forebay_worker::engine::onnx;
 use forebay_worker::process;
-use forebay_worker::telemetry::{logs, otlp};
+use forebay_worker::telemetry::logs;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -45,7 +45,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         .build()?;
     let spans = {
         let _inside = runtime.enter();
-        otlp::exporter(&config.telemetry)?
+        forebay_otlp::exporter(&config.telemetry)?
     };
     let served = runtime.block_on(process::serve(config, library, spans.as_ref()));
     if let Some(error) = spans.and_then(|spans| spans.shutdown_with_timeout(LAST_SPANS).err()) {

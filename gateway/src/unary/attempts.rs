@@ -79,7 +79,10 @@ pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answ
         tried.push(lease.index);
         let attempt = Attempt { route, call: &call, trace, lease, started: now, time, number };
         let failed = match pin!(attempt.run()).await {
-            Ok(answered) => return Ok(answered),
+            Ok(answered) => {
+                route.budget.succeeded(now);
+                return Ok(answered);
+            }
             Err(failed) => failed,
         };
         if number == retry.attempts || failed.out_of_time || !failed.failure.is_retryable(retry.idempotent) {
@@ -87,7 +90,7 @@ pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answ
         }
         // The token of the attempt before goes back before another one is asked for.
         drop(token.take());
-        token = route.budget.try_acquire(route.cluster.active());
+        token = route.budget.try_acquire(route.cluster.active(), Instant::now());
         if token.is_none() || !back_off(route, &call, number).await {
             return failed.into_result(route, &call);
         }

@@ -177,47 +177,4 @@ impl Failures {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn otlp(endpoint: &str, protocol: OtlpProtocol) -> Otlp {
-        Otlp {
-            endpoint: endpoint.to_owned(),
-            protocol,
-            timeout: Duration::from_secs(1),
-        }
-    }
-
-    #[test]
-    fn http_gets_the_prescribed_path_unless_one_is_given() {
-        let cases = [
-            ("http://c:4318", OtlpProtocol::Http, "http://c:4318/v1/traces"),
-            ("http://c:4318/", OtlpProtocol::Http, "http://c:4318/v1/traces"),
-            ("http://c:4318/in", OtlpProtocol::Http, "http://c:4318/in"),
-            ("http://c:4317", OtlpProtocol::Grpc, "http://c:4317"),
-        ];
-        for (given, protocol, want) in cases {
-            assert_eq!(endpoint(&otlp(given, protocol)).unwrap(), want);
-        }
-    }
-
-    #[test]
-    fn endpoints_that_cannot_work_are_refused() {
-        for given in ["https://c:4318", "c:4318", "", "http://", "ftp://c"] {
-            let error = endpoint(&otlp(given, OtlpProtocol::Http)).unwrap_err();
-            assert!(error.to_string().contains(&format!("'{given}'")), "{error}");
-        }
-    }
-
-    #[test]
-    fn one_warning_a_minute_and_it_counts_what_was_lost_since() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let mut failures = Failures::default();
-        assert_eq!(failures.record(10, at(0)), Some(10));
-        assert_eq!(failures.record(5, at(1)), None);
-        assert_eq!(failures.record(5, at(59)), None);
-        assert_eq!(failures.record(1, at(60)), Some(11));
-        assert_eq!(failures.record(1, at(61)), None);
-    }
-}
+mod tests;

@@ -14,7 +14,9 @@ use forebay_proto::health::health_check_response::ServingStatus;
 use forebay_proto::health::health_server::{Health, HealthServer};
 use forebay_proto::health::{HealthCheckRequest, HealthCheckResponse};
 use forebay_proto::inference as wire;
-use forebay_proto::inference::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
+use forebay_proto::inference::grpc_inference_service_server::{
+    GrpcInferenceService, GrpcInferenceServiceServer,
+};
 use forebay_proto::inference::infer_parameter::ParameterChoice;
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
@@ -87,7 +89,12 @@ impl Upstream {
             last: Mutex::new(None),
         });
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut upstream = Self { address, script, tls, listener: None };
+        let mut upstream = Self {
+            address,
+            script,
+            tls,
+            listener: None,
+        };
         upstream.restart().await?;
         Ok(upstream)
     }
@@ -99,9 +106,11 @@ impl Upstream {
 
     /// Listens again, on the same port.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
-        let routes = Routes::new(GrpcInferenceServiceServer::from_arc(Arc::new(Calls(self.script.clone()))))
-            .add_service(HealthServer::new(Calls(self.script.clone())))
-            .prepare();
+        let routes = Routes::new(GrpcInferenceServiceServer::from_arc(Arc::new(Calls(
+            self.script.clone(),
+        ))))
+        .add_service(HealthServer::new(Calls(self.script.clone())))
+        .prepare();
         let handler = move |request| {
             let answer = routes.clone().call(request);
             async move { answer.await.unwrap_or_else(|never| match never {}) }
@@ -156,7 +165,10 @@ impl Script {
     }
 
     pub fn last(&self) -> anyhow::Result<Seen> {
-        self.last.lock().clone().with_context(|| format!("'{}' has seen no inference", self.name))
+        self.last
+            .lock()
+            .clone()
+            .with_context(|| format!("'{}' has seen no inference", self.name))
     }
 
     /// Waits until the number of calls under way is as wanted.
@@ -165,7 +177,13 @@ impl Script {
         let waiting = active.wait_for(wanted);
         tokio::time::timeout(Duration::from_secs(10), waiting)
             .await
-            .with_context(|| format!("calls under way at '{}': {}", self.name, *self.active.borrow()))??;
+            .with_context(|| {
+                format!(
+                    "calls under way at '{}': {}",
+                    self.name,
+                    *self.active.borrow()
+                )
+            })??;
         Ok(())
     }
 
@@ -174,12 +192,20 @@ impl Script {
             let Some(ParameterChoice::StringParam(text)) = &own.parameter_choice else {
                 return Err(Status::invalid_argument("behave is a string"));
             };
-            return parse(text).ok_or_else(|| Status::invalid_argument(format!("cannot behave '{text}'")));
+            return parse(text)
+                .ok_or_else(|| Status::invalid_argument(format!("cannot behave '{text}'")));
         }
-        Ok(self.next.lock().pop_front().unwrap_or_else(|| self.always.lock().clone()))
+        Ok(self
+            .next
+            .lock()
+            .pop_front()
+            .unwrap_or_else(|| self.always.lock().clone()))
     }
 
-    async fn infer(&self, request: wire::ModelInferRequest) -> Result<wire::ModelInferResponse, Status> {
+    async fn infer(
+        &self,
+        request: wire::ModelInferRequest,
+    ) -> Result<wire::ModelInferResponse, Status> {
         self.infers.fetch_add(1, Ordering::SeqCst);
         let mut underway = Underway::enter(self);
         let result = match self.behaviour(&request)? {
@@ -191,7 +217,11 @@ impl Script {
             }
             Behaviour::Held => {
                 // The sender lives as long as this.
-                let _ = self.released.subscribe().wait_for(|released| *released).await;
+                let _ = self
+                    .released
+                    .subscribe()
+                    .wait_for(|released| *released)
+                    .await;
                 Ok(())
             }
             Behaviour::Never => std::future::pending().await,
@@ -216,19 +246,29 @@ fn parse(text: &str) -> Option<Behaviour> {
 
 /// The inputs as outputs; the server's name in the parameter `served_by`.
 fn echo(request: wire::ModelInferRequest, name: &str) -> wire::ModelInferResponse {
-    let outputs = request.inputs.into_iter().map(|input| wire::model_infer_response::InferOutputTensor {
-        name: input.name,
-        datatype: input.datatype,
-        shape: input.shape,
-        parameters: Default::default(),
-        contents: input.contents,
-    });
+    let outputs =
+        request
+            .inputs
+            .into_iter()
+            .map(|input| wire::model_infer_response::InferOutputTensor {
+                name: input.name,
+                datatype: input.datatype,
+                shape: input.shape,
+                parameters: Default::default(),
+                contents: input.contents,
+            });
     let served_by = ParameterChoice::StringParam(name.to_owned());
     wire::ModelInferResponse {
         model_name: request.model_name,
         model_version: request.model_version,
         id: request.id,
-        parameters: [("served_by".to_owned(), wire::InferParameter { parameter_choice: Some(served_by) })].into(),
+        parameters: [(
+            "served_by".to_owned(),
+            wire::InferParameter {
+                parameter_choice: Some(served_by),
+            },
+        )]
+        .into(),
         outputs: outputs.collect(),
         raw_output_contents: request.raw_input_contents,
     }
@@ -243,7 +283,10 @@ struct Underway<'a> {
 impl<'a> Underway<'a> {
     fn enter(script: &'a Script) -> Self {
         script.active.send_modify(|active| *active += 1);
-        Self { script, done: false }
+        Self {
+            script,
+            done: false,
+        }
     }
 }
 
@@ -361,12 +404,18 @@ inference_service! {
 impl Health for Calls {
     type WatchStream = Answers<HealthCheckResponse>;
 
-    async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+    async fn check(
+        &self,
+        _: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
         self.0.checks.fetch_add(1, Ordering::SeqCst);
         Ok(Response::new(state(*self.0.serving.borrow())))
     }
 
-    async fn watch(&self, _: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        _: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let mut serving = self.0.serving.subscribe();
         serving.mark_changed();
         let changes = futures::stream::unfold(serving, |mut serving| async move {
@@ -379,6 +428,12 @@ impl Health for Calls {
 }
 
 fn state(serving: bool) -> HealthCheckResponse {
-    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-    HealthCheckResponse { status: status.into() }
+    let status = if serving {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    };
+    HealthCheckResponse {
+        status: status.into(),
+    }
 }

@@ -59,7 +59,12 @@ impl HttpUpstream {
             events: Mutex::new(None),
         });
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut upstream = Self { address, site, tls, listener: None };
+        let mut upstream = Self {
+            address,
+            site,
+            tls,
+            listener: None,
+        };
         upstream.restart().await?;
         Ok(upstream)
     }
@@ -94,7 +99,9 @@ impl HttpUpstream {
     /// Waits until the number of pages under way is as wanted.
     pub async fn until_active(&self, wanted: impl FnMut(&u64) -> bool) -> anyhow::Result<()> {
         let mut active = self.site.active.subscribe();
-        tokio::time::timeout(Duration::from_secs(10), active.wait_for(wanted)).await.context("pages under way")??;
+        tokio::time::timeout(Duration::from_secs(10), active.wait_for(wanted))
+            .await
+            .context("pages under way")??;
         Ok(())
     }
 
@@ -102,7 +109,9 @@ impl HttpUpstream {
     pub fn push(&self, event: &str) -> anyhow::Result<()> {
         let events = self.site.events.lock();
         let events = events.as_ref().context("nobody asked for /events")?;
-        events.send(Bytes::from(format!("data: {event}\n\n"))).context("the listener to /events is gone")
+        events
+            .send(Bytes::from(format!("data: {event}\n\n")))
+            .context("the listener to /events is gone")
     }
 
     /// Ends `/events`.
@@ -126,18 +135,28 @@ impl Site {
 
     async fn page(&self, request: Request<Incoming>) -> anyhow::Result<Page> {
         let path = request.uri().path().to_owned();
-        let (page, rest) = path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
+        let (page, rest) = path
+            .trim_start_matches('/')
+            .split_once('/')
+            .unwrap_or((path.trim_start_matches('/'), ""));
         Ok(match page {
             "echo" => {
                 let method = HeaderValue::from_str(request.method().as_str())?;
-                let mut page = Response::new(Full::new(request.into_body().collect().await?.to_bytes()).boxed_unsync());
+                let mut page = Response::new(
+                    Full::new(request.into_body().collect().await?.to_bytes()).boxed_unsync(),
+                );
                 page.headers_mut().insert("x-method", method);
                 page
             }
             "headers" => {
                 let headers = request.headers().iter();
                 let headers: serde_json::Map<_, _> = headers
-                    .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))
+                    .map(|(name, value)| {
+                        (
+                            name.to_string(),
+                            String::from_utf8_lossy(value.as_bytes()).into(),
+                        )
+                    })
                     .collect();
                 text(serde_json::Value::Object(headers).to_string())
             }
@@ -155,18 +174,23 @@ impl Site {
                 page
             }
             "chunks" => {
-                let chunks = (0..rest.parse::<u32>()?).map(|number| Bytes::from(format!("chunk {number}\n")));
+                let chunks = (0..rest.parse::<u32>()?)
+                    .map(|number| Bytes::from(format!("chunk {number}\n")));
                 stream(tokio_stream::iter(chunks))
             }
             "events" => {
                 let (sender, events) = unbounded_channel();
                 *self.events.lock() = Some(sender);
                 let mut page = stream(UnboundedReceiverStream::new(events));
-                page.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+                page.headers_mut()
+                    .insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
                 page
             }
             "held" => {
-                self.released.subscribe().wait_for(|released| *released).await?;
+                self.released
+                    .subscribe()
+                    .wait_for(|released| *released)
+                    .await?;
                 text("released")
             }
             "slow" => {
@@ -188,7 +212,9 @@ fn text(text: impl Into<Bytes>) -> Page {
 }
 
 fn stream(chunks: impl tokio_stream::Stream<Item = Bytes> + Send + 'static) -> Page {
-    Response::new(BodyExt::boxed_unsync(StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk))))))
+    Response::new(BodyExt::boxed_unsync(StreamBody::new(
+        chunks.map(|chunk| Ok(Frame::data(chunk))),
+    )))
 }
 
 /// Switches protocols and returns every byte.
@@ -200,7 +226,9 @@ fn socket(request: Request<Incoming>) -> Page {
         return page;
     };
     tokio::spawn(async move {
-        let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
+        let Ok(upgraded) = hyper::upgrade::on(request).await else {
+            return;
+        };
         let mut socket = TokioIo::new(upgraded);
         let mut buffer = [0; 4096];
         while let Ok(read @ 1..) = socket.read(&mut buffer).await {
@@ -212,7 +240,8 @@ fn socket(request: Request<Incoming>) -> Page {
     let mut page = text("");
     *page.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     page.headers_mut().insert(UPGRADE, wanted);
-    page.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    page.headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("upgrade"));
     page
 }
 

@@ -26,22 +26,59 @@ pub async fn documents(address: SocketAddr) -> anyhow::Result<()> {
         ("no object", b"[1, 2, 3]".to_vec()),
         ("deep arrays", b"[".repeat(200_000)),
         ("deep objects", br#"{"a":"#.repeat(100_000)),
-        ("deep data", tensor("[1,4]", &format!("{}1{}", "[".repeat(50_000), "]".repeat(50_000))).into_bytes()),
-        ("no UTF-8", [&b"{\"inputs\": \""[..], &[0xff, 0xfe], b"\"}"].concat()),
-        ("overflow", tensor("[9223372036854775807, 4]", "[1]").into_bytes()),
-        ("overflow to zero", tensor("[4611686018427387904, 4]", "[]").into_bytes()),
-        ("beyond 64 bits", tensor("[92233720368547758079, 4]", "[1]").into_bytes()),
+        (
+            "deep data",
+            tensor(
+                "[1,4]",
+                &format!("{}1{}", "[".repeat(50_000), "]".repeat(50_000)),
+            )
+            .into_bytes(),
+        ),
+        (
+            "no UTF-8",
+            [&b"{\"inputs\": \""[..], &[0xff, 0xfe], b"\"}"].concat(),
+        ),
+        (
+            "overflow",
+            tensor("[9223372036854775807, 4]", "[1]").into_bytes(),
+        ),
+        (
+            "overflow to zero",
+            tensor("[4611686018427387904, 4]", "[]").into_bytes(),
+        ),
+        (
+            "beyond 64 bits",
+            tensor("[92233720368547758079, 4]", "[1]").into_bytes(),
+        ),
         ("negative", tensor("[-1, 4]", "[1,2,3,4]").into_bytes()),
         ("a fraction", tensor("[1.5, 4]", "[1,2,3,4]").into_bytes()),
         ("too few values", tensor("[1,4]", "[1,2,3]").into_bytes()),
-        ("too many values", tensor("[1,4]", "[1,2,3,4,5]").into_bytes()),
-        ("words", tensor("[1,4]", r#"["a","b","c","d"]"#).into_bytes()),
-        ("a claim of a gigabyte", tensor("[67108864,4]", "[1]").into_bytes()),
+        (
+            "too many values",
+            tensor("[1,4]", "[1,2,3,4,5]").into_bytes(),
+        ),
+        (
+            "words",
+            tensor("[1,4]", r#"["a","b","c","d"]"#).into_bytes(),
+        ),
+        (
+            "a claim of a gigabyte",
+            tensor("[67108864,4]", "[1]").into_bytes(),
+        ),
         ("no inputs", br#"{"inputs":[]}"#.to_vec()),
-        ("inputs twice", format!("{},{}", &sound[..sound.len() - 1], &sound[1..]).into_bytes()),
+        (
+            "inputs twice",
+            format!("{},{}", &sound[..sound.len() - 1], &sound[1..]).into_bytes(),
+        ),
     ];
     for (what, body) in bodies {
-        fault(what, rest.post("/v2/models/double/infer", body).await.context(what)?, &[400])?;
+        fault(
+            what,
+            rest.post("/v2/models/double/infer", body)
+                .await
+                .context(what)?,
+            &[400],
+        )?;
     }
     let binary = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"parameters":{"binary_data_size":SIZE}}]}"#;
     for (what, size, length) in [
@@ -53,14 +90,24 @@ pub async fn documents(address: SocketAddr) -> anyhow::Result<()> {
         ("a length in words", "16", Some("ten")),
         ("a negative length", "16", Some("-1")),
         ("a length beyond the body", "16", Some("99999999999")),
-        ("a length beyond 64 bits", "16", Some("99999999999999999999999")),
+        (
+            "a length beyond 64 bits",
+            "16",
+            Some("99999999999999999999999"),
+        ),
         ("a length within the JSON", "16", Some("10")),
     ] {
         let json = binary.replace("SIZE", size);
         let length = length.map_or(json.len().to_string(), str::to_owned);
         let builder = Request::builder().header("inference-header-content-length", length);
         let body = [json.as_bytes(), &[0; 16]].concat();
-        fault(what, rest.send(builder, Method::POST, "/v2/models/double/infer", body).await.context(what)?, &[400])?;
+        fault(
+            what,
+            rest.send(builder, Method::POST, "/v2/models/double/infer", body)
+                .await
+                .context(what)?,
+            &[400],
+        )?;
     }
     let gzip = |body: &[u8]| -> anyhow::Result<Vec<u8>> {
         let mut packed = GzEncoder::new(Vec::new(), Compression::best());
@@ -69,25 +116,64 @@ pub async fn documents(address: SocketAddr) -> anyhow::Result<()> {
     };
     let packed = gzip(sound.as_bytes())?;
     for (what, encoding, body, statuses) in [
-        ("a bomb", "gzip", gzip(&vec![b' '; 64 << 20])?, &[413_u16][..]),
-        ("half a gzip", "gzip", packed[..packed.len() / 2].to_vec(), &[400]),
+        (
+            "a bomb",
+            "gzip",
+            gzip(&vec![b' '; 64 << 20])?,
+            &[413_u16][..],
+        ),
+        (
+            "half a gzip",
+            "gzip",
+            packed[..packed.len() / 2].to_vec(),
+            &[400],
+        ),
         ("no gzip", "gzip", b"no gzip".to_vec(), &[400]),
         ("no zlib", "deflate", b"no zlib".to_vec(), &[400]),
-        ("an unknown encoding", "br", packed.clone(), &[400, 415, 501]),
+        (
+            "an unknown encoding",
+            "br",
+            packed.clone(),
+            &[400, 415, 501],
+        ),
     ] {
         let builder = Request::builder().header("content-encoding", encoding);
-        fault(what, rest.send(builder, Method::POST, "/v2/models/double/infer", body).await.context(what)?, statuses)?;
+        fault(
+            what,
+            rest.send(builder, Method::POST, "/v2/models/double/infer", body)
+                .await
+                .context(what)?,
+            statuses,
+        )?;
     }
-    for path in ["/v2/models/%ff%fe/infer", "/v2/models/%zz/infer", "/v2/models/..%2fdouble/infer", "/v2/models//infer"] {
-        fault(path, rest.post(path, sound.clone()).await.context(path)?, &[400, 404])?;
+    for path in [
+        "/v2/models/%ff%fe/infer",
+        "/v2/models/%zz/infer",
+        "/v2/models/..%2fdouble/infer",
+        "/v2/models//infer",
+    ] {
+        fault(
+            path,
+            rest.post(path, sound.clone()).await.context(path)?,
+            &[400, 404],
+        )?;
     }
     for version in ["0", "-1", "one", "99999999999999999999", "%00"] {
         let path = format!("/v2/models/double/versions/{version}/infer");
-        fault(&path, rest.post(&path, sound.clone()).await.context(version)?, &[400, 404])?;
+        fault(
+            &path,
+            rest.post(&path, sound.clone()).await.context(version)?,
+            &[400, 404],
+        )?;
     }
     large(address).await?;
     // And what is right is still taken.
-    ensure!(rest.post("/v2/models/double/infer", sound).await?.floats()? == ROW.map(|value| value * 2.0));
+    ensure!(
+        rest.post("/v2/models/double/infer", sound)
+            .await?
+            .floats()?
+            == ROW.map(|value| value * 2.0)
+    );
     Ok(())
 }
 
@@ -98,7 +184,9 @@ async fn large(address: SocketAddr) -> anyhow::Result<()> {
         let answer = until_answered(address, &bytes).await?;
         anyhow::Ok(String::from_utf8_lossy(&answer).into_owned())
     };
-    let claim = answer(format!("{post}content-length: 1073741824\r\n\r\n{{").into_bytes()).await.context("1 GiB claimed")?;
+    let claim = answer(format!("{post}content-length: 1073741824\r\n\r\n{{").into_bytes())
+        .await
+        .context("1 GiB claimed")?;
     ensure!(claim.starts_with("HTTP/1.1 413"), "1 GiB claimed: {claim}");
     let mut chunked = format!("{post}transfer-encoding: chunked\r\n\r\n").into_bytes();
     for _ in 0..40 {
@@ -107,7 +195,10 @@ async fn large(address: SocketAddr) -> anyhow::Result<()> {
         chunked.extend_from_slice(b"\r\n");
     }
     let endless = answer(chunked).await.context("more and more")?;
-    ensure!(endless.starts_with("HTTP/1.1 413"), "more and more: {endless}");
+    ensure!(
+        endless.starts_with("HTTP/1.1 413"),
+        "more and more: {endless}"
+    );
     Ok(())
 }
 
@@ -129,7 +220,12 @@ async fn until_answered(address: SocketAddr, bytes: &[u8]) -> anyhow::Result<Vec
 
 /// The sender's fault, and said so in JSON.
 fn fault(what: &str, answer: Answer, statuses: &[u16]) -> anyhow::Result<()> {
-    ensure!(statuses.contains(&answer.status.as_u16()), "{what}: {} {:?}", answer.status, answer.body);
+    ensure!(
+        statuses.contains(&answer.status.as_u16()),
+        "{what}: {} {:?}",
+        answer.status,
+        answer.body
+    );
     let error = answer.error().with_context(|| what.to_owned())?;
     ensure!(!error.is_empty() && error.len() < 4096, "{what}: {error}");
     Ok(())

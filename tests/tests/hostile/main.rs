@@ -44,7 +44,8 @@ struct Target {
 async fn target() -> anyhow::Result<Target> {
     let repository = Repository::make(folder!()?)?;
     // Waiting a little makes batches of what arrives together.
-    let worker = repository.serve_with("max_message_size = '1MiB'\n[defaults]\nmax_queue_delay = '5ms'\n")?;
+    let worker = repository
+        .serve_with("max_message_size = '1MiB'\n[defaults]\nmax_queue_delay = '5ms'\n")?;
     let folder = folder!()?;
     let gateway = Gateway::start(
         &folder,
@@ -57,7 +58,12 @@ async fn target() -> anyhow::Result<Target> {
         ),
     )?;
     gateway.all_healthy().await?;
-    Ok(Target { gateway, worker, _folder: folder, _repository: repository })
+    Ok(Target {
+        gateway,
+        worker,
+        _folder: folder,
+        _repository: repository,
+    })
 }
 
 impl Target {
@@ -69,7 +75,10 @@ impl Target {
             ensure!(!process.stderr().contains("panicked"), "a thread panicked");
         }
         for address in [self.gateway.address(), self.worker.grpc] {
-            let answer = client::inference(address).await?.model_infer(floats("double", &ROW)).await?;
+            let answer = client::inference(address)
+                .await?
+                .model_infer(floats("double", &ROW))
+                .await?;
             ensure!(output_floats(answer.get_ref())? == ROW.map(|value| value * 2.0));
         }
         for address in [self.gateway.address(), self.worker.http] {
@@ -77,15 +86,24 @@ impl Target {
             ensure!(answer.floats()? == ROW.map(|value| value * 2.0));
         }
         self.gateway.all_idle().await?;
-        for (name, (before, after)) in ["gateway", "worker"].into_iter().zip(memory.into_iter().zip(self.memory()?)) {
+        for (name, (before, after)) in ["gateway", "worker"]
+            .into_iter()
+            .zip(memory.into_iter().zip(self.memory()?))
+        {
             println!("{name}: {} MiB, then {} MiB", before >> 20, after >> 20);
-            ensure!(after < before + GROWTH, "the {name} grew from {before} to {after} bytes");
+            ensure!(
+                after < before + GROWTH,
+                "the {name} grew from {before} to {after} bytes"
+            );
         }
         Ok(())
     }
 
     fn memory(&self) -> anyhow::Result<[u64; 2]> {
-        Ok([self.gateway.process.memory()?, self.worker.process.memory()?])
+        Ok([
+            self.gateway.process.memory()?,
+            self.worker.process.memory()?,
+        ])
     }
 }
 
@@ -98,20 +116,33 @@ struct Honest {
 
 impl Honest {
     async fn start(addresses: [SocketAddr; 2]) -> anyhow::Result<Self> {
-        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stop, answered) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
         let mut clients = Vec::new();
         for (number, address) in addresses.into_iter().cycle().take(6).enumerate() {
             let mut inference = client::inference(address).await?;
-            let (stop, answered, mut random) = (stop.clone(), answered.clone(), Rng::with_seed(number as u64));
+            let (stop, answered, mut random) = (
+                stop.clone(),
+                answered.clone(),
+                Rng::with_seed(number as u64),
+            );
             clients.push(tokio::spawn(async move {
                 while !stop.load(Ordering::SeqCst) {
-                    ask(&mut inference, &mut random).await.context("an honest client")?;
+                    ask(&mut inference, &mut random)
+                        .await
+                        .context("an honest client")?;
                     answered.fetch_add(1, Ordering::SeqCst);
                 }
                 Ok(())
             }));
         }
-        Ok(Self { stop, answered, clients })
+        Ok(Self {
+            stop,
+            answered,
+            clients,
+        })
     }
 
     /// How many requests were answered; an error if any was not.
@@ -127,11 +158,16 @@ impl Honest {
 async fn ask(inference: &mut Inference, random: &mut Rng) -> anyhow::Result<()> {
     if random.bool() {
         let row = [random.f32(), random.f32(), random.f32(), random.f32()];
-        let answer = tokio::time::timeout(PATIENCE, inference.model_infer(floats("double", &row))).await??;
+        let answer =
+            tokio::time::timeout(PATIENCE, inference.model_infer(floats("double", &row))).await??;
         ensure!(output_floats(answer.get_ref())? == row.map(|value| value * 2.0));
     } else {
         let index = random.i64(0..LOOKUP_ROWS);
-        let answer = tokio::time::timeout(PATIENCE, inference.model_infer(integers("lookup", "ids", &[index]))).await??;
+        let answer = tokio::time::timeout(
+            PATIENCE,
+            inference.model_infer(integers("lookup", "ids", &[index])),
+        )
+        .await??;
         ensure!(output_floats(answer.get_ref())? == [index as f32; 4]);
     }
     Ok(())
@@ -150,11 +186,24 @@ async fn the_barrage_harms_nobody() -> anyhow::Result<()> {
     }
     let answered = honest.finish().await?;
     assert!(answered > 100, "only {answered} honest requests");
-    let statistics = ModelStatisticsRequest { name: "lookup".to_owned(), version: String::new() };
-    let statistics = client::inference(target.worker.grpc).await?.model_statistics(statistics).await?.into_inner();
+    let statistics = ModelStatisticsRequest {
+        name: "lookup".to_owned(),
+        version: String::new(),
+    };
+    let statistics = client::inference(target.worker.grpc)
+        .await?
+        .model_statistics(statistics)
+        .await?
+        .into_inner();
     let lookup = statistics.model_stats.first().context("statistics")?;
-    println!("{answered} honest requests; {} rows in {} batches", lookup.inference_count, lookup.execution_count);
-    assert!(lookup.batch_stats.iter().any(|batch| batch.batch_size > 1), "nothing was batched");
+    println!(
+        "{answered} honest requests; {} rows in {} batches",
+        lookup.inference_count, lookup.execution_count
+    );
+    assert!(
+        lookup.batch_stats.iter().any(|batch| batch.batch_size > 1),
+        "nothing was batched"
+    );
     target.is_well(memory).await
 }
 
@@ -163,20 +212,28 @@ async fn barrage(target: &Target) -> anyhow::Result<()> {
     let (tensors, frames, documents) = tokio::join!(
         async {
             for address in [gateway, target.worker.grpc] {
-                tensors::tensors(address).await.with_context(|| format!("tensors to {address}"))?;
+                tensors::tensors(address)
+                    .await
+                    .with_context(|| format!("tensors to {address}"))?;
             }
             anyhow::Ok(())
         },
         async {
             for address in [gateway, target.worker.grpc] {
-                frames::frames(address).await.with_context(|| format!("frames to {address}"))?;
-                frames::garbage(address).await.with_context(|| format!("garbage to {address}"))?;
+                frames::frames(address)
+                    .await
+                    .with_context(|| format!("frames to {address}"))?;
+                frames::garbage(address)
+                    .await
+                    .with_context(|| format!("garbage to {address}"))?;
             }
             anyhow::Ok(())
         },
         async {
             for address in [gateway, target.worker.http] {
-                documents::documents(address).await.with_context(|| format!("documents to {address}"))?;
+                documents::documents(address)
+                    .await
+                    .with_context(|| format!("documents to {address}"))?;
             }
             anyhow::Ok(())
         },
@@ -193,10 +250,16 @@ async fn short_slow_and_silent_clients_are_dealt_with_in_time() -> anyhow::Resul
     let start = Instant::now();
     let answer = raw(address, b"GET / HTTP/1.0\r\n\r\n", PATIENCE).await?;
     let text = String::from_utf8_lossy(&answer);
-    assert!(text.starts_with("HTTP/1.") && text[8..].starts_with(" 4"), "{text}");
+    assert!(
+        text.starts_with("HTTP/1.") && text[8..].starts_with(" 4"),
+        "{text}"
+    );
     assert!(start.elapsed() < HEADER_TIMEOUT, "{:?}", start.elapsed());
     // Nor is it the worker's fault.
-    assert_eq!(target.gateway.endpoint(target.worker.grpc).await?["failures"], 0);
+    assert_eq!(
+        target.gateway.endpoint(target.worker.grpc).await?["failures"],
+        0
+    );
     let silent: [(&str, &[u8]); 5] = [
         ("nothing", b""),
         ("a part of the preface", b"PRI * HT"),
@@ -208,7 +271,10 @@ async fn short_slow_and_silent_clients_are_dealt_with_in_time() -> anyhow::Resul
         let start = Instant::now();
         let _ = raw(address, bytes, PATIENCE).await.context(what)?;
         let took = start.elapsed();
-        assert!(took >= HEADER_TIMEOUT / 2 && took < 4 * HEADER_TIMEOUT, "{what}: {took:?}");
+        assert!(
+            took >= HEADER_TIMEOUT / 2 && took < 4 * HEADER_TIMEOUT,
+            "{what}: {took:?}"
+        );
     }
     target.is_well(memory).await
 }
@@ -216,9 +282,13 @@ async fn short_slow_and_silent_clients_are_dealt_with_in_time() -> anyhow::Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn a_header_byte_by_byte_does_not_hold_a_connection() -> anyhow::Result<()> {
     let target = target().await?;
-    let (mut reader, mut writer) = TcpStream::connect(target.gateway.address()).await?.into_split();
+    let (mut reader, mut writer) = TcpStream::connect(target.gateway.address())
+        .await?
+        .into_split();
     let dripping = async {
-        let mut header = b"GET / HTTP/1.1\r\nx-slow: ".iter().chain(std::iter::repeat(&b'a'));
+        let mut header = b"GET / HTTP/1.1\r\nx-slow: "
+            .iter()
+            .chain(std::iter::repeat(&b'a'));
         while let Some(byte) = header.next() {
             if writer.write_all(&[*byte]).await.is_err() {
                 break;
@@ -231,7 +301,10 @@ async fn a_header_byte_by_byte_does_not_hold_a_connection() -> anyhow::Result<()
         let _ = reader.read_to_end(&mut answer).await;
     };
     let start = Instant::now();
-    let ended = tokio::time::timeout(PATIENCE, async { tokio::select! { () = closed => (), () = dripping => () } }).await;
+    let ended = tokio::time::timeout(PATIENCE, async {
+        tokio::select! { () = closed => (), () = dripping => () }
+    })
+    .await;
     assert!(ended.is_ok(), "still open after {:?}", start.elapsed());
     Ok(())
 }
@@ -243,11 +316,18 @@ async fn what_is_too_large_is_refused_everywhere() -> anyhow::Result<()> {
     let rows = MAX_REQUEST / 16 + 1;
     let large = floats("double", &vec![0.5; rows * 4]);
     for address in [target.gateway.address(), target.worker.grpc] {
-        let status = client::inference(address).await?.model_infer(large.clone()).await.err().context("too large")?;
+        let status = client::inference(address)
+            .await?
+            .model_infer(large.clone())
+            .await
+            .err()
+            .context("too large")?;
         assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     }
     for address in [target.gateway.address(), target.worker.http] {
-        let answer = Rest::new(address).post("/v2/models/double/infer", vec![b' '; MAX_REQUEST + 1]).await?;
+        let answer = Rest::new(address)
+            .post("/v2/models/double/infer", vec![b' '; MAX_REQUEST + 1])
+            .await?;
         assert_eq!(answer.status, 413, "{:?}", answer.body);
     }
     target.is_well(memory).await

@@ -14,12 +14,17 @@ use crate::{PATIENCE, ROW};
 pub async fn tensors(address: SocketAddr) -> anyhow::Result<()> {
     let mut inference = client::inference(address).await?;
     let sixteen = vec![0; 16];
-    let of_shape = |shape: Vec<i64>, data: &[u8]| request("double", "x", "FP32", shape, data.to_vec());
+    let of_shape =
+        |shape: Vec<i64>, data: &[u8]| request("double", "x", "FP32", shape, data.to_vec());
     let mut two_raw = floats("double", &ROW);
-    two_raw.raw_input_contents.push(Bytes::from_static(&[0; 16]));
+    two_raw
+        .raw_input_contents
+        .push(Bytes::from_static(&[0; 16]));
     let mut twice = floats("double", &ROW);
     twice.inputs.push(twice.inputs[0].clone());
-    twice.raw_input_contents.push(twice.raw_input_contents[0].clone());
+    twice
+        .raw_input_contents
+        .push(twice.raw_input_contents[0].clone());
     let mut none = floats("double", &ROW);
     none.raw_input_contents.clear();
     let mut no_inputs = floats("double", &ROW);
@@ -38,27 +43,61 @@ pub async fn tensors(address: SocketAddr) -> anyhow::Result<()> {
         ("too few bytes", of_shape(vec![1, 4], &[0; 15])),
         ("too many bytes", of_shape(vec![1, 4], &[0; 17])),
         ("claims a gigabyte", of_shape(vec![1 << 26, 4], &sixteen)),
-        ("beyond the largest batch", of_shape(vec![4096, 4], &[0; 65536])),
-        ("other datatype", request("double", "x", "INT64", vec![1, 4], vec![0; 32])),
-        ("strings", request("double", "x", "BYTES", vec![1, 4], vec![255; 16])),
-        ("no datatype", request("double", "x", "FP33", vec![1, 4], vec![0; 16])),
-        ("other name", request("double", "y", "FP32", vec![1, 4], vec![0; 16])),
-        ("long name", request("double", &"n".repeat(100_000), "FP32", vec![1, 4], vec![0; 16])),
+        (
+            "beyond the largest batch",
+            of_shape(vec![4096, 4], &[0; 65536]),
+        ),
+        (
+            "other datatype",
+            request("double", "x", "INT64", vec![1, 4], vec![0; 32]),
+        ),
+        (
+            "strings",
+            request("double", "x", "BYTES", vec![1, 4], vec![255; 16]),
+        ),
+        (
+            "no datatype",
+            request("double", "x", "FP33", vec![1, 4], vec![0; 16]),
+        ),
+        (
+            "other name",
+            request("double", "y", "FP32", vec![1, 4], vec![0; 16]),
+        ),
+        (
+            "long name",
+            request(
+                "double",
+                &"n".repeat(100_000),
+                "FP32",
+                vec![1, 4],
+                vec![0; 16],
+            ),
+        ),
         ("two raw contents", two_raw),
         ("twice the same input", twice),
         ("no content", none),
         ("no inputs", no_inputs),
         ("no such model", floats("absent", &ROW)),
         ("a path as model", floats("../double", &ROW)),
-        ("an index out of range", integers("lookup", "ids", &[LOOKUP_ROWS])),
+        (
+            "an index out of range",
+            integers("lookup", "ids", &[LOOKUP_ROWS]),
+        ),
         ("a huge index", integers("lookup", "ids", &[i64::MAX])),
         ("an index far below", integers("lookup", "ids", &[i64::MIN])),
     ];
     for (what, request) in requests {
-        let answer = tokio::time::timeout(PATIENCE, inference.model_infer(request)).await.context(what)?;
-        let status = answer.err().with_context(|| format!("{what} was answered"))?;
+        let answer = tokio::time::timeout(PATIENCE, inference.model_infer(request))
+            .await
+            .context(what)?;
+        let status = answer
+            .err()
+            .with_context(|| format!("{what} was answered"))?;
         ensure!(
-            matches!(status.code(), Code::InvalidArgument | Code::NotFound | Code::OutOfRange | Code::ResourceExhausted),
+            matches!(
+                status.code(),
+                Code::InvalidArgument | Code::NotFound | Code::OutOfRange | Code::ResourceExhausted
+            ),
             "{what}: {status:?}"
         );
     }

@@ -2,7 +2,6 @@
 
 pub mod logs;
 pub mod metrics;
-pub mod otlp;
 pub mod prometheus;
 pub mod spans;
 
