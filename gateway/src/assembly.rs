@@ -19,7 +19,11 @@ use crate::upstream::Target;
 #[derive(Debug, thiserror::Error)]
 pub enum AssemblyError {
     #[error("clusters '{cluster}': endpoint '{address}' does not resolve: {reason}")]
-    Unresolved { cluster: String, address: String, reason: String },
+    Unresolved {
+        cluster: String,
+        address: String,
+        reason: String,
+    },
     #[error("clusters '{cluster}': tls: {source}")]
     Tls { cluster: String, source: TlsError },
     #[error("listeners '{listener}': tls: {source}")]
@@ -40,7 +44,10 @@ pub fn assemble(
         let trust = match cluster.tls.as_ref().map(tls::upstream).transpose() {
             Ok(trust) => trust,
             Err(source) => {
-                problems.push(AssemblyError::Tls { cluster: cluster.name.clone(), source });
+                problems.push(AssemblyError::Tls {
+                    cluster: cluster.name.clone(),
+                    source,
+                });
                 continue;
             }
         };
@@ -66,7 +73,11 @@ pub fn assemble(
             Arc::new(Cluster::new(cluster, endpoints))
         })
         .collect();
-    let metrics = config.routes.iter().map(|route| route_metrics(&route.name, previous)).collect();
+    let metrics = config
+        .routes
+        .iter()
+        .map(|route| route_metrics(&route.name, previous))
+        .collect();
     Ok(Snapshot::new(config, clusters, metrics))
 }
 
@@ -75,7 +86,10 @@ pub fn check_files(config: &config::Gateway) -> Vec<AssemblyError> {
     let mut problems = check_listeners(config);
     for cluster in &config.clusters {
         if let Some(Err(source)) = cluster.tls.as_ref().map(tls::upstream) {
-            problems.push(AssemblyError::Tls { cluster: cluster.name.clone(), source });
+            problems.push(AssemblyError::Tls {
+                cluster: cluster.name.clone(),
+                source,
+            });
         }
     }
     problems
@@ -84,19 +98,27 @@ pub fn check_files(config: &config::Gateway) -> Vec<AssemblyError> {
 fn check_listeners(config: &config::Gateway) -> Vec<AssemblyError> {
     let broken = |listener: &config::Listener| {
         let source = tls::check_listener(listener.tls.as_ref()?).err()?;
-        Some(AssemblyError::ListenerTls { listener: listener.name.clone(), source })
+        Some(AssemblyError::ListenerTls {
+            listener: listener.name.clone(),
+            source,
+        })
     };
     config.listeners.iter().filter_map(broken).collect()
 }
 
-fn blueprint(cluster: &config::Cluster, endpoint: &config::Endpoint) -> Result<EndpointBlueprint, AssemblyError> {
+fn blueprint(
+    cluster: &config::Cluster,
+    endpoint: &config::Endpoint,
+) -> Result<EndpointBlueprint, AssemblyError> {
     let unresolved = |reason: String| AssemblyError::Unresolved {
         cluster: cluster.name.clone(),
         address: endpoint.address.clone(),
         reason,
     };
-    let authority: Authority =
-        endpoint.address.parse().map_err(|e: http::uri::InvalidUri| unresolved(e.to_string()))?;
+    let authority: Authority = endpoint
+        .address
+        .parse()
+        .map_err(|e: http::uri::InvalidUri| unresolved(e.to_string()))?;
     Ok(EndpointBlueprint {
         cluster: cluster.name.clone(),
         address: endpoint.address.clone(),
@@ -115,13 +137,19 @@ fn blueprint(cluster: &config::Cluster, endpoint: &config::Endpoint) -> Result<E
 
 /// Behind TLS the authority is the verified name, with the endpoint's port.
 fn authority_for(name: &str, address: Authority) -> Authority {
-    let port = address.port().map(|port| format!(":{port}")).unwrap_or_default();
+    let port = address
+        .port()
+        .map(|port| format!(":{port}"))
+        .unwrap_or_default();
     format!("{name}{port}").parse().unwrap_or(address)
 }
 
 /// IPv4 first, as most workers listen there only.
 fn resolve(address: &str) -> Result<SocketAddr, String> {
-    let found: Vec<SocketAddr> = address.to_socket_addrs().map_err(|e| e.to_string())?.collect();
+    let found: Vec<SocketAddr> = address
+        .to_socket_addrs()
+        .map_err(|e| e.to_string())?
+        .collect();
     found
         .iter()
         .find(|address| address.is_ipv4())
@@ -150,7 +178,11 @@ fn keep_or_make(
         config::Protocol::Grpc => trust.http2,
         config::Protocol::Http => trust.http1,
     });
-    let target = Target { address: blueprint.resolved, tls, timeout: blueprint.connect_timeout };
+    let target = Target {
+        address: blueprint.resolved,
+        tls,
+        timeout: blueprint.connect_timeout,
+    };
     let endpoint = Endpoint::new(blueprint, target, roots, shards, Instant::now());
     crate::fleet::watch_health(&endpoint, runtime);
     endpoint
@@ -158,7 +190,12 @@ fn keep_or_make(
 
 fn route_metrics(name: &str, previous: Option<&Snapshot>) -> Arc<RouteMetrics> {
     previous
-        .and_then(|snapshot| snapshot.routes.iter().find(|route| route.config.name == name))
+        .and_then(|snapshot| {
+            snapshot
+                .routes
+                .iter()
+                .find(|route| route.config.name == name)
+        })
         .map(|route| route.metrics.clone())
         .unwrap_or_default()
 }

@@ -73,7 +73,11 @@ impl Context {
 
 impl Routed {
     pub fn new(snapshot: Arc<Snapshot>, index: usize, deadline: Option<Deadline>) -> Self {
-        Self { snapshot, index, deadline }
+        Self {
+            snapshot,
+            index,
+            deadline,
+        }
     }
 
     pub fn route(&self) -> &Route {

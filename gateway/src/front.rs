@@ -35,7 +35,11 @@ pub struct Front {
 
 #[async_trait]
 impl ServerApp for Front {
-    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+    async fn process_new(
+        self: &Arc<Self>,
+        stream: Stream,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Stream> {
         let over_tls = stream.get_ssl_digest().is_some();
         if over_tls {
             if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
@@ -49,7 +53,10 @@ impl ServerApp for Front {
             Ok(Some((stream, true))) => self.http2(stream, shutdown.clone()).await,
             Ok(Some((stream, false))) => self.http1(stream, shutdown).await,
             Ok(None) => {}
-            Err(_) => log::debug!("a connection sent no request within {:?}", self.header_timeout),
+            Err(_) => log::debug!(
+                "a connection sent no request within {:?}",
+                self.header_timeout
+            ),
         }
         None
     }
@@ -137,7 +144,13 @@ impl Front {
             let snapshot = front.gateway.snapshot();
             match plan::of(&snapshot, session.req_header(), true) {
                 Plan::Grpc(method) => {
-                    pin!(unary::serve_grpc(&front.gateway, &snapshot, &mut session, method)).await;
+                    pin!(unary::serve_grpc(
+                        &front.gateway,
+                        &snapshot,
+                        &mut session,
+                        method
+                    ))
+                    .await;
                 }
                 Plan::Rest => {
                     // Boxed, so that its size is not carried by every gRPC call.

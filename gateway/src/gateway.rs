@@ -96,34 +96,63 @@ impl Gateway {
     /// Ready: not draining, and at least one cluster could answer.
     pub fn is_ready(&self) -> bool {
         !self.is_draining()
-            && self.snapshot.load().clusters.iter().any(|cluster| cluster.has_healthy())
+            && self
+                .snapshot
+                .load()
+                .clusters
+                .iter()
+                .any(|cluster| cluster.has_healthy())
     }
 }
 
 impl Snapshot {
     /// Routes and clusters of `config`; `clusters` in its order, `metrics` by route in its order.
-    pub fn new(config: config::Gateway, clusters: Vec<Arc<Cluster>>, metrics: Vec<Arc<RouteMetrics>>) -> Self {
+    pub fn new(
+        config: config::Gateway,
+        clusters: Vec<Arc<Cluster>>,
+        metrics: Vec<Arc<RouteMetrics>>,
+    ) -> Self {
         let routes: Vec<Route> = config
             .routes
             .iter()
             .zip(metrics)
             .filter_map(|(route, metrics)| {
-                let cluster = clusters.iter().find(|cluster| cluster.config.name == route.cluster)?.clone();
+                let cluster = clusters
+                    .iter()
+                    .find(|cluster| cluster.config.name == route.cluster)?
+                    .clone();
                 let retry = &route.retry;
                 Some(Route {
                     cluster,
                     budget: Arc::new(RetryBudget::new(retry.budget_ratio, retry.budget_min)),
-                    backoff: Backoff { first: retry.backoff, max: retry.backoff_max },
+                    backoff: Backoff {
+                        first: retry.backoff,
+                        max: retry.backoff_max,
+                    },
                     metrics,
                     config: route.clone(),
                 })
             })
             .collect();
-        assert_eq!(routes.len(), config.routes.len(), "a validated route names a cluster that exists");
+        assert_eq!(
+            routes.len(),
+            config.routes.len(),
+            "a validated route names a cluster that exists"
+        );
         Self {
             router: Router::new(&config.routes),
-            max_request_bytes: config.routes.iter().map(|route| route.max_request_bytes).max().unwrap_or(0),
-            max_timeout: config.routes.iter().map(|route| route.timeout).max().unwrap_or_default(),
+            max_request_bytes: config
+                .routes
+                .iter()
+                .map(|route| route.max_request_bytes)
+                .max()
+                .unwrap_or(0),
+            max_timeout: config
+                .routes
+                .iter()
+                .map(|route| route.timeout)
+                .max()
+                .unwrap_or_default(),
             routes,
             clusters,
             config,

@@ -55,7 +55,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
         return Ok(());
     }
     telemetry::log_setup::init(&config.telemetry.log_level);
-    let threads = config.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let threads = config
+        .threads
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
@@ -68,8 +70,16 @@ fn run(args: &Args) -> anyhow::Result<()> {
         .map_err(|problems| anyhow!(reload::list(&args.config, &problems)))?;
     let gateway = Arc::new(Gateway::new(snapshot, tracing));
     let sockets = server::reserve(&config.listeners)?;
-    let admin = config.admin.map(|address| admin::start(address, gateway.clone(), &control)).transpose()?;
-    reload::watch(args.config.clone(), gateway.clone(), control.handle(), threads);
+    let admin = config
+        .admin
+        .map(|address| admin::start(address, gateway.clone(), &control))
+        .transpose()?;
+    reload::watch(
+        args.config.clone(),
+        gateway.clone(),
+        control.handle(),
+        threads,
+    );
     server::announce(&sockets, admin, control.handle());
     let drain = shutdown::Drain::new(gateway.clone(), &config, provider.clone());
     server::run(&config, gateway, sockets, threads, drain)?;

@@ -23,7 +23,10 @@ pub enum Plan {
 /// `mode` its route has: the body has to be read before the route is known.
 pub fn of(snapshot: &Snapshot, head: &RequestHeader, http2: bool) -> Plan {
     let path = head.uri.path();
-    let is_grpc = head.headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    let is_grpc = head
+        .headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     if is_grpc && http2 {
         let method = Method::of(path);
         if snapshot.routes_by_model() && method.is_unary() && method.model_fields().is_some() {
@@ -44,7 +47,9 @@ pub fn of(snapshot: &Snapshot, head: &RequestHeader, http2: bool) -> Plan {
         return Plan::Proxy;
     }
     let named = RestModel::of(path);
-    let (model, version) = named.as_ref().map_or((None, None), RestModel::name_and_version);
+    let (model, version) = named
+        .as_ref()
+        .map_or((None, None), RestModel::name_and_version);
     match route_mode(snapshot, head, model, version) {
         Some((Protocol::Grpc, Mode::Auto | Mode::Unary)) => Plan::Rest,
         _ => Plan::Proxy,
@@ -62,7 +67,21 @@ fn route_mode(
 }
 
 /// What routes are matched against.
-pub fn request_head<'a>(head: &'a RequestHeader, model: Option<&'a str>, version: Option<&'a str>) -> RequestHead<'a> {
-    let host = head.uri.host().or_else(|| head.headers.get("host").and_then(|host| host.to_str().ok()));
-    RequestHead { host, path: head.uri.path(), method: &head.method, headers: &head.headers, model, version }
+pub fn request_head<'a>(
+    head: &'a RequestHeader,
+    model: Option<&'a str>,
+    version: Option<&'a str>,
+) -> RequestHead<'a> {
+    let host = head
+        .uri
+        .host()
+        .or_else(|| head.headers.get("host").and_then(|host| host.to_str().ok()));
+    RequestHead {
+        host,
+        path: head.uri.path(),
+        method: &head.method,
+        headers: &head.headers,
+        model,
+        version,
+    }
 }

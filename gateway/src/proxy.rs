@@ -57,7 +57,9 @@ impl ProxyHttp for Proxy {
         let http2 = session.is_http2();
         ctx.is_grpc = session
             .req_header()
-            .headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+            .headers
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
         if !http2 {
             self.relax_timeouts(session);
             if ctx.is_grpc {
@@ -71,7 +73,10 @@ impl ProxyHttp for Proxy {
             }
         }
         let head = session.req_header();
-        ctx.trace = self.gateway.tracing.begin(&head.headers, &format!("{} {}", head.method, head.uri.path()));
+        ctx.trace = self.gateway.tracing.begin(
+            &head.headers,
+            &format!("{} {}", head.method, head.uri.path()),
+        );
         let found = match self.find_route(&snapshot, session).await {
             Ok(found) => found,
             Err(refusal) => {
@@ -80,7 +85,10 @@ impl ProxyHttp for Proxy {
             }
         };
         let route = &snapshot.routes[found];
-        if route.cluster.config.protocol == Protocol::Grpc && !ctx.is_grpc && route.config.mode != Mode::Stream {
+        if route.cluster.config.protocol == Protocol::Grpc
+            && !ctx.is_grpc
+            && route.config.mode != Mode::Stream
+        {
             let head = session.req_header();
             let (method, path) = (head.method.to_string(), head.uri.path().to_owned());
             return refuse(session, ctx, Refusal::NoRoute { method, path }).await;
@@ -91,16 +99,25 @@ impl ProxyHttp for Proxy {
         Ok(false)
     }
 
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> Result<Box<HttpPeer>> {
         let now = Instant::now();
-        let Some(routed) = &ctx.routed else { return Err(Error::explain(ErrorType::HTTPStatus(404), "no route")) };
+        let Some(routed) = &ctx.routed else {
+            return Err(Error::explain(ErrorType::HTTPStatus(404), "no route"));
+        };
         let route = routed.route();
         let cluster = &route.cluster;
         let Ok(lease) = cluster.lease(&ctx.tried, fastrand::u64(..), now) else {
             if ctx.refusal.is_none() {
                 ctx.refusal = Some(Refusal::NoHealthyEndpoint(cluster.config.name.clone()));
             }
-            return Err(Error::explain(ErrorType::HTTPStatus(503), "no healthy endpoint"));
+            return Err(Error::explain(
+                ErrorType::HTTPStatus(503),
+                "no healthy endpoint",
+            ));
         };
         let endpoint = lease.endpoint();
         let tls = cluster.config.tls.as_ref();
@@ -116,11 +133,19 @@ impl ProxyHttp for Proxy {
         peer.options.connection_timeout = Some(cluster.config.connect_timeout);
         peer.options.total_connection_timeout = Some(cluster.config.connect_timeout);
         let upgraded = session.is_upgrade_req();
-        let left = routed.deadline.map(|deadline| deadline.remaining(now).unwrap_or(Duration::from_millis(1)));
+        let left = routed
+            .deadline
+            .map(|deadline| deadline.remaining(now).unwrap_or(Duration::from_millis(1)));
         peer.options.read_timeout = match left {
             Some(left) => Some(left),
             None if upgraded || ctx.is_grpc => None,
-            None => Some(route.config.retry.per_try_timeout.unwrap_or(route.config.timeout)),
+            None => Some(
+                route
+                    .config
+                    .retry
+                    .per_try_timeout
+                    .unwrap_or(route.config.timeout),
+            ),
         };
         ctx.tried.push(lease.index);
         ctx.lease = Some(lease);
@@ -150,13 +175,23 @@ impl ProxyHttp for Proxy {
         if let Some(deadline) = ctx.routed.as_ref().and_then(|routed| routed.deadline)
             && let Some(left) = deadline.remaining(Instant::now())
         {
-            upstream.insert_header(headers::GRPC_TIMEOUT, forebay_proto::timeout::format(left).as_bytes())?;
+            upstream.insert_header(
+                headers::GRPC_TIMEOUT,
+                forebay_proto::timeout::format(left).as_bytes(),
+            )?;
         }
         let mut added = HeaderMap::new();
         let retry = ctx.tried.len() as i64 - 1;
         ctx.attempt = ctx.trace.attempt(&mut added, || {
-            let address = ctx.lease.as_ref().map(|l| l.endpoint().blueprint.address.clone()).unwrap_or_default();
-            vec![KeyValue::new("server.address", address), KeyValue::new("forebay.retry", retry)]
+            let address = ctx
+                .lease
+                .as_ref()
+                .map(|l| l.endpoint().blueprint.address.clone())
+                .unwrap_or_default();
+            vec![
+                KeyValue::new("server.address", address),
+                KeyValue::new("forebay.retry", retry),
+            ]
         });
         if let Some(value) = added.remove(TRACEPARENT) {
             upstream.insert_header(TRACEPARENT, value)?;
@@ -231,20 +266,34 @@ impl ProxyHttp for Proxy {
         error
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
-        let cluster = ctx.route().map(|route| route.config.cluster.clone()).unwrap_or_default();
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        ctx: &mut Context,
+    ) -> FailToProxy {
+        let cluster = ctx
+            .route()
+            .map(|route| route.config.cluster.clone())
+            .unwrap_or_default();
         let refusal = match ctx.refusal.take() {
             Some(refusal) => refusal,
             None => match (error.esource(), error.etype()) {
-                (ErrorSource::Downstream, ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed) => {
-                    Refusal::ClientGone
+                (
+                    ErrorSource::Downstream,
+                    ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed,
+                ) => Refusal::ClientGone,
+                (ErrorSource::Downstream, _) => {
+                    Refusal::BadRequest("the request is malformed".into())
                 }
-                (ErrorSource::Downstream, _) => Refusal::BadRequest("the request is malformed".into()),
                 (_, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => Refusal::TimedOut {
                     timeout: ctx.started.elapsed(),
                     cluster,
                 },
-                _ => Refusal::Upstream { cluster, failure: "the connection failed" },
+                _ => Refusal::Upstream {
+                    cluster,
+                    failure: "the connection failed",
+                },
             },
         };
         ctx.status = Some(refusal.code());
@@ -255,7 +304,10 @@ impl ProxyHttp for Proxy {
         } else if let ServerSession::H2(h2) = &mut *session.downstream_session {
             h2.shutdown_with_reason(h2::Reason::INTERNAL_ERROR);
         }
-        FailToProxy { error_code: code, can_reuse_downstream: false }
+        FailToProxy {
+            error_code: code,
+            can_reuse_downstream: false,
+        }
     }
 
     fn suppress_error_log(&self, _session: &Session, _ctx: &Context, error: &Error) -> bool {
@@ -268,7 +320,11 @@ impl ProxyHttp for Proxy {
             return;
         }
         let failed_upstream = error.is_some_and(|error| *error.esource() == ErrorSource::Upstream);
-        let code = ctx.status.unwrap_or(if error.is_some() { Code::Cancelled } else { Code::Unknown });
+        let code = ctx.status.unwrap_or(if error.is_some() {
+            Code::Cancelled
+        } else {
+            Code::Unknown
+        });
         if error.is_none() || failed_upstream {
             let failure = Failure::Status(u8::try_from(code as i32).unwrap_or(u8::MAX));
             let outcome = match code {
@@ -283,9 +339,12 @@ impl ProxyHttp for Proxy {
             if code == Code::Ok {
                 route.budget.succeeded(now);
             }
-            route.metrics.record(code, now.saturating_duration_since(ctx.started));
+            route
+                .metrics
+                .record(code, now.saturating_duration_since(ctx.started));
         }
-        ctx.trace.end((code != Code::Ok).then(|| code.description()));
+        ctx.trace
+            .end((code != Code::Ok).then(|| code.description()));
     }
 }
 
@@ -302,7 +361,11 @@ impl Proxy {
     }
 
     /// The route's position; reads the head of a stream's first message when routes look at models.
-    async fn find_route(&self, snapshot: &Snapshot, session: &mut Session) -> Result<usize, Refusal> {
+    async fn find_route(
+        &self,
+        snapshot: &Snapshot,
+        session: &mut Session,
+    ) -> Result<usize, Refusal> {
         let fields = Method::of(session.req_header().uri.path()).model_fields();
         let mut seen = Vec::new();
         if let Some(fields) = fields
@@ -329,15 +392,24 @@ impl Proxy {
         };
         snapshot
             .find(&plan::request_head(head, model, version))
-            .ok_or_else(|| Refusal::NoRoute { method: head.method.to_string(), path: path.to_owned() })
+            .ok_or_else(|| Refusal::NoRoute {
+                method: head.method.to_string(),
+                path: path.to_owned(),
+            })
     }
 }
 
 /// Ends the attempt that failed and says whether there may be another.
 fn judge(ctx: &mut Context, failure: Failure) -> bool {
-    let outcome = if failure.counts_against_endpoint() { Outcome::Failure } else { Outcome::Neutral };
+    let outcome = if failure.counts_against_endpoint() {
+        Outcome::Failure
+    } else {
+        Outcome::Neutral
+    };
     ctx.end_attempt(outcome, Err(failure.describe()));
-    let Some(route) = ctx.routed.as_ref().map(Routed::route) else { return false };
+    let Some(route) = ctx.routed.as_ref().map(Routed::route) else {
+        return false;
+    };
     if ctx.tried.len() >= route.config.retry.attempts as usize || !failure.is_retryable(true) {
         return false;
     }
@@ -366,20 +438,28 @@ async fn answer(session: &mut ServerSession, is_grpc: bool, refusal: &Refusal) {
 }
 
 fn grpc_status(headers: &HeaderMap) -> Option<Code> {
-    headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))
+    headers
+        .get("grpc-status")
+        .map(|value| Code::from_bytes(value.as_bytes()))
 }
 
 /// `X-Forwarded-*`, as reverse proxies add them for the application behind.
 fn forwarded(session: &Session, upstream: &mut RequestHeader) -> Result<()> {
     if let Some(client) = session.client_addr().and_then(|address| address.as_inet()) {
         let client = client.ip().to_string();
-        let chain = match upstream.headers.get("x-forwarded-for").and_then(|value| value.to_str().ok()) {
+        let chain = match upstream
+            .headers
+            .get("x-forwarded-for")
+            .and_then(|value| value.to_str().ok())
+        {
             Some(before) => format!("{before}, {client}"),
             None => client,
         };
         upstream.insert_header("x-forwarded-for", chain)?;
     }
-    let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+    let tls = session
+        .digest()
+        .is_some_and(|digest| digest.ssl_digest.is_some());
     if !upstream.headers.contains_key("x-forwarded-proto") {
         upstream.insert_header("x-forwarded-proto", if tls { "https" } else { "http" })?;
     }

@@ -26,7 +26,10 @@ pub enum Refusal {
     #[error("request body is larger than {limit} bytes")]
     TooLarge { limit: u64 },
     #[error("cluster '{cluster}' failed: {failure}")]
-    Upstream { cluster: String, failure: &'static str },
+    Upstream {
+        cluster: String,
+        failure: &'static str,
+    },
     #[error("answer of cluster '{cluster}' is malformed: {reason}")]
     BadAnswer { cluster: String, reason: String },
     #[error("{0}")]
@@ -48,7 +51,9 @@ impl Refusal {
             Self::TimedOut { .. } | Self::BodyTimedOut(_) => Code::DeadlineExceeded,
             Self::TooLarge { .. } => Code::ResourceExhausted,
             Self::BadAnswer { .. } => Code::Internal,
-            Self::BadRequest(_) | Self::UnsupportedEncoding(_) | Self::GrpcOverHttp1 => Code::InvalidArgument,
+            Self::BadRequest(_) | Self::UnsupportedEncoding(_) | Self::GrpcOverHttp1 => {
+                Code::InvalidArgument
+            }
             Self::Rest(error) => error.code,
             Self::ClientGone => Code::Cancelled,
         }
@@ -77,22 +82,73 @@ mod tests {
         let cluster = || "c".to_owned();
         let second = Duration::from_secs(1);
         let table = [
-            (Refusal::NoRoute { method: "GET".into(), path: "/".into() }, Code::Unimplemented, 404),
-            (Refusal::NotGrpc { route: "r".into(), cluster: cluster() }, Code::Unimplemented, 501),
+            (
+                Refusal::NoRoute {
+                    method: "GET".into(),
+                    path: "/".into(),
+                },
+                Code::Unimplemented,
+                404,
+            ),
+            (
+                Refusal::NotGrpc {
+                    route: "r".into(),
+                    cluster: cluster(),
+                },
+                Code::Unimplemented,
+                501,
+            ),
             (Refusal::GrpcOverHttp1, Code::InvalidArgument, 505),
-            (Refusal::NoHealthyEndpoint(cluster()), Code::Unavailable, 503),
-            (Refusal::TimedOut { cluster: cluster(), timeout: second }, Code::DeadlineExceeded, 504),
+            (
+                Refusal::NoHealthyEndpoint(cluster()),
+                Code::Unavailable,
+                503,
+            ),
+            (
+                Refusal::TimedOut {
+                    cluster: cluster(),
+                    timeout: second,
+                },
+                Code::DeadlineExceeded,
+                504,
+            ),
             (Refusal::BodyTimedOut(second), Code::DeadlineExceeded, 408),
             (Refusal::TooLarge { limit: 1 }, Code::ResourceExhausted, 413),
-            (Refusal::Upstream { cluster: cluster(), failure: "f" }, Code::Unavailable, 502),
-            (Refusal::BadAnswer { cluster: cluster(), reason: "r".into() }, Code::Internal, 502),
+            (
+                Refusal::Upstream {
+                    cluster: cluster(),
+                    failure: "f",
+                },
+                Code::Unavailable,
+                502,
+            ),
+            (
+                Refusal::BadAnswer {
+                    cluster: cluster(),
+                    reason: "r".into(),
+                },
+                Code::Internal,
+                502,
+            ),
             (Refusal::BadRequest("b".into()), Code::InvalidArgument, 400),
-            (Refusal::UnsupportedEncoding("e".into()), Code::InvalidArgument, 415),
-            (Refusal::Rest(RestError::invalid("r")), Code::InvalidArgument, 400),
+            (
+                Refusal::UnsupportedEncoding("e".into()),
+                Code::InvalidArgument,
+                415,
+            ),
+            (
+                Refusal::Rest(RestError::invalid("r")),
+                Code::InvalidArgument,
+                400,
+            ),
             (Refusal::ClientGone, Code::Cancelled, 499),
         ];
         for (refusal, code, http) in table {
-            assert_eq!((refusal.code(), refusal.http().as_u16()), (code, http), "{refusal}");
+            assert_eq!(
+                (refusal.code(), refusal.http().as_u16()),
+                (code, http),
+                "{refusal}"
+            );
         }
     }
 }

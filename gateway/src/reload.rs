@@ -18,13 +18,17 @@ use crate::gateway::Gateway;
 
 /// Reads and validates; the error lists every problem.
 pub fn read(path: &Path) -> anyhow::Result<config::Gateway> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read '{}'", path.display()))?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read '{}'", path.display()))?;
     config::Gateway::parse(&text).map_err(|problems| anyhow!("{}:\n{problems}", path.display()))
 }
 
 /// Every problem on a line of its own, after the file that has them.
 pub fn list<P: Display>(path: &Path, problems: &[P]) -> String {
-    let lines: Vec<String> = problems.iter().map(|problem| format!("  {problem}")).collect();
+    let lines: Vec<String> = problems
+        .iter()
+        .map(|problem| format!("  {problem}"))
+        .collect();
     format!("{}:\n{}", path.display(), lines.join("\n"))
 }
 
@@ -38,11 +42,17 @@ pub fn watch(path: PathBuf, gateway: Arc<Gateway>, control: &Handle, shards: usi
         };
         while hangup.recv().await.is_some() {
             let (path, gateway, handle) = (path.clone(), gateway.clone(), runtime.clone());
-            let done = runtime.spawn_blocking(move || reload(&path, &gateway, &handle, shards)).await;
+            let done = runtime
+                .spawn_blocking(move || reload(&path, &gateway, &handle, shards))
+                .await;
             match done {
                 Ok(Ok(())) => log::info!("configuration reloaded"),
-                Ok(Err(error)) => log::error!("configuration not reloaded, the running one stays: {error:#}"),
-                Err(error) => log::error!("configuration not reloaded, the running one stays: {error}"),
+                Ok(Err(error)) => {
+                    log::error!("configuration not reloaded, the running one stays: {error:#}")
+                }
+                Err(error) => {
+                    log::error!("configuration not reloaded, the running one stays: {error}")
+                }
             }
         }
     });

@@ -39,15 +39,24 @@ pub fn reserve(listeners: &[config::Listener]) -> anyhow::Result<Vec<Reserved>> 
         .map(|listener| {
             let wanted = listener.address;
             let context = || format!("listener '{}' cannot listen on {wanted}", listener.name);
-            let socket = Socket::new(Domain::for_address(wanted), Type::STREAM, None).with_context(context)?;
+            let socket = Socket::new(Domain::for_address(wanted), Type::STREAM, None)
+                .with_context(context)?;
             socket.set_reuse_address(true).with_context(context)?;
             let chosen = wanted.port() == 0;
             if chosen {
                 socket.set_reuse_port(true).with_context(context)?;
             }
             socket.bind(&wanted.into()).with_context(context)?;
-            let address = socket.local_addr().with_context(context)?.as_socket().unwrap_or(wanted);
-            Ok(Reserved { name: listener.name.clone(), address, holder: chosen.then_some(socket) })
+            let address = socket
+                .local_addr()
+                .with_context(context)?
+                .as_socket()
+                .unwrap_or(wanted);
+            Ok(Reserved {
+                name: listener.name.clone(),
+                address,
+                holder: chosen.then_some(socket),
+            })
         })
         .collect()
 }
@@ -73,7 +82,12 @@ pub fn run(
     };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
-    let proxy = Arc::new(http_proxy(&server.configuration, Proxy { gateway: gateway.clone() }));
+    let proxy = Arc::new(http_proxy(
+        &server.configuration,
+        Proxy {
+            gateway: gateway.clone(),
+        },
+    ));
     for (listener, socket) in config.listeners.iter().zip(&sockets) {
         let front = Front {
             gateway: gateway.clone(),
@@ -90,23 +104,32 @@ pub fn run(
         match &listener.tls {
             None => service.add_tcp_with_settings(&address, options),
             Some(tls) => {
-                let settings = tls_settings(tls).with_context(|| format!("listener '{}'", listener.name))?;
+                let settings =
+                    tls_settings(tls).with_context(|| format!("listener '{}'", listener.name))?;
                 service.add_tls_with_settings(&address, Some(options), settings);
             }
         }
         server.add_service(service);
     }
-    server.run(RunArgs { shutdown_signal: Box::new(drain) });
+    server.run(RunArgs {
+        shutdown_signal: Box::new(drain),
+    });
     Ok(())
 }
 
 /// Says on standard output where the gateway listens, once it does.
 pub fn announce(sockets: &[Reserved], admin: Option<SocketAddr>, control: &Handle) {
-    let listeners: Vec<_> = sockets.iter().map(|socket| (socket.name.clone(), socket.address)).collect();
+    let listeners: Vec<_> = sockets
+        .iter()
+        .map(|socket| (socket.name.clone(), socket.address))
+        .collect();
     control.spawn(async move {
         let mut line = String::from("forebay-gateway listening");
         for (name, address) in listeners {
-            while tokio::net::TcpStream::connect(reachable(address)).await.is_err() {
+            while tokio::net::TcpStream::connect(reachable(address))
+                .await
+                .is_err()
+            {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             line.push_str(&format!(" {name}={address}"));
@@ -120,9 +143,13 @@ pub fn announce(sockets: &[Reserved], admin: Option<SocketAddr>, control: &Handl
 }
 
 fn tls_settings(tls: &config::ListenerTls) -> anyhow::Result<TlsSettings> {
-    let certificate = tls.certificate.to_str().context("the certificate's path is not UTF-8")?;
+    let certificate = tls
+        .certificate
+        .to_str()
+        .context("the certificate's path is not UTF-8")?;
     let key = tls.key.to_str().context("the key's path is not UTF-8")?;
-    let mut settings = TlsSettings::intermediate(certificate, key).map_err(|e| anyhow::anyhow!("{e}"))?;
+    let mut settings =
+        TlsSettings::intermediate(certificate, key).map_err(|e| anyhow::anyhow!("{e}"))?;
     settings.enable_h2();
     Ok(settings)
 }

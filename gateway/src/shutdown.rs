@@ -26,8 +26,16 @@ pub struct Drain {
 }
 
 impl Drain {
-    pub fn new(gateway: Arc<Gateway>, config: &config::Gateway, provider: Option<SdkTracerProvider>) -> Self {
-        Self { gateway, delay: config.drain_delay, provider }
+    pub fn new(
+        gateway: Arc<Gateway>,
+        config: &config::Gateway,
+        provider: Option<SdkTracerProvider>,
+    ) -> Self {
+        Self {
+            gateway,
+            delay: config.drain_delay,
+            provider,
+        }
     }
 
     fn leave_when_idle(&self) {
@@ -49,8 +57,10 @@ impl Drain {
 #[async_trait]
 impl ShutdownSignalWatch for Drain {
     async fn recv(&self) -> ShutdownSignal {
-        let mut terminate = signal(SignalKind::terminate()).expect("a handler for SIGTERM can be installed");
-        let mut interrupt = signal(SignalKind::interrupt()).expect("a handler for SIGINT can be installed");
+        let mut terminate =
+            signal(SignalKind::terminate()).expect("a handler for SIGTERM can be installed");
+        let mut interrupt =
+            signal(SignalKind::interrupt()).expect("a handler for SIGINT can be installed");
         tokio::select! {
             _ = terminate.recv() => {
                 self.gateway.start_draining();

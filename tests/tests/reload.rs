@@ -273,7 +273,7 @@ async fn reloads_in_quick_succession_end_with_the_last_file() -> anyhow::Result<
     let upstreams = upstreams(2).await?;
     let [a, b] = [0, 1].map(|number| upstreams[number].address);
     let folder = folder!()?;
-    let gateway = Arc::new(Gateway::start(&folder, &one_cluster(&[a], ""))?);
+    let gateway = Gateway::start(&folder, &one_cluster(&[a], ""))?;
     gateway.all_healthy().await?;
     let stop = Arc::new(AtomicBool::new(false));
     let rest = Rest::new(gateway.address());

@@ -22,7 +22,11 @@ use crate::gateway::Gateway;
 use crate::telemetry::metrics;
 
 /// Listens and serves on `control`; the address is the one bound.
-pub fn start(address: SocketAddr, gateway: Arc<Gateway>, control: &Runtime) -> anyhow::Result<SocketAddr> {
+pub fn start(
+    address: SocketAddr,
+    gateway: Arc<Gateway>,
+    control: &Runtime,
+) -> anyhow::Result<SocketAddr> {
     let listener = control
         .block_on(TcpListener::bind(address))
         .with_context(|| format!("admin cannot listen on {address}"))?;
@@ -36,7 +40,9 @@ pub fn start(address: SocketAddr, gateway: Arc<Gateway>, control: &Runtime) -> a
                         let service = service_fn(move |request| answer(gateway.clone(), request));
                         let mut server = auto::Builder::new(TokioExecutor::new());
                         server.http1().timer(TokioTimer::new());
-                        if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+                        if let Err(error) =
+                            server.serve_connection(TokioIo::new(stream), service).await
+                        {
                             log::debug!("admin connection: {error}");
                         }
                     });
@@ -51,26 +57,51 @@ pub fn start(address: SocketAddr, gateway: Arc<Gateway>, control: &Runtime) -> a
     Ok(bound)
 }
 
-async fn answer(gateway: Arc<Gateway>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    gateway: Arc<Gateway>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let now = Instant::now();
-    let (status, kind, body) = if request.method() != Method::GET && request.method() != Method::HEAD {
-        (StatusCode::METHOD_NOT_ALLOWED, "application/json", json!({"error": "use GET"}).to_string())
+    let (status, kind, body) = if request.method() != Method::GET
+        && request.method() != Method::HEAD
+    {
+        (
+            StatusCode::METHOD_NOT_ALLOWED,
+            "application/json",
+            json!({"error": "use GET"}).to_string(),
+        )
     } else {
         match request.uri().path() {
-            "/metrics" => (StatusCode::OK, "text/plain; version=0.0.4", metrics::render(&gateway, now)),
+            "/metrics" => (
+                StatusCode::OK,
+                "text/plain; version=0.0.4",
+                metrics::render(&gateway, now),
+            ),
             "/healthz" => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
             "/readyz" if gateway.is_ready() => (StatusCode::OK, "text/plain", "ready\n".to_owned()),
-            "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not ready\n".to_owned()),
+            "/readyz" => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "text/plain",
+                "not ready\n".to_owned(),
+            ),
             "/endpoints" => (StatusCode::OK, "application/json", endpoints(&gateway, now)),
             path => {
-                let error = format!("no page '{path}': there are /metrics, /healthz, /readyz and /endpoints");
-                (StatusCode::NOT_FOUND, "application/json", json!({ "error": error }).to_string())
+                let error = format!(
+                    "no page '{path}': there are /metrics, /healthz, /readyz and /endpoints"
+                );
+                (
+                    StatusCode::NOT_FOUND,
+                    "application/json",
+                    json!({ "error": error }).to_string(),
+                )
             }
         }
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));
     Ok(response)
 }
 

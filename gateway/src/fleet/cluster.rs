@@ -30,9 +30,16 @@ impl Cluster {
         let members = endpoints
             .into_iter()
             .zip(&config.endpoints)
-            .map(|(endpoint, entry)| Member { endpoint, weight: entry.weight })
+            .map(|(endpoint, entry)| Member {
+                endpoint,
+                weight: entry.weight,
+            })
             .collect();
-        Self { policy: balance::build(config.policy), config, members }
+        Self {
+            policy: balance::build(config.policy),
+            config,
+            members,
+        }
     }
 
     /// Leases the endpoint that the policy prefers, avoiding those already `tried` while another one can
@@ -49,7 +56,9 @@ impl Cluster {
                 }
             }
         }
-        self.choose(&mut fresh, random, now).or_else(|| self.choose(&mut again, random, now)).ok_or(NoEndpoint)
+        self.choose(&mut fresh, random, now)
+            .or_else(|| self.choose(&mut again, random, now))
+            .ok_or(NoEndpoint)
     }
 
     fn choose<const N: usize>(
@@ -72,11 +81,16 @@ impl Cluster {
 
     /// Requests in flight over all endpoints.
     pub fn active(&self) -> usize {
-        self.members.iter().map(|member| member.endpoint.active() as usize).sum()
+        self.members
+            .iter()
+            .map(|member| member.endpoint.active() as usize)
+            .sum()
     }
 
     pub fn has_healthy(&self) -> bool {
-        self.members.iter().any(|member| member.endpoint.is_healthy())
+        self.members
+            .iter()
+            .any(|member| member.endpoint.is_healthy())
     }
 
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
@@ -84,6 +98,8 @@ impl Cluster {
     }
 
     pub fn views(&self, now: Instant) -> Vec<EndpointView> {
-        self.endpoints().map(|endpoint| endpoint.view(now)).collect()
+        self.endpoints()
+            .map(|endpoint| endpoint.view(now))
+            .collect()
     }
 }

@@ -114,15 +114,18 @@ impl Endpoint {
         let name_header = HeaderValue::from_str(&blueprint.address)
             .unwrap_or_else(|_| HeaderValue::from_static("endpoint"));
         let vital = Vital {
-            health: blueprint
-                .health
-                .as_ref()
-                .map(|health| HealthMachine::new(health.healthy_threshold, health.unhealthy_threshold)),
+            health: blueprint.health.as_ref().map(|health| {
+                HealthMachine::new(health.healthy_threshold, health.unhealthy_threshold)
+            }),
             breaker: blueprint.breaker.map(Breaker::new),
             latency: PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now),
         };
         Arc::new(Self {
-            scheme: if target.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP },
+            scheme: if target.tls.is_some() {
+                Scheme::HTTPS
+            } else {
+                Scheme::HTTP
+            },
             channels: Channels::new(target.clone(), shards),
             blueprint,
             name_header,
@@ -140,8 +143,14 @@ impl Endpoint {
     /// This endpoint as a choice at position `index`, or None when it may not take traffic now.
     pub fn candidate(&self, index: usize, weight: u32, now: Instant) -> Option<Candidate> {
         let vital = self.vital.lock();
-        let healthy = vital.health.as_ref().is_none_or(|health| health.state() == HealthState::Healthy);
-        let admitted = vital.breaker.as_ref().is_none_or(|breaker| breaker.would_admit(now));
+        let healthy = vital
+            .health
+            .as_ref()
+            .is_none_or(|health| health.state() == HealthState::Healthy);
+        let admitted = vital
+            .breaker
+            .as_ref()
+            .is_none_or(|breaker| breaker.would_admit(now));
         (healthy && admitted).then(|| Candidate {
             index,
             weight,
@@ -162,7 +171,13 @@ impl Endpoint {
     }
 
     /// The other end of `enter`: `outcome` is None for a call that was given up before it was answered.
-    pub(super) fn leave(&self, permit: Option<Permit>, started: Instant, now: Instant, outcome: Option<Outcome>) {
+    pub(super) fn leave(
+        &self,
+        permit: Option<Permit>,
+        started: Instant,
+        now: Instant,
+        outcome: Option<Outcome>,
+    ) {
         self.active.fetch_sub(1, Ordering::Relaxed);
         let mut vital = self.vital.lock();
         let mut transition = None;
@@ -175,7 +190,9 @@ impl Endpoint {
             }
             Some(outcome) => {
                 match outcome {
-                    Outcome::Success => vital.latency.observe(now, now.saturating_duration_since(started)),
+                    Outcome::Success => vital
+                        .latency
+                        .observe(now, now.saturating_duration_since(started)),
                     Outcome::Failure => {
                         self.counters.failures.fetch_add(1, Ordering::Relaxed);
                         vital.latency.penalize(now, FAILURE_PENALTY);
@@ -206,20 +223,31 @@ impl Endpoint {
         if !passed {
             self.counters.probes_failed.fetch_add(1, Ordering::Relaxed);
         }
-        let changed = self.vital.lock().health.as_mut().and_then(|health| health.record(passed));
+        let changed = self
+            .vital
+            .lock()
+            .health
+            .as_mut()
+            .and_then(|health| health.record(passed));
         let Some(state) = changed else { return };
         let (address, cluster) = (&self.blueprint.address, &self.blueprint.cluster);
         match state {
             HealthState::Healthy => log::info!("{address} in cluster '{cluster}' is healthy"),
             _ => log::warn!("{address} in cluster '{cluster}' is unhealthy: {detail}"),
         }
-        if state == HealthState::Unhealthy && silent_since.is_some_and(|since| self.silent_since(since)) {
+        if state == HealthState::Unhealthy
+            && silent_since.is_some_and(|since| self.silent_since(since))
+        {
             self.channels.cut();
         }
     }
 
     pub fn is_healthy(&self) -> bool {
-        self.vital.lock().health.as_ref().is_none_or(|health| health.state() == HealthState::Healthy)
+        self.vital
+            .lock()
+            .health
+            .as_ref()
+            .is_none_or(|health| health.state() == HealthState::Healthy)
     }
 
     pub fn active(&self) -> u32 {
@@ -257,7 +285,8 @@ impl Endpoint {
 
     fn note_answer(&self, now: Instant) {
         let nanos = now.saturating_duration_since(self.born).as_nanos();
-        self.last_answer.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.last_answer
+            .store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// No answer of any kind came after `since`.

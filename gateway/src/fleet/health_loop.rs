@@ -14,20 +14,28 @@ use super::probe;
 
 /// Starts probing on `runtime`; the first probe goes out at once, since no traffic flows before it passes.
 pub fn start(endpoint: &Arc<Endpoint>, runtime: &Handle) {
-    let Some(health) = endpoint.blueprint.health.clone() else { return };
+    let Some(health) = endpoint.blueprint.health.clone() else {
+        return;
+    };
     let weak = Arc::downgrade(endpoint);
     let task = runtime.spawn(async move {
         let mut failing_since: Option<Instant> = None;
         let mut first = true;
         loop {
-            let Some(endpoint) = weak.upgrade() else { return };
+            let Some(endpoint) = weak.upgrade() else {
+                return;
+            };
             let started = Instant::now();
             let result = probe::once(&endpoint.target, &endpoint.blueprint, &health).await;
             match &result {
                 Ok(()) => failing_since = None,
                 Err(_) => failing_since = failing_since.or(Some(started)),
             }
-            let detail = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            let detail = result
+                .as_ref()
+                .err()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             endpoint.probed(result.is_ok(), &detail, failing_since);
             drop(endpoint);
             tokio::time::sleep(pause(&health, first && result.is_ok(), started.elapsed())).await;
@@ -39,6 +47,13 @@ pub fn start(endpoint: &Arc<Endpoint>, runtime: &Handle) {
 
 /// The rest of the interval; after the first probe a random part of it, so that probes spread out.
 fn pause(health: &Health, spread: bool, spent: Duration) -> Duration {
-    let rest = health.interval.saturating_sub(spent).max(Duration::from_millis(10));
-    if spread { rest.mul_f64(fastrand::f64().max(0.1)) } else { rest }
+    let rest = health
+        .interval
+        .saturating_sub(spent)
+        .max(Duration::from_millis(10));
+    if spread {
+        rest.mul_f64(fastrand::f64().max(0.1))
+    } else {
+        rest
+    }
 }

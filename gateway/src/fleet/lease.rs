@@ -32,7 +32,13 @@ impl Lease {
     /// None when the endpoint's breaker admits nothing now.
     pub(super) fn take(endpoint: &Arc<Endpoint>, index: usize, now: Instant) -> Option<Self> {
         let permit = endpoint.enter(now)?;
-        Some(Self { endpoint: endpoint.clone(), index, permit, started: now, outcome: None })
+        Some(Self {
+            endpoint: endpoint.clone(),
+            index,
+            permit,
+            started: now,
+            outcome: None,
+        })
     }
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
@@ -51,7 +57,8 @@ impl Drop for Lease {
             Some((outcome, now)) => (Some(outcome), now),
             None => (None, self.started),
         };
-        self.endpoint.leave(self.permit.take(), self.started, now, outcome);
+        self.endpoint
+            .leave(self.permit.take(), self.started, now, outcome);
     }
 }
 
@@ -68,7 +75,9 @@ mod tests {
 
     /// A cluster of `size` endpoints without health checks, so that all take traffic.
     fn cluster(size: u16, policy: config::Policy, now: Instant) -> Cluster {
-        let addresses: Vec<String> = (0..size).map(|n| format!("127.0.0.1:{}", 20_000 + n)).collect();
+        let addresses: Vec<String> = (0..size)
+            .map(|n| format!("127.0.0.1:{}", 20_000 + n))
+            .collect();
         let breaker = config::Breaker {
             consecutive_failures: 3,
             success_rate: 0.5,
@@ -90,7 +99,11 @@ mod tests {
                     connect_timeout: Duration::from_secs(1),
                     authority: address.parse().unwrap(),
                 };
-                let target = Target { address: blueprint.resolved, tls: None, timeout: Duration::from_secs(1) };
+                let target = Target {
+                    address: blueprint.resolved,
+                    tls: None,
+                    timeout: Duration::from_secs(1),
+                };
                 Endpoint::new(blueprint, target, None, 1, now)
             })
             .collect();
@@ -98,7 +111,10 @@ mod tests {
             name: "c".into(),
             protocol: config::Protocol::Grpc,
             policy,
-            endpoints: addresses.into_iter().map(|address| config::Endpoint { address, weight: 1 }).collect(),
+            endpoints: addresses
+                .into_iter()
+                .map(|address| config::Endpoint { address, weight: 1 })
+                .collect(),
             connect_timeout: Duration::from_secs(1),
             health: None,
             breaker: Some(breaker),
@@ -109,8 +125,14 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        Take { avoid: Vec<usize>, random: u64 },
-        Finish { which: usize, outcome: Option<Outcome> },
+        Take {
+            avoid: Vec<usize>,
+            random: u64,
+        },
+        Finish {
+            which: usize,
+            outcome: Option<Outcome>,
+        },
         Wait(u16),
     }
 
@@ -181,8 +203,14 @@ mod tests {
         let first = cluster.lease(&[], 7, now).ok().unwrap();
         let second = cluster.lease(&[first.index], 7, now).ok().unwrap();
         assert_ne!(first.index, second.index);
-        let third = cluster.lease(&[first.index, second.index], 7, now).ok().unwrap();
+        let third = cluster
+            .lease(&[first.index, second.index], 7, now)
+            .ok()
+            .unwrap();
         assert!(![first.index, second.index].contains(&third.index));
-        assert!(cluster.lease(&[0, 1, 2], 7, now).is_ok(), "all tried: any will do");
+        assert!(
+            cluster.lease(&[0, 1, 2], 7, now).is_ok(),
+            "all tried: any will do"
+        );
     }
 }

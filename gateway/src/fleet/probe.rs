@@ -30,7 +30,11 @@ pub enum ProbeError {
 }
 
 /// Passes or fails within the probe's timeout.
-pub async fn once(target: &Target, blueprint: &EndpointBlueprint, health: &Health) -> Result<(), ProbeError> {
+pub async fn once(
+    target: &Target,
+    blueprint: &EndpointBlueprint,
+    health: &Health,
+) -> Result<(), ProbeError> {
     let mut target = target.clone();
     target.timeout = target.timeout.min(health.timeout);
     let work = async {
@@ -46,8 +50,14 @@ pub async fn once(target: &Target, blueprint: &EndpointBlueprint, health: &Healt
     }
 }
 
-async fn http(target: &Target, blueprint: &EndpointBlueprint, path: &str) -> Result<(), ProbeError> {
-    let builder = Request::builder().method(Method::GET).header("user-agent", "forebay-health");
+async fn http(
+    target: &Target,
+    blueprint: &EndpointBlueprint,
+    path: &str,
+) -> Result<(), ProbeError> {
+    let builder = Request::builder()
+        .method(Method::GET)
+        .header("user-agent", "forebay-health");
     let status = match blueprint.protocol {
         Protocol::Http => {
             let request = builder
@@ -56,8 +66,15 @@ async fn http(target: &Target, blueprint: &EndpointBlueprint, path: &str) -> Res
                 .body(Empty::<Bytes>::new())
                 .map_err(|e| ProbeError::Http(e.to_string()))?;
             let io = TokioIo::new(target.open().await?);
-            let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(broken)?;
-            let answer = async { sender.send_request(request).await.map(|answer| answer.status()) };
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
+                .await
+                .map_err(broken)?;
+            let answer = async {
+                sender
+                    .send_request(request)
+                    .await
+                    .map(|answer| answer.status())
+            };
             drive(connection, answer).await?
         }
         Protocol::Grpc => {
@@ -67,17 +84,34 @@ async fn http(target: &Target, blueprint: &EndpointBlueprint, path: &str) -> Res
                 .map_err(|e| ProbeError::Http(e.to_string()))?;
             let io = TokioIo::new(target.open().await?);
             let (mut sender, connection) =
-                hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.map_err(broken)?;
-            let answer = async { sender.send_request(request).await.map(|answer| answer.status()) };
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+                    .await
+                    .map_err(broken)?;
+            let answer = async {
+                sender
+                    .send_request(request)
+                    .await
+                    .map(|answer| answer.status())
+            };
             drive(connection, answer).await?
         }
     };
-    if status.is_success() { Ok(()) } else { Err(ProbeError::Http(format!("GET {path} answered {status}"))) }
+    if status.is_success() {
+        Ok(())
+    } else {
+        Err(ProbeError::Http(format!("GET {path} answered {status}")))
+    }
 }
 
-async fn grpc(target: &Target, blueprint: &EndpointBlueprint, service: &str) -> Result<(), ProbeError> {
-    let message = framing::frame(&HealthCheckRequest { service: service.to_owned() })
-        .map_err(|e| ProbeError::Http(e.to_string()))?;
+async fn grpc(
+    target: &Target,
+    blueprint: &EndpointBlueprint,
+    service: &str,
+) -> Result<(), ProbeError> {
+    let message = framing::frame(&HealthCheckRequest {
+        service: service.to_owned(),
+    })
+    .map_err(|e| ProbeError::Http(e.to_string()))?;
     let request = Request::builder()
         .method(Method::POST)
         .uri(uri(target, blueprint, "/grpc.health.v1.Health/Check")?)
@@ -87,8 +121,9 @@ async fn grpc(target: &Target, blueprint: &EndpointBlueprint, service: &str) -> 
         .body(Full::new(message))
         .map_err(|e| ProbeError::Http(e.to_string()))?;
     let io = TokioIo::new(target.open().await?);
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.map_err(broken)?;
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+        .await
+        .map_err(broken)?;
     let answer = async {
         let answer = sender.send_request(request).await?;
         let (head, body) = answer.into_parts();
@@ -96,7 +131,10 @@ async fn grpc(target: &Target, blueprint: &EndpointBlueprint, service: &str) -> 
     };
     let (head, body) = drive(connection, answer).await?;
     if head.status != StatusCode::OK {
-        return Err(ProbeError::Http(format!("health check answered http {}", head.status)));
+        return Err(ProbeError::Http(format!(
+            "health check answered http {}",
+            head.status
+        )));
     }
     let status = body
         .trailers()
@@ -108,8 +146,10 @@ async fn grpc(target: &Target, blueprint: &EndpointBlueprint, service: &str) -> 
     if status != "0" {
         return Err(ProbeError::NotServing(format!("grpc-status {status}")));
     }
-    let message = framing::unary_message(&body.to_bytes()).map_err(|e| ProbeError::Http(e.to_string()))?;
-    let answer = HealthCheckResponse::decode(message).map_err(|e| ProbeError::Http(e.to_string()))?;
+    let message =
+        framing::unary_message(&body.to_bytes()).map_err(|e| ProbeError::Http(e.to_string()))?;
+    let answer =
+        HealthCheckResponse::decode(message).map_err(|e| ProbeError::Http(e.to_string()))?;
     match answer.status() {
         ServingStatus::Serving => Ok(()),
         other => Err(ProbeError::NotServing(other.as_str_name().to_owned())),
@@ -117,7 +157,11 @@ async fn grpc(target: &Target, blueprint: &EndpointBlueprint, service: &str) -> 
 }
 
 fn uri(target: &Target, blueprint: &EndpointBlueprint, path: &str) -> Result<Uri, ProbeError> {
-    let scheme = if target.tls.is_some() { "https" } else { "http" };
+    let scheme = if target.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     Uri::builder()
         .scheme(scheme)
         .authority(blueprint.authority.clone())
@@ -137,15 +181,11 @@ where
     A: Future<Output = Result<T, hyper::Error>>,
 {
     tokio::pin!(connection, answer);
-    loop {
-        tokio::select! {
-            result = &mut answer => return result.map_err(broken),
-            ended = &mut connection => {
-                if let Err(error) = ended {
-                    return Err(broken(error));
-                }
-                return answer.await.map_err(broken);
-            }
+    tokio::select! {
+        result = &mut answer => result.map_err(broken),
+        ended = &mut connection => {
+            ended.map_err(broken)?;
+            answer.await.map_err(broken)
         }
     }
 }

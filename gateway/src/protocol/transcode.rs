@@ -4,10 +4,10 @@
 use bytes::Bytes;
 use forebay_proto::framing;
 use forebay_proto::inference::{
-    ModelConfigRequest, ModelConfigResponse, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
-    ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest, ModelStatisticsResponse, RepositoryIndexResponse,
-    ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest,
-    ServerReadyResponse,
+    ModelConfigRequest, ModelConfigResponse, ModelInferResponse, ModelMetadataRequest,
+    ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest,
+    ModelStatisticsResponse, RepositoryIndexResponse, ServerLiveRequest, ServerLiveResponse,
+    ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
 };
 use forebay_proto::rest::{self, Call, Model, OutputForm, RestError};
 use forebay_proto::status::Code;
@@ -29,7 +29,11 @@ pub struct Page {
 }
 
 /// The request of `call`. `json_length`: of the body's JSON part, when binary tensors follow it.
-pub fn request(call: &Call<'_>, body: &Bytes, json_length: Option<usize>) -> Result<Outgoing, RestError> {
+pub fn request(
+    call: &Call<'_>,
+    body: &Bytes,
+    json_length: Option<usize>,
+) -> Result<Outgoing, RestError> {
     let mut form = OutputForm::default();
     let message = match call {
         Call::ServerMetadata => frame(&ServerMetadataRequest {}),
@@ -60,14 +64,24 @@ pub fn request(call: &Call<'_>, body: &Bytes, json_length: Option<usize>) -> Res
         Call::RepositoryLoad(model) => frame(&rest::load_request(model, body)?),
         Call::RepositoryUnload(model) => frame(&rest::unload_request(model, body)?),
     };
-    Ok(Outgoing { message: message?, form })
+    Ok(Outgoing {
+        message: message?,
+        form,
+    })
 }
 
 /// The answer of `call`, from the unframed gRPC message that a worker sent with status OK.
 pub fn answer(call: &Call<'_>, message: Bytes, form: &OutputForm) -> Result<Page, RestError> {
-    let page = |status, body| Page { status, body, json_length: None };
+    let page = |status, body| Page {
+        status,
+        body,
+        json_length: None,
+    };
     Ok(match call {
-        Call::ServerMetadata => page(StatusCode::OK, rest::server_metadata(&decode::<ServerMetadataResponse>(message)?)),
+        Call::ServerMetadata => page(
+            StatusCode::OK,
+            rest::server_metadata(&decode::<ServerMetadataResponse>(message)?),
+        ),
         Call::ServerLive => {
             let live = decode::<ServerLiveResponse>(message)?.live;
             page(rest::readiness_status(live), rest::live(live))
@@ -76,31 +90,48 @@ pub fn answer(call: &Call<'_>, message: Bytes, form: &OutputForm) -> Result<Page
             let ready = decode::<ServerReadyResponse>(message)?.ready;
             page(rest::readiness_status(ready), rest::ready(ready))
         }
-        Call::ModelMetadata(_) => page(StatusCode::OK, rest::model_metadata(&decode::<ModelMetadataResponse>(message)?)),
+        Call::ModelMetadata(_) => page(
+            StatusCode::OK,
+            rest::model_metadata(&decode::<ModelMetadataResponse>(message)?),
+        ),
         Call::ModelReady(model) => {
             let ready = decode::<ModelReadyResponse>(message)?.ready;
-            page(rest::readiness_status(ready), rest::model_ready(&model.name, ready))
+            page(
+                rest::readiness_status(ready),
+                rest::model_ready(&model.name, ready),
+            )
         }
         Call::ModelConfig(_) => {
-            let config = decode::<ModelConfigResponse>(message)?.config.unwrap_or_default();
+            let config = decode::<ModelConfigResponse>(message)?
+                .config
+                .unwrap_or_default();
             page(StatusCode::OK, rest::model_config(&config))
         }
-        Call::ModelStatistics(_) => {
-            page(StatusCode::OK, rest::model_statistics(&decode::<ModelStatisticsResponse>(message)?))
-        }
+        Call::ModelStatistics(_) => page(
+            StatusCode::OK,
+            rest::model_statistics(&decode::<ModelStatisticsResponse>(message)?),
+        ),
         Call::Infer(_) => {
             let written = rest::infer_answer(&decode::<ModelInferResponse>(message)?, form)?;
-            Page { status: StatusCode::OK, body: written.body, json_length: written.json_length }
+            Page {
+                status: StatusCode::OK,
+                body: written.body,
+                json_length: written.json_length,
+            }
         }
-        Call::RepositoryIndex => {
-            page(StatusCode::OK, rest::repository_index(&decode::<RepositoryIndexResponse>(message)?))
-        }
+        Call::RepositoryIndex => page(
+            StatusCode::OK,
+            rest::repository_index(&decode::<RepositoryIndexResponse>(message)?),
+        ),
         Call::RepositoryLoad(_) | Call::RepositoryUnload(_) => page(StatusCode::OK, Bytes::new()),
     })
 }
 
 fn names(model: &Model<'_>) -> (String, String) {
-    (model.name.clone().into_owned(), model.version_or_empty().to_owned())
+    (
+        model.name.clone().into_owned(),
+        model.version_or_empty().to_owned(),
+    )
 }
 
 fn frame(message: &impl Message) -> Result<Bytes, RestError> {
@@ -108,6 +139,10 @@ fn frame(message: &impl Message) -> Result<Bytes, RestError> {
 }
 
 fn decode<M: Message + Default>(message: Bytes) -> Result<M, RestError> {
-    M::decode(message)
-        .map_err(|error| RestError::new(Code::Internal, format!("the worker's answer is malformed: {error}")))
+    M::decode(message).map_err(|error| {
+        RestError::new(
+            Code::Internal,
+            format!("the worker's answer is malformed: {error}"),
+        )
+    })
 }

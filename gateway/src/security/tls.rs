@@ -17,11 +17,19 @@ use crate::upstream::ClientTls;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("cannot read {what} from '{}': {reason}", path.display())]
-    Unreadable { what: &'static str, path: PathBuf, reason: String },
+    Unreadable {
+        what: &'static str,
+        path: PathBuf,
+        reason: String,
+    },
     #[error("'{}' holds no {what}", path.display())]
     Empty { what: &'static str, path: PathBuf },
     #[error("certificate '{}' and key '{}' do not serve: {reason}", certificate.display(), key.display())]
-    Unusable { certificate: PathBuf, key: PathBuf, reason: String },
+    Unusable {
+        certificate: PathBuf,
+        key: PathBuf,
+        reason: String,
+    },
     #[error("'{}' holds a certificate that cannot be a trusted root: {reason}", path.display())]
     BadRoot { path: PathBuf, reason: String },
     #[error("the system trusts no certificate authority: install ca-certificates or set 'ca'")]
@@ -44,46 +52,68 @@ pub struct UpstreamTrust {
 /// Proves that a listener's certificate and key load and belong together.
 pub fn check_listener(tls: &ListenerTls) -> Result<(), TlsError> {
     let chain = certificates(&tls.certificate)?;
-    let key = PrivateKeyDer::from_pem_file(&tls.key)
-        .map_err(|e| TlsError::Unreadable { what: "a private key", path: tls.key.clone(), reason: e.to_string() })?;
-    ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).map_err(|e| TlsError::Unusable {
-        certificate: tls.certificate.clone(),
-        key: tls.key.clone(),
+    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|e| TlsError::Unreadable {
+        what: "a private key",
+        path: tls.key.clone(),
         reason: e.to_string(),
     })?;
+    ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|e| TlsError::Unusable {
+            certificate: tls.certificate.clone(),
+            key: tls.key.clone(),
+            reason: e.to_string(),
+        })?;
     Ok(())
 }
 
 /// Reads the roots of a cluster.
 pub fn upstream(tls: &UpstreamTls) -> Result<UpstreamTrust, TlsError> {
-    let name = ServerName::try_from(tls.server_name.clone()).map_err(|_| TlsError::BadName(tls.server_name.clone()))?;
+    let name = ServerName::try_from(tls.server_name.clone())
+        .map_err(|_| TlsError::BadName(tls.server_name.clone()))?;
     let mut store = RootCertStore::empty();
     let mut roots = None;
     match &tls.ca {
         Some(path) => {
             let mut list = Vec::new();
             for root in certificates(path)? {
-                store
-                    .add(root.clone())
-                    .map_err(|e| TlsError::BadRoot { path: path.clone(), reason: e.to_string() })?;
-                list.push(WrappedX509::new(root.to_vec(), pingora::utils::tls::parse_x509));
+                store.add(root.clone()).map_err(|e| TlsError::BadRoot {
+                    path: path.clone(),
+                    reason: e.to_string(),
+                })?;
+                list.push(WrappedX509::new(
+                    root.to_vec(),
+                    pingora::utils::tls::parse_x509,
+                ));
             }
             roots = Some(Arc::<CaType>::from(list));
         }
         None => {
-            store.add_parsable_certificates(rustls_native_certs::load_native_certs().unwrap_or_default());
+            store.add_parsable_certificates(
+                rustls_native_certs::load_native_certs().unwrap_or_default(),
+            );
             if store.is_empty() {
                 return Err(TlsError::NoSystemRoots);
             }
         }
     }
-    let base = ClientConfig::builder().with_root_certificates(store).with_no_client_auth();
+    let base = ClientConfig::builder()
+        .with_root_certificates(store)
+        .with_no_client_auth();
     let with_alpn = |protocol: &[u8]| {
         let mut config = base.clone();
         config.alpn_protocols = vec![protocol.to_vec()];
-        ClientTls { config: Arc::new(config), name: name.clone() }
+        ClientTls {
+            config: Arc::new(config),
+            name: name.clone(),
+        }
     };
-    Ok(UpstreamTrust { http2: with_alpn(b"h2"), http1: with_alpn(b"http/1.1"), roots })
+    Ok(UpstreamTrust {
+        http2: with_alpn(b"h2"),
+        http1: with_alpn(b"http/1.1"),
+        roots,
+    })
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -92,10 +122,15 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         path: path.to_owned(),
         reason: e.to_string(),
     };
-    let list: Vec<_> =
-        CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect::<Result<_, _>>().map_err(unreadable)?;
+    let list: Vec<_> = CertificateDer::pem_file_iter(path)
+        .map_err(unreadable)?
+        .collect::<Result<_, _>>()
+        .map_err(unreadable)?;
     if list.is_empty() {
-        return Err(TlsError::Empty { what: "certificate", path: path.to_owned() });
+        return Err(TlsError::Empty {
+            what: "certificate",
+            path: path.to_owned(),
+        });
     }
     Ok(list)
 }

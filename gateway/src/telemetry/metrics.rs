@@ -12,8 +12,9 @@ use forebay_proto::status::Code;
 use crate::gateway::Gateway;
 
 /// Upper bounds in seconds; a last bucket without bound follows.
-const BOUNDS: [f64; 14] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const BOUNDS: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
 const CODES: usize = 17;
 
 #[derive(Default)]
@@ -45,7 +46,10 @@ impl RouteMetrics {
 impl Histogram {
     pub fn record(&self, duration: Duration) {
         let seconds = duration.as_secs_f64();
-        let bucket = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
+        let bucket = BOUNDS
+            .iter()
+            .position(|bound| seconds <= *bound)
+            .unwrap_or(BOUNDS.len());
         self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.nanos.fetch_add(nanos, Ordering::Relaxed);
@@ -53,11 +57,23 @@ impl Histogram {
 
     fn write(&self, out: &mut Text, name: &str, labels: &str) {
         let mut total = 0;
-        for (bucket, bound) in self.buckets.iter().zip(BOUNDS.iter().map(|b| b.to_string()).chain(["+Inf".into()])) {
+        for (bucket, bound) in self
+            .buckets
+            .iter()
+            .zip(BOUNDS.iter().map(|b| b.to_string()).chain(["+Inf".into()]))
+        {
             total += bucket.load(Ordering::Relaxed);
-            out.line(&format!("{name}_bucket"), &format!("{labels},le=\"{bound}\""), total as f64);
+            out.line(
+                &format!("{name}_bucket"),
+                &format!("{labels},le=\"{bound}\""),
+                total as f64,
+            );
         }
-        out.line(&format!("{name}_sum"), labels, self.nanos.load(Ordering::Relaxed) as f64 / 1e9);
+        out.line(
+            &format!("{name}_sum"),
+            labels,
+            self.nanos.load(Ordering::Relaxed) as f64 / 1e9,
+        );
         out.line(&format!("{name}_count"), labels, total as f64);
     }
 }
@@ -66,7 +82,11 @@ impl Histogram {
 pub fn render(gateway: &Gateway, now: Instant) -> String {
     let snapshot = gateway.snapshot();
     let mut out = Text(String::with_capacity(8 << 10));
-    out.head("forebay_requests_total", "counter", "Requests by route and final gRPC status code.");
+    out.head(
+        "forebay_requests_total",
+        "counter",
+        "Requests by route and final gRPC status code.",
+    );
     for route in &snapshot.routes {
         for code in 0..CODES {
             let count = route.metrics.by_code[code].load(Ordering::Relaxed);
@@ -76,25 +96,56 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
             }
         }
     }
-    out.head("forebay_retries_total", "counter", "Attempts beyond the first, by route.");
+    out.head(
+        "forebay_retries_total",
+        "counter",
+        "Attempts beyond the first, by route.",
+    );
     for route in &snapshot.routes {
         let labels = format!("route=\"{}\"", escape(&route.config.name));
-        out.line("forebay_retries_total", &labels, route.metrics.retries.load(Ordering::Relaxed) as f64);
+        out.line(
+            "forebay_retries_total",
+            &labels,
+            route.metrics.retries.load(Ordering::Relaxed) as f64,
+        );
     }
-    out.head("forebay_retries_in_flight", "gauge", "Retries under way, held within the route's budget.");
+    out.head(
+        "forebay_retries_in_flight",
+        "gauge",
+        "Retries under way, held within the route's budget.",
+    );
     for route in &snapshot.routes {
         let labels = format!("route=\"{}\"", escape(&route.config.name));
-        out.line("forebay_retries_in_flight", &labels, route.budget.in_use() as f64);
+        out.line(
+            "forebay_retries_in_flight",
+            &labels,
+            route.budget.in_use() as f64,
+        );
     }
-    out.head("forebay_request_duration_seconds", "histogram", "From the request's head to its answer's end, by route.");
+    out.head(
+        "forebay_request_duration_seconds",
+        "histogram",
+        "From the request's head to its answer's end, by route.",
+    );
     for route in &snapshot.routes {
         let labels = format!("route=\"{}\"", escape(&route.config.name));
-        route.metrics.duration.write(&mut out, "forebay_request_duration_seconds", &labels);
+        route
+            .metrics
+            .duration
+            .write(&mut out, "forebay_request_duration_seconds", &labels);
     }
     endpoints(&mut out, gateway, now);
-    out.head("forebay_requests_in_flight", "gauge", "Requests being served now.");
+    out.head(
+        "forebay_requests_in_flight",
+        "gauge",
+        "Requests being served now.",
+    );
     out.line("forebay_requests_in_flight", "", gateway.in_flight() as f64);
-    out.head("forebay_unrouted_total", "counter", "Requests that no route took.");
+    out.head(
+        "forebay_unrouted_total",
+        "counter",
+        "Requests that no route took.",
+    );
     out.line("forebay_unrouted_total", "", gateway.unrouted() as f64);
     out.0
 }
@@ -104,24 +155,58 @@ fn endpoints(out: &mut Text, gateway: &Gateway, now: Instant) {
     let mut rows = Vec::new();
     for cluster in &snapshot.clusters {
         for view in cluster.views(now) {
-            let labels =
-                format!("cluster=\"{}\",endpoint=\"{}\"", escape(&cluster.config.name), escape(&view.address));
+            let labels = format!(
+                "cluster=\"{}\",endpoint=\"{}\"",
+                escape(&cluster.config.name),
+                escape(&view.address)
+            );
             rows.push((labels, view));
         }
     }
     type Reading = fn(&crate::fleet::EndpointView) -> f64;
     let series: [(&str, &str, &str, Reading); 7] = [
-        ("forebay_endpoint_requests_total", "counter", "Attempts sent to the endpoint.", |v| v.requests as f64),
-        ("forebay_endpoint_failures_total", "counter", "Attempts that failed by the endpoint's fault.", |v| v.failures as f64),
-        ("forebay_endpoint_cancelled_total", "counter", "Attempts given up before an answer.", |v| v.cancelled as f64),
-        ("forebay_endpoint_active", "gauge", "Requests in flight to the endpoint.", |v| f64::from(v.active)),
-        ("forebay_endpoint_healthy", "gauge", "1 when the endpoint passes its health checks.", |v| {
-            f64::from(u8::from(matches!(v.health, "healthy" | "unchecked")))
-        }),
-        ("forebay_endpoint_breaker_open", "gauge", "1 while the circuit breaker is open or half open.", |v| {
-            f64::from(u8::from(matches!(v.breaker, "open" | "half_open")))
-        }),
-        ("forebay_endpoint_latency_seconds", "gauge", "Peak-sensitive moving average of the answer time.", |v| v.ewma_ms / 1e3),
+        (
+            "forebay_endpoint_requests_total",
+            "counter",
+            "Attempts sent to the endpoint.",
+            |v| v.requests as f64,
+        ),
+        (
+            "forebay_endpoint_failures_total",
+            "counter",
+            "Attempts that failed by the endpoint's fault.",
+            |v| v.failures as f64,
+        ),
+        (
+            "forebay_endpoint_cancelled_total",
+            "counter",
+            "Attempts given up before an answer.",
+            |v| v.cancelled as f64,
+        ),
+        (
+            "forebay_endpoint_active",
+            "gauge",
+            "Requests in flight to the endpoint.",
+            |v| f64::from(v.active),
+        ),
+        (
+            "forebay_endpoint_healthy",
+            "gauge",
+            "1 when the endpoint passes its health checks.",
+            |v| f64::from(u8::from(matches!(v.health, "healthy" | "unchecked"))),
+        ),
+        (
+            "forebay_endpoint_breaker_open",
+            "gauge",
+            "1 while the circuit breaker is open or half open.",
+            |v| f64::from(u8::from(matches!(v.breaker, "open" | "half_open"))),
+        ),
+        (
+            "forebay_endpoint_latency_seconds",
+            "gauge",
+            "Peak-sensitive moving average of the answer time.",
+            |v| v.ewma_ms / 1e3,
+        ),
     ];
     for (name, kind, help, read) in series {
         out.head(name, kind, help);
@@ -149,5 +234,8 @@ impl Text {
 
 /// Label values: backslash, quote and line feed are escaped.
 fn escape(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }

@@ -11,8 +11,8 @@ use forebay_otlp::OtlpError;
 use forebay_proto::trace_context::TraceParent;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::trace::{
-    Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState, Tracer as _,
-    TracerProvider as _,
+    Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId,
+    TraceState, Tracer as _, TracerProvider as _,
 };
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
@@ -43,27 +43,44 @@ pub struct Recorded {
 pub struct AttemptSpan(Span);
 
 /// Where spans go, if anywhere. `runtime` outlives the provider: the gRPC exporter sends on it.
-pub fn provider(config: &Telemetry, runtime: &Handle) -> Result<Option<SdkTracerProvider>, OtlpError> {
+pub fn provider(
+    config: &Telemetry,
+    runtime: &Handle,
+) -> Result<Option<SdkTracerProvider>, OtlpError> {
     let _inside = runtime.enter();
     // Only requests that were chosen here ever get spans, so the SDK itself samples them all.
-    forebay_otlp::exporter(&Telemetry { sampling_ratio: 1.0, ..config.clone() })
+    forebay_otlp::exporter(&Telemetry {
+        sampling_ratio: 1.0,
+        ..config.clone()
+    })
 }
 
 impl Tracing {
     pub fn new(provider: Option<&SdkTracerProvider>, config: &Telemetry) -> Self {
-        Self { tracer: provider.map(|p| p.tracer("forebay-gateway")), ratio: config.sampling_ratio }
+        Self {
+            tracer: provider.map(|p| p.tracer("forebay-gateway")),
+            ratio: config.sampling_ratio,
+        }
     }
 
     /// Decides on a request by its headers; `name` is the server span's.
     pub fn begin(&self, headers: &HeaderMap, name: &str) -> RequestTrace {
-        let Some(tracer) = &self.tracer else { return RequestTrace::Untouched };
-        let parent = headers.get(TRACEPARENT).and_then(|value| TraceParent::parse(value.as_bytes()));
+        let Some(tracer) = &self.tracer else {
+            return RequestTrace::Untouched;
+        };
+        let parent = headers
+            .get(TRACEPARENT)
+            .and_then(|value| TraceParent::parse(value.as_bytes()));
         let context = match parent {
             Some(parent) if !parent.sampled => return RequestTrace::Untouched,
             Some(parent) => Context::new().with_remote_span_context(span_context(&parent)),
             None if fastrand::f64() < self.ratio => Context::new(),
             None => {
-                let fresh = TraceParent { trace_id: random_id(), span_id: random_id(), sampled: false };
+                let fresh = TraceParent {
+                    trace_id: random_id(),
+                    span_id: random_id(),
+                    sampled: false,
+                };
                 return RequestTrace::Unsampled(header(&fresh));
             }
         };
@@ -72,13 +89,20 @@ impl Tracing {
             .with_kind(SpanKind::Server)
             .with_start_time(SystemTime::now());
         let server = tracer.build_with_context(builder, &context);
-        RequestTrace::Sampled(Box::new(Recorded { server, tracer: tracer.clone() }))
+        RequestTrace::Sampled(Box::new(Recorded {
+            server,
+            tracer: tracer.clone(),
+        }))
     }
 }
 
 impl RequestTrace {
     /// Puts the context of one attempt into its headers; a span when the request is sampled.
-    pub fn attempt(&self, headers: &mut HeaderMap, describe: impl FnOnce() -> Vec<KeyValue>) -> Option<AttemptSpan> {
+    pub fn attempt(
+        &self,
+        headers: &mut HeaderMap,
+        describe: impl FnOnce() -> Vec<KeyValue>,
+    ) -> Option<AttemptSpan> {
         match self {
             Self::Untouched => None,
             Self::Unsampled(value) => {
@@ -86,7 +110,8 @@ impl RequestTrace {
                 None
             }
             Self::Sampled(recorded) => {
-                let parent = Context::new().with_remote_span_context(recorded.server.span_context().clone());
+                let parent =
+                    Context::new().with_remote_span_context(recorded.server.span_context().clone());
                 let builder = recorded
                     .tracer
                     .span_builder("attempt")
@@ -128,8 +153,10 @@ impl AttemptSpan {
         match outcome {
             Ok(0) => {}
             Ok(code) => {
-                self.0.set_attribute(KeyValue::new("rpc.grpc.status_code", i64::from(code)));
-                self.0.set_status(Status::error(format!("grpc-status {code}")));
+                self.0
+                    .set_attribute(KeyValue::new("rpc.grpc.status_code", i64::from(code)));
+                self.0
+                    .set_status(Status::error(format!("grpc-status {code}")));
             }
             Err(failure) => self.0.set_status(Status::error(failure.to_owned())),
         }
@@ -148,7 +175,8 @@ fn span_context(parent: &TraceParent) -> SpanContext {
 }
 
 fn header(parent: &TraceParent) -> HeaderValue {
-    let mut value = HeaderValue::from_bytes(&parent.write()).expect("a traceparent is visible ASCII");
+    let mut value =
+        HeaderValue::from_bytes(&parent.write()).expect("a traceparent is visible ASCII");
     // Different in every request: keep it out of HPACK's dynamic table.
     value.set_sensitive(true);
     value

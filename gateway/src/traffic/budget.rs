@@ -42,7 +42,12 @@ pub struct RetryToken(Arc<AtomicUsize>);
 impl RetryBudget {
     /// `ratio`: 0.0 to 1.0 of the active requests; `min`: retries that are always allowed at a time.
     pub fn new(ratio: f64, min: u32) -> Self {
-        Self { in_use: Arc::new(AtomicUsize::new(0)), ratio, min: min as usize, reserve: Mutex::default() }
+        Self {
+            in_use: Arc::new(AtomicUsize::new(0)),
+            ratio,
+            min: min as usize,
+            reserve: Mutex::default(),
+        }
     }
 
     /// A request succeeded.
@@ -55,9 +60,11 @@ impl RetryBudget {
     /// None: the budget is spent, the failure stands. `active` counts the cluster's requests under way.
     pub fn try_acquire(&self, active: usize, now: Instant) -> Option<RetryToken> {
         let allowed = self.min.max((self.ratio * active as f64) as usize);
-        let within = self.in_use.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            (used < allowed).then_some(used + 1)
-        });
+        let within = self
+            .in_use
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                (used < allowed).then_some(used + 1)
+            });
         if within.is_err() {
             if !self.reserve.lock().withdraw(now) {
                 return None;
@@ -75,7 +82,9 @@ impl RetryBudget {
 
 impl Reserve {
     fn fade(&mut self, now: Instant) {
-        let since = self.stamp.map_or(Duration::ZERO, |stamp| now.saturating_duration_since(stamp));
+        let since = self
+            .stamp
+            .map_or(Duration::ZERO, |stamp| now.saturating_duration_since(stamp));
         self.retries *= (-since.as_secs_f64() / FADE.as_secs_f64()).exp();
         self.stamp = Some(self.stamp.map_or(now, |stamp| stamp.max(now)));
     }
@@ -112,7 +121,11 @@ mod tests {
             budget.succeeded(start);
         }
         let burst: Vec<_> = std::iter::from_fn(|| budget.try_acquire(10, start)).collect();
-        assert_eq!(burst.len(), 3 + 25, "three at a time, and a quarter of a hundred");
+        assert_eq!(
+            burst.len(),
+            3 + 25,
+            "three at a time, and a quarter of a hundred"
+        );
         drop(burst);
         let next: Vec<_> = std::iter::from_fn(|| budget.try_acquire(10, start)).collect();
         assert_eq!(next.len(), 3, "nothing succeeded since");
@@ -163,7 +176,11 @@ mod tests {
 
     #[test]
     fn nothing_allowed_is_nothing_granted() {
-        assert!(RetryBudget::new(0.0, 0).try_acquire(usize::MAX, now()).is_none());
+        assert!(
+            RetryBudget::new(0.0, 0)
+                .try_acquire(usize::MAX, now())
+                .is_none()
+        );
     }
 
     #[test]

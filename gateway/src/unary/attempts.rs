@@ -34,12 +34,14 @@ pub struct Call {
 impl Call {
     /// All attempts together may take this long.
     fn allowed(&self, route: &Route) -> Duration {
-        self.client_timeout.map_or(route.config.timeout, |own| own.min(route.config.timeout))
+        self.client_timeout
+            .map_or(route.config.timeout, |own| own.min(route.config.timeout))
     }
 
     /// The client's own deadline is what bounds the call: missing it is not held against the endpoint.
     fn is_impatient(&self, route: &Route) -> bool {
-        self.client_timeout.is_some_and(|own| own < route.config.timeout)
+        self.client_timeout
+            .is_some_and(|own| own < route.config.timeout)
     }
 }
 
@@ -77,7 +79,15 @@ pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answ
             };
         };
         tried.push(lease.index);
-        let attempt = Attempt { route, call: &call, trace, lease, started: now, time, number };
+        let attempt = Attempt {
+            route,
+            call: &call,
+            trace,
+            lease,
+            started: now,
+            time,
+            number,
+        };
         let failed = match pin!(attempt.run()).await {
             Ok(answered) => {
                 route.budget.succeeded(now);
@@ -85,12 +95,17 @@ pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answ
             }
             Err(failed) => failed,
         };
-        if number == retry.attempts || failed.out_of_time || !failed.failure.is_retryable(retry.idempotent) {
+        if number == retry.attempts
+            || failed.out_of_time
+            || !failed.failure.is_retryable(retry.idempotent)
+        {
             return failed.into_result(route, &call);
         }
         // The token of the attempt before goes back before another one is asked for.
         drop(token.take());
-        token = route.budget.try_acquire(route.cluster.active(), Instant::now());
+        token = route
+            .budget
+            .try_acquire(route.cluster.active(), Instant::now());
         if token.is_none() || !back_off(route, &call, number).await {
             return failed.into_result(route, &call);
         }
@@ -117,8 +132,17 @@ impl Attempt<'_> {
     async fn run(self) -> Result<Answered, Failed> {
         let mut request_headers = self.call.headers.clone();
         headers::set_timeout(&mut request_headers, self.time);
-        let span = self.trace.attempt(&mut request_headers, || self.attributes());
-        let Self { route, call, lease, started, time, .. } = self;
+        let span = self
+            .trace
+            .attempt(&mut request_headers, || self.attributes());
+        let Self {
+            route,
+            call,
+            lease,
+            started,
+            time,
+            ..
+        } = self;
         let endpoint = lease.endpoint().clone();
         let request = request(&call.path, request_headers, &endpoint);
         let exchanging = exchange(&endpoint.channels, request, call.body.clone());
@@ -127,10 +151,21 @@ impl Attempt<'_> {
         let (failure, answer) = match result {
             Ok(Ok(answer)) => {
                 let status = status_of(&answer);
-                let answered = Answered { answer, status, endpoint: endpoint.name_header.clone() };
+                let answered = Answered {
+                    answer,
+                    status,
+                    endpoint: endpoint.name_header.clone(),
+                };
                 match failure_of(&answered) {
                     None => {
-                        lease.finish(if status == 0 { Outcome::Success } else { Outcome::Neutral }, now);
+                        lease.finish(
+                            if status == 0 {
+                                Outcome::Success
+                            } else {
+                                Outcome::Neutral
+                            },
+                            now,
+                        );
                         if let Some(span) = span {
                             span.end(Ok(status));
                         }
@@ -148,23 +183,38 @@ impl Attempt<'_> {
                 (Failure::TimedOut, None)
             }
         };
-        let out_of_time = matches!(failure, Failure::TimedOut) && call.deadline.remaining(now).is_none();
+        let out_of_time =
+            matches!(failure, Failure::TimedOut) && call.deadline.remaining(now).is_none();
         if out_of_time && call.is_impatient(route) {
             // The client's own deadline says nothing about the endpoint: the lease ends as cancelled.
             drop(lease);
         } else {
             let blame = failure.counts_against_endpoint();
-            lease.finish(if blame { Outcome::Failure } else { Outcome::Neutral }, now);
+            lease.finish(
+                if blame {
+                    Outcome::Failure
+                } else {
+                    Outcome::Neutral
+                },
+                now,
+            );
         }
         if let Some(span) = span {
             span.end(Err(failure.describe()));
         }
-        Err(Failed { failure, answer, out_of_time })
+        Err(Failed {
+            failure,
+            answer,
+            out_of_time,
+        })
     }
 
     fn attributes(&self) -> Vec<KeyValue> {
         vec![
-            KeyValue::new("server.address", self.lease.endpoint().blueprint.address.clone()),
+            KeyValue::new(
+                "server.address",
+                self.lease.endpoint().blueprint.address.clone(),
+            ),
             KeyValue::new("forebay.cluster", self.route.config.cluster.clone()),
             KeyValue::new("forebay.policy", self.route.cluster.config.policy.name()),
             KeyValue::new("forebay.retry", i64::from(self.number) - 1),
@@ -179,17 +229,26 @@ impl Failed {
         match (self.answer, self.failure) {
             (Some(answered), Failure::HttpStatus(_)) => {
                 let status = answered.answer.head.status;
-                Err(Refusal::BadAnswer { cluster: cluster(), reason: format!("http status {status}") })
+                Err(Refusal::BadAnswer {
+                    cluster: cluster(),
+                    reason: format!("http status {status}"),
+                })
             }
             (Some(answered), _) => Ok(answered),
             (None, Failure::TimedOut) => Err(timed_out(route, call)),
-            (None, failure) => Err(Refusal::Upstream { cluster: cluster(), failure: failure.describe() }),
+            (None, failure) => Err(Refusal::Upstream {
+                cluster: cluster(),
+                failure: failure.describe(),
+            }),
         }
     }
 }
 
 fn timed_out(route: &Route, call: &Call) -> Refusal {
-    Refusal::TimedOut { cluster: route.config.cluster.clone(), timeout: call.allowed(route) }
+    Refusal::TimedOut {
+        cluster: route.config.cluster.clone(),
+        timeout: call.allowed(route),
+    }
 }
 
 /// Waits before the retry; false when the deadline would pass meanwhile.
@@ -223,7 +282,10 @@ fn status_of(answer: &Answer) -> u16 {
     if answer.rest.is_some() {
         return 0;
     }
-    let in_trailers = answer.trailers.as_ref().and_then(|trailers| trailers.get("grpc-status"));
+    let in_trailers = answer
+        .trailers
+        .as_ref()
+        .and_then(|trailers| trailers.get("grpc-status"));
     in_trailers
         .or_else(|| answer.head.headers.get("grpc-status"))
         .and_then(|value| value.to_str().ok())

@@ -10,7 +10,11 @@ use crate::refusal::Refusal;
 use crate::upstream::Message;
 
 /// At most `limit` bytes within `time`; what is over either is refused without reading on.
-pub async fn read(session: &mut ServerSession, limit: u64, time: Duration) -> Result<Message, Refusal> {
+pub async fn read(
+    session: &mut ServerSession,
+    limit: u64,
+    time: Duration,
+) -> Result<Message, Refusal> {
     if declared_length(&session.req_header().headers).is_some_and(|length| length > limit) {
         return Err(Refusal::TooLarge { limit });
     }
@@ -39,5 +43,11 @@ pub async fn read(session: &mut ServerSession, limit: u64, time: Duration) -> Re
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+    headers
+        .get(CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }

@@ -25,7 +25,12 @@ use crate::traffic::deadline::Deadline;
 use crate::upstream::Message;
 
 /// Serves one call to its end; whatever goes wrong becomes a status.
-pub async fn serve(gateway: &Gateway, snapshot: &Snapshot, session: &mut ServerSession, method: Method) {
+pub async fn serve(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    session: &mut ServerSession,
+    method: Method,
+) {
     let started = Instant::now();
     let _counted = gateway.enter();
     let mut trace = begin(gateway, session);
@@ -46,7 +51,10 @@ pub async fn serve(gateway: &Gateway, snapshot: &Snapshot, session: &mut ServerS
         trace.describe(|| vec![KeyValue::new("forebay.route", route.config.name.clone())]);
     }
     trace.describe(|| {
-        vec![KeyValue::new("rpc.system", "grpc"), KeyValue::new("rpc.grpc.status_code", code as i64)]
+        vec![
+            KeyValue::new("rpc.system", "grpc"),
+            KeyValue::new("rpc.grpc.status_code", code as i64),
+        ]
     });
     trace.end(error.as_deref());
 }
@@ -61,19 +69,31 @@ async fn handle<'s>(
     started: Instant,
     trace: &RequestTrace,
 ) -> Handled<'s> {
-    let mut message = pin!(body::read(session, snapshot.max_request_bytes, snapshot.max_timeout))
-        .await
-        .map_err(|refusal| (None, refusal))?;
+    let mut message = pin!(body::read(
+        session,
+        snapshot.max_request_bytes,
+        snapshot.max_timeout
+    ))
+    .await
+    .map_err(|refusal| (None, refusal))?;
     let route = find_route(snapshot, session, method, &mut message).map_err(|refusal| {
         gateway.count_unrouted();
         (None, refusal)
     })?;
     if message.len() as u64 > route.config.max_request_bytes {
-        return Err((Some(route), Refusal::TooLarge { limit: route.config.max_request_bytes }));
+        return Err((
+            Some(route),
+            Refusal::TooLarge {
+                limit: route.config.max_request_bytes,
+            },
+        ));
     }
     let head = session.req_header();
     let Some(path) = head.uri.path_and_query().cloned() else {
-        return Err((Some(route), Refusal::BadRequest("a request needs a path".into())));
+        return Err((
+            Some(route),
+            Refusal::BadRequest("a request needs a path".into()),
+        ));
     };
     let client_timeout = headers::client_timeout(&head.headers);
     let call = Call {
@@ -112,14 +132,23 @@ fn find_route<'s>(
         let framed = message.make_contiguous();
         let peeked = match peek_framed(framed, fields, true) {
             Peek::Compressed => {
-                let encoding = head.headers.get("grpc-encoding").map_or(&b"identity"[..], |value| value.as_bytes());
-                inflated = inflate(encoding, &framed[framing::HEADER_LENGTH..], snapshot.max_request_bytes)?;
+                let encoding = head
+                    .headers
+                    .get("grpc-encoding")
+                    .map_or(&b"identity"[..], |value| value.as_bytes());
+                inflated = inflate(
+                    encoding,
+                    &framed[framing::HEADER_LENGTH..],
+                    snapshot.max_request_bytes,
+                )?;
                 peek_model(&inflated, fields, true)
             }
             peeked => peeked,
         };
         let Peek::Found(found) = peeked else {
-            return Err(Refusal::BadRequest("the request message is malformed: it names no model".into()));
+            return Err(Refusal::BadRequest(
+                "the request message is malformed: it names no model".into(),
+            ));
         };
         model = found;
     }
@@ -129,18 +158,25 @@ fn find_route<'s>(
         path: head.uri.path().to_owned(),
     })?;
     if route.cluster.config.protocol != forebay_config::gateway::Protocol::Grpc {
-        return Err(Refusal::NotGrpc { route: route.config.name.clone(), cluster: route.config.cluster.clone() });
+        return Err(Refusal::NotGrpc {
+            route: route.config.name.clone(),
+            cluster: route.config.cluster.clone(),
+        });
     }
     Ok(route)
 }
 
 fn begin(gateway: &Gateway, session: &ServerSession) -> RequestTrace {
     let head = session.req_header();
-    gateway.tracing.begin(&head.headers, head.uri.path().trim_start_matches('/'))
+    gateway
+        .tracing
+        .begin(&head.headers, head.uri.path().trim_start_matches('/'))
 }
 
 async fn respond(session: &mut ServerSession, answered: Answered) {
-    let Some(session) = http2(session) else { return };
+    let Some(session) = http2(session) else {
+        return;
+    };
     if let Err(error) = write(session, answered).await {
         log::debug!("answer not written: {error}");
         session.shutdown_with_reason(h2::Reason::CANCEL);
@@ -148,7 +184,9 @@ async fn respond(session: &mut ServerSession, answered: Answered) {
 }
 
 async fn write(session: &mut HttpSession, answered: Answered) -> pingora::Result<()> {
-    let Answered { answer, endpoint, .. } = answered;
+    let Answered {
+        answer, endpoint, ..
+    } = answered;
     let mut head = answer.head;
     headers::remove_hop_by_hop(&mut head.headers);
     head.headers.insert(headers::ENDPOINT, endpoint);
@@ -159,7 +197,9 @@ async fn write(session: &mut HttpSession, answered: Answered) -> pingora::Result
     }
     let mut trailers = answer.trailers;
     if let Some(mut rest) = answer.rest {
-        let broken = |e: h2::Error| pingora::Error::because(pingora::ErrorType::ReadError, "answer broke off", e);
+        let broken = |e: h2::Error| {
+            pingora::Error::because(pingora::ErrorType::ReadError, "answer broke off", e)
+        };
         while let Some(chunk) = rest.data().await {
             let chunk = chunk.map_err(broken)?;
             let length = chunk.len();
@@ -176,7 +216,9 @@ async fn write(session: &mut HttpSession, answered: Answered) -> pingora::Result
 
 /// A trailers-only answer: HTTP 200, and the refusal in `grpc-status`.
 pub fn refuse(session: &mut ServerSession, refusal: &Refusal) {
-    let Some(session) = http2(session) else { return };
+    let Some(session) = http2(session) else {
+        return;
+    };
     let mut headers = HeaderMap::with_capacity(4);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert("grpc-status", HeaderValue::from(refusal.code() as i32));

@@ -45,7 +45,10 @@ pub fn for_rest(incoming: &HeaderMap) -> HeaderMap {
         headers.remove(name);
     }
     headers.remove("inference-header-content-length");
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
     headers
 }
@@ -75,12 +78,20 @@ mod tests {
     use super::*;
 
     fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(k, v)| (HeaderName::from_static(k), HeaderValue::from_static(v))).collect()
+        pairs
+            .iter()
+            .map(|(k, v)| (HeaderName::from_static(k), HeaderValue::from_static(v)))
+            .collect()
     }
 
     #[test]
     fn grpc_calls_keep_all_but_the_hop() {
-        let sent = for_grpc(&map(&[("te", "trailers"), ("connection", "close"), ("host", "h"), ("x-tenant", "a")]));
+        let sent = for_grpc(&map(&[
+            ("te", "trailers"),
+            ("connection", "close"),
+            ("host", "h"),
+            ("x-tenant", "a"),
+        ]));
         assert_eq!(sent, map(&[("te", "trailers"), ("x-tenant", "a")]));
     }
 
@@ -94,7 +105,11 @@ mod tests {
             ("inference-header-content-length", "5"),
             ("authorization", "Bearer t"),
         ]);
-        let want = map(&[("content-type", "application/grpc"), ("te", "trailers"), ("authorization", "Bearer t")]);
+        let want = map(&[
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+            ("authorization", "Bearer t"),
+        ]);
         assert_eq!(for_rest(&rest), want);
     }
 

@@ -13,7 +13,9 @@ pub fn inflate(encoding: &[u8], body: &[u8], limit: u64) -> Result<Bytes, Refusa
     let read = match encoding {
         b"identity" => return Ok(Bytes::copy_from_slice(body)),
         b"gzip" => GzDecoder::new(body).take(limit + 1).read_to_end(&mut plain),
-        b"deflate" => ZlibDecoder::new(body).take(limit + 1).read_to_end(&mut plain),
+        b"deflate" => ZlibDecoder::new(body)
+            .take(limit + 1)
+            .read_to_end(&mut plain),
         other => {
             let name = String::from_utf8_lossy(other);
             return Err(Refusal::UnsupportedEncoding(format!(
@@ -24,7 +26,9 @@ pub fn inflate(encoding: &[u8], body: &[u8], limit: u64) -> Result<Bytes, Refusa
     match read {
         Ok(_) if plain.len() as u64 > limit => Err(Refusal::TooLarge { limit }),
         Ok(_) => Ok(plain.into()),
-        Err(error) => Err(Refusal::BadRequest(format!("the compressed body is malformed: {error}"))),
+        Err(error) => Err(Refusal::BadRequest(format!(
+            "the compressed body is malformed: {error}"
+        ))),
     }
 }
 
@@ -49,7 +53,10 @@ mod tests {
         let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
         zlib.write_all(&plain).unwrap();
         assert_eq!(inflate(b"gzip", &gzip(&plain), 700).unwrap(), plain);
-        assert_eq!(inflate(b"deflate", &zlib.finish().unwrap(), 700).unwrap(), plain);
+        assert_eq!(
+            inflate(b"deflate", &zlib.finish().unwrap(), 700).unwrap(),
+            plain
+        );
         assert_eq!(inflate(b"identity", &plain, 700).unwrap(), plain);
     }
 
@@ -57,12 +64,17 @@ mod tests {
     fn a_bomb_stops_at_the_limit() {
         let bomb = gzip(&vec![0; 8 << 20]);
         assert!(bomb.len() < 1 << 18, "{}", bomb.len());
-        assert!(matches!(inflate(b"gzip", &bomb, 1 << 20), Err(Refusal::TooLarge { limit }) if limit == 1 << 20));
+        assert!(
+            matches!(inflate(b"gzip", &bomb, 1 << 20), Err(Refusal::TooLarge { limit }) if limit == 1 << 20)
+        );
     }
 
     #[test]
     fn what_is_malformed_or_unknown_is_named() {
-        assert!(matches!(inflate(b"gzip", b"no gzip", 100), Err(Refusal::BadRequest(_))));
+        assert!(matches!(
+            inflate(b"gzip", b"no gzip", 100),
+            Err(Refusal::BadRequest(_))
+        ));
         let error = inflate(b"zstd", b"", 100).unwrap_err().to_string();
         assert!(error.contains("'zstd'"), "{error}");
     }

@@ -32,7 +32,10 @@ pub async fn serve(gateway: &Gateway, snapshot: &Snapshot, session: &mut ServerS
     let started = Instant::now();
     let _counted = gateway.enter();
     let head = session.req_header();
-    let mut trace = gateway.tracing.begin(&head.headers, &format!("{} {}", head.method, head.uri.path()));
+    let mut trace = gateway.tracing.begin(
+        &head.headers,
+        &format!("{} {}", head.method, head.uri.path()),
+    );
     let result = handle(gateway, snapshot, session, started, &trace).await;
     let (route, code, error) = match result {
         Ok((route, reply)) => {
@@ -49,7 +52,12 @@ pub async fn serve(gateway: &Gateway, snapshot: &Snapshot, session: &mut ServerS
         route.metrics.record(code, started.elapsed());
         trace.describe(|| vec![KeyValue::new("forebay.route", route.config.name.clone())]);
     }
-    trace.describe(|| vec![KeyValue::new("http.response.status_code", i64::from(status::http_status(code).as_u16()))]);
+    trace.describe(|| {
+        vec![KeyValue::new(
+            "http.response.status_code",
+            i64::from(status::http_status(code).as_u16()),
+        )]
+    });
     trace.end(error.as_deref());
 }
 
@@ -77,7 +85,9 @@ async fn handle<'s>(
         Err(error) => return Err((None, error.into())),
     };
     let named = RestModel::of(&path);
-    let (model, version) = named.as_ref().map_or((None, None), RestModel::name_and_version);
+    let (model, version) = named
+        .as_ref()
+        .map_or((None, None), RestModel::name_and_version);
     let wanted = plan::request_head(head, model, version);
     let Some(route) = snapshot.route(&wanted) else {
         gateway.count_unrouted();
@@ -85,11 +95,16 @@ async fn handle<'s>(
     };
     let fail = |refusal| (Some(route), refusal);
     let limit = route.config.max_request_bytes;
-    let body = body::read(session, limit, route.config.timeout).await.map_err(fail)?.make_contiguous().clone();
+    let body = body::read(session, limit, route.config.timeout)
+        .await
+        .map_err(fail)?
+        .make_contiguous()
+        .clone();
     let head = session.req_header();
     let body = plain(&head.headers, body, limit).map_err(fail)?;
     let json_length = json_length(&head.headers).map_err(fail)?;
-    let outgoing = transcode::request(&call, &body, json_length).map_err(|error| fail(error.into()))?;
+    let outgoing =
+        transcode::request(&call, &body, json_length).map_err(|error| fail(error.into()))?;
     let client_timeout = headers::client_timeout(&head.headers);
     let sent = Call {
         path: PathAndQuery::from_static(call.grpc_path()),
@@ -103,33 +118,68 @@ async fn handle<'s>(
         result = attempts::run(route, sent, trace) => result.map_err(fail)?,
         _ = session.read_body_or_idle(true) => return Err(fail(Refusal::ClientGone)),
     };
-    reply(route, &call, &outgoing.form, answered).map(|reply| (route, reply)).map_err(fail)
+    reply(route, &call, &outgoing.form, answered)
+        .map(|reply| (route, reply))
+        .map_err(fail)
 }
 
 /// The worker's answer as REST.
-fn reply(route: &Route, call: &rest::Call<'_>, form: &OutputForm, answered: Answered) -> Result<Reply, Refusal> {
-    let bad = |reason: String| Refusal::BadAnswer { cluster: route.config.cluster.clone(), reason };
-    let Answered { mut answer, status, endpoint } = answered;
+fn reply(
+    route: &Route,
+    call: &rest::Call<'_>,
+    form: &OutputForm,
+    answered: Answered,
+) -> Result<Reply, Refusal> {
+    let bad = |reason: String| Refusal::BadAnswer {
+        cluster: route.config.cluster.clone(),
+        reason,
+    };
+    let Answered {
+        mut answer,
+        status,
+        endpoint,
+    } = answered;
     if answer.rest.is_some() {
         return Err(bad("larger than what can be turned into JSON".to_owned()));
     }
     let code = Code::from_i32(i32::from(status));
     if code != Code::Ok {
         let trailers = answer.trailers.as_ref().unwrap_or(&answer.head.headers);
-        let text = trailers.get("grpc-message").or_else(|| answer.head.headers.get("grpc-message"));
-        let message = text.map(|value| status::decode_message(value.as_bytes()).into_owned()).unwrap_or_default();
+        let text = trailers
+            .get("grpc-message")
+            .or_else(|| answer.head.headers.get("grpc-message"));
+        let message = text
+            .map(|value| status::decode_message(value.as_bytes()).into_owned())
+            .unwrap_or_default();
         let error = RestError::new(code, message);
-        let page = Page { status: error.status, body: error.body(), json_length: None };
-        return Ok(Reply { page, code, endpoint });
+        let page = Page {
+            status: error.status,
+            body: error.body(),
+            json_length: None,
+        };
+        return Ok(Reply {
+            page,
+            code,
+            endpoint,
+        });
     }
-    let message = framing::unary_message(answer.body.make_contiguous()).map_err(|e| bad(e.to_string()))?;
+    let message =
+        framing::unary_message(answer.body.make_contiguous()).map_err(|e| bad(e.to_string()))?;
     let page = transcode::answer(call, message, form)?;
-    Ok(Reply { page, code, endpoint })
+    Ok(Reply {
+        page,
+        code,
+        endpoint,
+    })
 }
 
 async fn write(session: &mut ServerSession, reply: Reply) {
     let Reply { page, endpoint, .. } = reply;
-    let kind = if page.json_length.is_some() { "application/octet-stream" } else { "application/json" };
+    let kind = if page.json_length.is_some() {
+        "application/octet-stream"
+    } else {
+        "application/json"
+    };
     let mut response = HeaderMap::with_capacity(6);
     response.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response.insert(header::CONTENT_LENGTH, HeaderValue::from(page.body.len()));
@@ -148,9 +198,15 @@ pub async fn refuse(session: &mut ServerSession, refusal: &Refusal) {
     }
     let body = RestError::new(refusal.code(), refusal.to_string()).body();
     let mut response = HeaderMap::with_capacity(4);
-    response.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     response.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-    if let Refusal::Rest(RestError { allow: Some(allow), .. }) = refusal {
+    if let Refusal::Rest(RestError {
+        allow: Some(allow), ..
+    }) = refusal
+    {
         response.insert(header::ALLOW, HeaderValue::from_static(allow));
     }
     if !session.is_body_done() {
@@ -160,12 +216,19 @@ pub async fn refuse(session: &mut ServerSession, refusal: &Refusal) {
     send(session, refusal.http(), response, body).await;
 }
 
-async fn send(session: &mut ServerSession, status: http::StatusCode, response: HeaderMap, body: Bytes) {
+async fn send(
+    session: &mut ServerSession,
+    status: http::StatusCode,
+    response: HeaderMap,
+    body: Bytes,
+) {
     let (mut parts, ()) = http::Response::new(()).into_parts();
     parts.status = status;
     parts.headers = response;
     let result = async {
-        session.write_response_header(Box::new(ResponseHeader::from(parts))).await?;
+        session
+            .write_response_header(Box::new(ResponseHeader::from(parts)))
+            .await?;
         session.write_response_body(body, true).await
     };
     if let Err(error) = result.await {
@@ -184,11 +247,14 @@ fn plain(request: &HeaderMap, body: Bytes, limit: u64) -> Result<Bytes, Refusal>
 
 fn json_length(request: &HeaderMap) -> Result<Option<usize>, Refusal> {
     let value = request.get(rest::JSON_LENGTH_HEADER);
-    Ok(value.map(|value| rest::json_length(value.as_bytes())).transpose()?)
+    Ok(value
+        .map(|value| rest::json_length(value.as_bytes()))
+        .transpose()?)
 }
 
 fn no_route(head: &RequestHeader) -> Refusal {
-    Refusal::NoRoute { method: head.method.to_string(), path: head.uri.path().to_owned() }
+    Refusal::NoRoute {
+        method: head.method.to_string(),
+        path: head.uri.path().to_owned(),
+    }
 }
-
-

@@ -78,7 +78,10 @@ impl Channels {
         }
         match self.connect().await {
             Ok(open) => {
-                let sender = Sender { h2: open.sender.clone(), generation: open.generation };
+                let sender = Sender {
+                    h2: open.sender.clone(),
+                    generation: open.generation,
+                };
                 let mut slot = shard.slot.lock();
                 slot.failed = None;
                 slot.open = Some(open);
@@ -95,7 +98,11 @@ impl Channels {
     /// Calls that are under way on it go on.
     pub fn retire(&self, generation: u64) {
         let mut slot = self.shard().slot.lock();
-        if slot.open.as_ref().is_some_and(|open| open.generation == generation) {
+        if slot
+            .open
+            .as_ref()
+            .is_some_and(|open| open.generation == generation)
+        {
             slot.open = None;
         }
     }
@@ -120,7 +127,10 @@ impl Channels {
 
     async fn connect(&self) -> Result<Open, ConnectError> {
         let address = self.target.address;
-        let http2 = |e: h2::Error| ConnectError::Http2 { address, reason: e.to_string() };
+        let http2 = |e: h2::Error| ConnectError::Http2 {
+            address,
+            reason: e.to_string(),
+        };
         let transport = self.target.open().await?;
         let handshake = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
@@ -131,7 +141,10 @@ impl Channels {
             .handshake::<_, Bytes>(transport);
         let (sender, connection) = tokio::time::timeout(self.target.timeout, handshake)
             .await
-            .map_err(|_| ConnectError::TimedOut { address, timeout: self.target.timeout })?
+            .map_err(|_| ConnectError::TimedOut {
+                address,
+                timeout: self.target.timeout,
+            })?
             .map_err(http2)?;
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -158,7 +171,10 @@ impl Drop for Channels {
 impl Shard {
     fn current(&self) -> Option<Sender> {
         let slot = self.slot.lock();
-        slot.open.as_ref().map(|open| Sender { h2: open.sender.clone(), generation: open.generation })
+        slot.open.as_ref().map(|open| Sender {
+            h2: open.sender.clone(),
+            generation: open.generation,
+        })
     }
 }
 

@@ -27,7 +27,10 @@ pub struct ClientTls {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ConnectError {
     #[error("no connection to {address} within {timeout:?}")]
-    TimedOut { address: SocketAddr, timeout: Duration },
+    TimedOut {
+        address: SocketAddr,
+        timeout: Duration,
+    },
     #[error("cannot connect to {address}: {reason}")]
     Tcp { address: SocketAddr, reason: String },
     #[error("tls with {address} failed: {reason}")]
@@ -47,22 +50,32 @@ impl Target {
         let work = async {
             let stream = TcpStream::connect(address)
                 .await
-                .map_err(|e| ConnectError::Tcp { address, reason: e.to_string() })?;
-            stream
-                .set_nodelay(true)
-                .map_err(|e| ConnectError::Tcp { address, reason: e.to_string() })?;
+                .map_err(|e| ConnectError::Tcp {
+                    address,
+                    reason: e.to_string(),
+                })?;
+            stream.set_nodelay(true).map_err(|e| ConnectError::Tcp {
+                address,
+                reason: e.to_string(),
+            })?;
             let Some(tls) = &self.tls else {
                 return Ok(Box::new(stream) as Box<dyn Transport>);
             };
             let stream = TlsConnector::from(tls.config.clone())
                 .connect(tls.name.clone(), stream)
                 .await
-                .map_err(|e| ConnectError::Tls { address, reason: e.to_string() })?;
+                .map_err(|e| ConnectError::Tls {
+                    address,
+                    reason: e.to_string(),
+                })?;
             Ok(Box::new(stream) as Box<dyn Transport>)
         };
         match tokio::time::timeout(self.timeout, work).await {
             Ok(done) => done,
-            Err(_) => Err(ConnectError::TimedOut { address, timeout: self.timeout }),
+            Err(_) => Err(ConnectError::TimedOut {
+                address,
+                timeout: self.timeout,
+            }),
         }
     }
 }

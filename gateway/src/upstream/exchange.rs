@@ -105,7 +105,9 @@ pub async fn exchange(
         classify(&error)
     };
     let mut sender = sender;
-    let (response, mut stream) = sender.send_request(request, body.is_empty()).map_err(failed)?;
+    let (response, mut stream) = sender
+        .send_request(request, body.is_empty())
+        .map_err(failed)?;
     let mut left = body.chunks.len();
     for chunk in body.chunks {
         left -= 1;
@@ -122,11 +124,21 @@ pub async fn exchange(
         let _ = incoming.flow_control().release_capacity(chunk.len());
         body.push(chunk);
         if body.len() > HOLD_BACK {
-            return Ok(Answer { head, body, trailers: None, rest: Some(incoming) });
+            return Ok(Answer {
+                head,
+                body,
+                trailers: None,
+                rest: Some(incoming),
+            });
         }
     }
     let trailers = incoming.trailers().await.map_err(failed)?;
-    Ok(Answer { head, body, trailers, rest: None })
+    Ok(Answer {
+        head,
+        body,
+        trailers,
+        rest: None,
+    })
 }
 
 /// What an HTTP/2 error says about whether the worker may have executed the call.

@@ -292,10 +292,11 @@ impl<'a> Underway<'a> {
 
 impl Drop for Underway<'_> {
     fn drop(&mut self) {
-        self.script.active.send_modify(|active| *active -= 1);
+        // Before the change that tests wait for.
         if !self.done {
             self.script.cancelled.fetch_add(1, Ordering::SeqCst);
         }
+        self.script.active.send_modify(|active| *active -= 1);
     }
 }
 

@@ -21,7 +21,9 @@ use forebay_tests::folder;
 use forebay_tests::folder::Folder;
 use forebay_tests::gateway::Gateway;
 use forebay_tests::onnx::LOOKUP_ROWS;
+use forebay_tests::wire::{INFER, Wire, frame};
 use forebay_tests::worker::{Repository, Worker};
+use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Code;
@@ -260,10 +262,9 @@ async fn short_slow_and_silent_clients_are_dealt_with_in_time() -> anyhow::Resul
         target.gateway.endpoint(target.worker.grpc).await?["failures"],
         0
     );
-    let silent: [(&str, &[u8]); 5] = [
+    let silent: [(&str, &[u8]); 4] = [
         ("nothing", b""),
         ("a part of the preface", b"PRI * HT"),
-        ("the preface alone", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
         ("a part of a request line", b"GET / HT"),
         ("a part of the headers", b"GET / HTTP/1.1\r\nhost: "),
     ];
@@ -280,16 +281,38 @@ async fn short_slow_and_silent_clients_are_dealt_with_in_time() -> anyhow::Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_http2_connection_that_asks_nothing_is_not_kept() -> anyhow::Result<()> {
+    const OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+    // A HEADERS frame without END_HEADERS: `:method: GET`, and more is to come.
+    const UNFINISHED: &[u8] = b"\x00\x00\x01\x01\x01\x00\x00\x00\x01\x82";
+    let target = target().await?;
+    let address = target.gateway.address();
+    let cases = [
+        ("headers without an end", [OPENING, UNFINISHED].concat()),
+        ("settings and no request", OPENING.to_vec()),
+        ("the preface alone", OPENING[..24].to_vec()),
+    ];
+    for (what, bytes) in cases {
+        raw(address, &bytes, PATIENCE).await.context(what)?;
+    }
+    // One that has asked may stay a while.
+    let wire = Wire::connect(address).await?;
+    let body = frame(0, &floats("double", &ROW).encode_to_vec());
+    ensure!(wire.call(INFER, body.clone(), &[]).await?.0 == Code::Ok);
+    tokio::time::sleep(2 * HEADER_TIMEOUT).await;
+    ensure!(wire.call(INFER, body, &[]).await?.0 == Code::Ok);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_header_byte_by_byte_does_not_hold_a_connection() -> anyhow::Result<()> {
     let target = target().await?;
     let (mut reader, mut writer) = TcpStream::connect(target.gateway.address())
         .await?
         .into_split();
     let dripping = async {
-        let mut header = b"GET / HTTP/1.1\r\nx-slow: "
-            .iter()
-            .chain(std::iter::repeat(&b'a'));
-        while let Some(byte) = header.next() {
+        let header = b"GET / HTTP/1.1\r\nx-slow: ".iter();
+        for byte in header.chain(std::iter::repeat(&b'a')) {
             if writer.write_all(&[*byte]).await.is_err() {
                 break;
             }
