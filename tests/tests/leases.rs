@@ -8,7 +8,7 @@ use fastrand::Rng;
 use forebay_tests::client::{self, Inference, Rest, behaving, floats, json_request};
 use forebay_tests::folder;
 use forebay_tests::gateway::{Gateway, endpoints};
-use forebay_tests::upstream::grpc::Upstream;
+use forebay_tests::upstream::grpc::{Behaviour, Upstream};
 use forebay_tests::upstream::http::HttpUpstream;
 use http::{Method, Request};
 use http_body_util::BodyExt;
@@ -114,6 +114,68 @@ async fn after_any_mix_nothing_is_active() -> anyhow::Result<()> {
     // And it all still works.
     assert_eq!(mix.rest.infer("m", ROW).await?.floats()?, ROW);
     gateway.all_idle().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_gives_up_is_followed_by_the_worker() -> anyhow::Result<()> {
+    let upstream = Upstream::start("upstream").await?;
+    upstream.always(Behaviour::Never);
+    let folder = folder!()?;
+    let gateway = Gateway::start(
+        &folder,
+        &format!(
+            "[[listeners]]\naddress = '127.0.0.1:0'\n[[clusters]]\nname = 'workers'\nendpoints = ['{}']\n",
+            upstream.address
+        ),
+    )?;
+    gateway.all_healthy().await?;
+    let address = gateway.address();
+    let grpc = tokio::spawn(async move {
+        drop(
+            client::inference(address)
+                .await?
+                .model_infer(floats("m", &ROW))
+                .await?,
+        );
+        anyhow::Ok(())
+    });
+    let stream = tokio::spawn(async move {
+        let requests = tokio_stream::iter([floats("m", &ROW)]);
+        let answers = client::inference(address)
+            .await?
+            .model_stream_infer(requests)
+            .await?;
+        answers.into_inner().message().await?;
+        Ok(())
+    });
+    let rest = tokio::spawn(async move {
+        Rest::new(address).infer("m", ROW).await?;
+        Ok(())
+    });
+    let rest_over_http2 = tokio::spawn(async move {
+        Rest::http2(address).infer("m", ROW).await?;
+        Ok(())
+    });
+    upstream.until_active(|active| *active == 4).await?;
+    assert_eq!(gateway.endpoint(upstream.address).await?["active"], 4);
+    for (done, call) in (1..).zip([grpc, stream, rest, rest_over_http2]) {
+        call.abort();
+        upstream.until_active(|active| *active == 4 - done).await?;
+        assert_eq!(upstream.cancelled(), done);
+    }
+    gateway.all_idle().await?;
+    let endpoint = gateway.endpoint(upstream.address).await?;
+    assert_eq!(
+        (&endpoint["cancelled"], &endpoint["failures"]),
+        (&4.into(), &0.into()),
+        "{endpoint}"
+    );
+    assert_eq!(
+        upstream.infers(),
+        4,
+        "nothing is retried for a client that is gone"
+    );
+    Ok(())
 }
 
 impl Mix {

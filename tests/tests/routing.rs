@@ -13,6 +13,8 @@ use tonic::metadata::MetadataValue;
 
 const ROW: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
 
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 /// A gateway with one cluster for each name, and the routes given.
 struct Fixture {
     gateway: Gateway,
@@ -225,7 +227,7 @@ async fn the_most_specific_route_wins_wherever_it_stands() -> anyhow::Result<()>
         [("host", "API.example.com:80")],
         [("host", "a.b.example.com")],
     );
-    let cases: [(&str, &[(&str, &str)], &str); 14] = [
+    let cases: [(&str, Headers<'_>, &str); 14] = [
         ("/v2/models/z/infer", &[], "any"),
         ("/v2/models/z/infer", &debug, "header"),
         ("/v2/models/z/infer", &debug[..1], "any"),

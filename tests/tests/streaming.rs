@@ -179,6 +179,52 @@ async fn events_arrive_one_by_one() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn events_may_be_far_apart() -> anyhow::Result<()> {
+    let site = site("timeout = '300ms'").await?;
+    let answer = site
+        .rest
+        .open(Request::builder(), Method::GET, "/events", "")
+        .await?;
+    let mut body = answer.into_body();
+    for event in ["one", "two"] {
+        site.pages.push(event)?;
+        let frame = tokio::time::timeout(SOON, body.frame())
+            .await?
+            .context("an event")??;
+        assert_eq!(
+            frame.into_data().ok().context("data")?,
+            format!("data: {event}\n\n")
+        );
+        // What streams is not bounded by the route's timeout.
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    site.pages.end_events();
+    assert!(body.collect().await?.to_bytes().is_empty());
+    site.gateway.all_idle().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http_1_0_client_gets_a_body_that_it_can_read() -> anyhow::Result<()> {
+    let site = site("").await?;
+    let answer = client::raw(
+        site.gateway.address(),
+        b"GET /chunks/3 HTTP/1.0\r\nhost: x\r\n\r\n",
+        SOON,
+    )
+    .await?;
+    let answer = String::from_utf8(answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("a head")?;
+    assert!(
+        head.starts_with("HTTP/1.") && head.contains(" 200 "),
+        "{head}"
+    );
+    // There is no chunked encoding in HTTP/1.0: the body ends with the connection.
+    assert!(!head.to_lowercase().contains("transfer-encoding"), "{head}");
+    assert_eq!(body, "chunk 0\nchunk 1\nchunk 2\n");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_body_arrives_before_it_ends() -> anyhow::Result<()> {
     let site = site("").await?;
     let mut stream = TcpStream::connect(site.gateway.address()).await?;

@@ -49,7 +49,11 @@ impl Model {
     /// An instance or a thread cannot be made.
     pub fn start(loaded: LoadedModel, spec: ModelSpec) -> Result<Self, String> {
         let config = spec.config;
-        let max_rows = if loaded.signature.batched { config.max_batch_size.max(1) as usize } else { 1 };
+        let max_rows = if loaded.signature.batched {
+            config.max_batch_size.max(1) as usize
+        } else {
+            1
+        };
         let mut engines = vec![loaded.first];
         for _ in 1..config.instances.max(1) {
             engines.push((loaded.factory)()?);
@@ -78,7 +82,9 @@ impl Model {
             let instance = Instance::new(Arc::clone(&model.common), number, engine);
             let thread = std::thread::Builder::new().name(format!("{}-{number}", model.name()));
             let started = thread.spawn(move || instance.work());
-            let handle = started.map_err(|error| format!("cannot start the thread of instance {number}: {error}"))?;
+            let handle = started.map_err(|error| {
+                format!("cannot start the thread of instance {number}: {error}")
+            })?;
             model.threads.lock().push(handle);
         }
         Ok(model)
@@ -118,7 +124,11 @@ impl Model {
     ///
     /// # Errors
     /// `InvalidInput` (content that no engine takes), `QueueFull`, `DeadlineInQueue` (already over), `Unavailable`.
-    pub fn submit(&self, request: InferRequest, now: Instant) -> Result<oneshot::Receiver<Answer>, InferError> {
+    pub fn submit(
+        &self,
+        request: InferRequest,
+        now: Instant,
+    ) -> Result<oneshot::Receiver<Answer>, InferError> {
         let admitted = self.admit(request, now);
         if admitted.is_err() {
             self.common.statistics.lock().fail.add(Duration::ZERO);
@@ -126,10 +136,16 @@ impl Model {
         admitted
     }
 
-    fn admit(&self, request: InferRequest, now: Instant) -> Result<oneshot::Receiver<Answer>, InferError> {
+    fn admit(
+        &self,
+        request: InferRequest,
+        now: Instant,
+    ) -> Result<oneshot::Receiver<Answer>, InferError> {
         for (index, tensor) in &request.inputs {
             let spec = self.signature.inputs.get(*index);
-            let spec = spec.ok_or_else(|| InferError::InvalidInput(format!("the model has no input {index}")))?;
+            let spec = spec.ok_or_else(|| {
+                InferError::InvalidInput(format!("the model has no input {index}"))
+            })?;
             content::check(&spec.name, tensor).map_err(InferError::InvalidInput)?;
         }
         if request.deadline.is_some_and(|deadline| deadline <= now) {
@@ -191,14 +207,20 @@ impl std::fmt::Debug for Model {
 }
 
 /// Lets every engine run once per size and the first one teach the durations.
-fn warm_up(signature: &Signature, engines: &mut [Box<dyn Engine>], max_rows: usize, forming: &mut Forming) {
+fn warm_up(
+    signature: &Signature,
+    engines: &mut [Box<dyn Engine>],
+    max_rows: usize,
+    forming: &mut Forming,
+) {
     let Some(request) = warmup::synthetic_request(signature) else {
         return;
     };
     let share = WARM_UP / u32::try_from(engines.len()).unwrap_or(u32::MAX).max(1);
     for (number, engine) in engines.iter_mut().enumerate() {
         let deadline = Instant::now() + share;
-        let WarmUp { samples, stackable } = warmup::warm_up(&mut **engine, &request, max_rows, deadline);
+        let WarmUp { samples, stackable } =
+            warmup::warm_up(&mut **engine, &request, max_rows, deadline);
         if !stackable {
             forming.stop_stacking();
         }

@@ -33,6 +33,7 @@ pub enum Policy {
     Random,
     LeastRequest,
     PeakEwma,
+    LeastWork,
 }
 
 impl Policy {
@@ -43,6 +44,7 @@ impl Policy {
             Self::Random => "random",
             Self::LeastRequest => "least_request",
             Self::PeakEwma => "peak_ewma",
+            Self::LeastWork => "least_work",
         }
     }
 }

@@ -27,11 +27,12 @@ const BREAKER_KEYS: Keys = &[
 const TLS_KEYS: Keys = &["server_name", "ca"];
 
 const PROTOCOLS: [(&str, Protocol); 2] = [("grpc", Protocol::Grpc), ("http", Protocol::Http)];
-const POLICIES: [(&str, Policy); 4] = [
+const POLICIES: [(&str, Policy); 5] = [
     ("round_robin", Policy::RoundRobin),
     ("random", Policy::Random),
     ("least_request", Policy::LeastRequest),
     ("peak_ewma", Policy::PeakEwma),
+    ("least_work", Policy::LeastWork),
 ];
 
 const ENDPOINTS: &str =

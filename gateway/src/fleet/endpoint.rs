@@ -20,6 +20,7 @@ use crate::traffic::balance::Candidate;
 use crate::traffic::breaker::{Breaker, BreakerState, Permit};
 use crate::traffic::ewma::PeakEwma;
 use crate::traffic::health::{HealthMachine, HealthState};
+use crate::traffic::service_line::ServiceLine;
 use crate::upstream::{Channels, Target};
 
 /// Decay of the latency average and its value before the first answer; Finagle's and linkerd's defaults.
@@ -80,6 +81,16 @@ struct Vital {
     health: Option<HealthMachine>,
     breaker: Option<Breaker>,
     latency: PeakEwma,
+    line: ServiceLine,
+}
+
+/// One request's passage, from `enter` to `leave`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    permit: Option<Permit>,
+    pub started: Instant,
+    /// In flight when it came, itself included.
+    load: u32,
 }
 
 #[derive(Default)]
@@ -119,6 +130,7 @@ impl Endpoint {
             }),
             breaker: blueprint.breaker.map(Breaker::new),
             latency: PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now),
+            line: ServiceLine::new(now),
         };
         Arc::new(Self {
             scheme: if target.tls.is_some() {
@@ -141,7 +153,14 @@ impl Endpoint {
     }
 
     /// This endpoint as a choice at position `index`, or None when it may not take traffic now.
-    pub fn candidate(&self, index: usize, weight: u32, now: Instant) -> Option<Candidate> {
+    /// Only what `policy` looks at is computed.
+    pub fn candidate(
+        &self,
+        index: usize,
+        weight: u32,
+        policy: config::Policy,
+        now: Instant,
+    ) -> Option<Candidate> {
         let vital = self.vital.lock();
         let healthy = vital
             .health
@@ -155,29 +174,39 @@ impl Endpoint {
             index,
             weight,
             active: self.active.load(Ordering::Relaxed),
-            cost: vital.latency.get(now),
+            cost: match policy {
+                config::Policy::PeakEwma => vital.latency.get(now),
+                _ => 0.0,
+            },
+            expectation: match policy {
+                config::Policy::LeastWork => vital.line.expectation(now),
+                _ => None,
+            },
         })
     }
 
     /// Asks the breaker for leave and counts the request; None when the breaker says no.
-    pub(super) fn enter(&self, now: Instant) -> Option<Option<Permit>> {
+    pub(super) fn enter(&self, now: Instant) -> Option<Entry> {
         let permit = match self.vital.lock().breaker.as_mut() {
             None => None,
             Some(breaker) => Some(breaker.admit(now)?),
         };
-        self.active.fetch_add(1, Ordering::Relaxed);
+        let others = self.active.fetch_add(1, Ordering::Relaxed);
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
-        Some(permit)
+        Some(Entry {
+            permit,
+            started: now,
+            load: others.saturating_add(1),
+        })
     }
 
     /// The other end of `enter`: `outcome` is None for a call that was given up before it was answered.
-    pub(super) fn leave(
-        &self,
-        permit: Option<Permit>,
-        started: Instant,
-        now: Instant,
-        outcome: Option<Outcome>,
-    ) {
+    pub(super) fn leave(&self, entry: Entry, now: Instant, outcome: Option<Outcome>) {
+        let Entry {
+            permit,
+            started,
+            load,
+        } = entry;
         self.active.fetch_sub(1, Ordering::Relaxed);
         let mut vital = self.vital.lock();
         let mut transition = None;
@@ -190,12 +219,15 @@ impl Endpoint {
             }
             Some(outcome) => {
                 match outcome {
-                    Outcome::Success => vital
-                        .latency
-                        .observe(now, now.saturating_duration_since(started)),
+                    Outcome::Success => {
+                        let time = now.saturating_duration_since(started);
+                        vital.latency.observe(now, time);
+                        vital.line.observe(now, load, time);
+                    }
                     Outcome::Failure => {
                         self.counters.failures.fetch_add(1, Ordering::Relaxed);
                         vital.latency.penalize(now, FAILURE_PENALTY);
+                        vital.line.penalize(now, FAILURE_PENALTY);
                     }
                     Outcome::Neutral => {}
                 }

@@ -6,8 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::endpoint::Endpoint;
-use crate::traffic::breaker::Permit;
+use super::endpoint::{Endpoint, Entry};
 
 /// What an answered call says about the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,20 +22,18 @@ pub struct Lease {
     endpoint: Arc<Endpoint>,
     /// Position in the cluster, so that a retry can avoid it.
     pub index: usize,
-    permit: Option<Permit>,
-    started: Instant,
+    entry: Entry,
     outcome: Option<(Outcome, Instant)>,
 }
 
 impl Lease {
     /// None when the endpoint's breaker admits nothing now.
     pub(super) fn take(endpoint: &Arc<Endpoint>, index: usize, now: Instant) -> Option<Self> {
-        let permit = endpoint.enter(now)?;
+        let entry = endpoint.enter(now)?;
         Some(Self {
             endpoint: endpoint.clone(),
             index,
-            permit,
-            started: now,
+            entry,
             outcome: None,
         })
     }
@@ -55,10 +52,9 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let (outcome, now) = match self.outcome {
             Some((outcome, now)) => (Some(outcome), now),
-            None => (None, self.started),
+            None => (None, self.entry.started),
         };
-        self.endpoint
-            .leave(self.permit.take(), self.started, now, outcome);
+        self.endpoint.leave(self.entry, now, outcome);
     }
 }
 
@@ -162,6 +158,7 @@ mod tests {
                 config::Policy::Random,
                 config::Policy::LeastRequest,
                 config::Policy::PeakEwma,
+                config::Policy::LeastWork,
             ]),
         ) {
             let mut now = Instant::now();

@@ -11,4 +11,5 @@ pub mod ewma;
 pub mod health;
 pub mod retry;
 pub mod route;
+pub mod service_line;
 pub mod window;

@@ -147,7 +147,8 @@ impl Script {
 
     /// What the health service says from now on.
     pub fn set_serving(&self, serving: bool) {
-        self.serving.send_replace(serving);
+        self.serving
+            .send_if_modified(|now| std::mem::replace(now, serving) != serving);
     }
 
     /// Inferences that arrived.

@@ -84,7 +84,10 @@ impl Curve {
             point.variance += COST_DRIFT;
         }
         let distance = |point: &Point| (point.rows as f64 / rows).ln().abs();
-        let nearest = self.points.iter_mut().min_by(|a, b| distance(a).total_cmp(&distance(b)));
+        let nearest = self
+            .points
+            .iter_mut()
+            .min_by(|a, b| distance(a).total_cmp(&distance(b)));
         let Some(point) = nearest else { return };
         let measured = (took.as_secs_f64().max(1e-9) * point.rows as f64 / rows).ln();
         let surprise = measured - self.pace - point.cost;
@@ -110,15 +113,23 @@ impl Curve {
     /// The size up to `limit` with the least time per row; `limit` itself while nothing is known.
     pub fn best_size(&self, limit: usize) -> usize {
         let limit = limit.max(1);
-        let measured = self.points.iter().filter(|point| point.known() && point.rows <= limit);
-        let mut candidates: Vec<(usize, f64)> = measured.map(|point| (point.rows, self.per_row(point))).collect();
+        let measured = self
+            .points
+            .iter()
+            .filter(|point| point.known() && point.rows <= limit);
+        let mut candidates: Vec<(usize, f64)> = measured
+            .map(|point| (point.rows, self.per_row(point)))
+            .collect();
         if candidates.is_empty() {
             return limit;
         }
         if let Some(seconds) = self.seconds(limit) {
             candidates.push((limit, seconds / limit as f64));
         }
-        let least = candidates.iter().map(|(_, per_row)| *per_row).fold(f64::INFINITY, f64::min);
+        let least = candidates
+            .iter()
+            .map(|(_, per_row)| *per_row)
+            .fold(f64::INFINITY, f64::min);
         candidates
             .iter()
             .find(|(_, per_row)| *per_row <= least * SAME)
@@ -134,7 +145,10 @@ impl Curve {
         self.turns = self.turns.wrapping_add(1);
         if self.turns.is_multiple_of(PROBE_EVERY) {
             let upward = (self.turns / PROBE_EVERY).is_multiple_of(2);
-            return self.neighbour(best, upward).filter(|rows| *rows <= limit).unwrap_or(best);
+            return self
+                .neighbour(best, upward)
+                .filter(|rows| *rows <= limit)
+                .unwrap_or(best);
         }
         best
     }
@@ -142,11 +156,16 @@ impl Curve {
     /// The measured points: rows and expected duration.
     pub fn points(&self) -> Vec<(usize, Duration)> {
         let measured = self.points.iter().filter(|point| point.samples > 0);
-        measured.map(|point| (point.rows, Duration::from_secs_f64(self.at(point)))).collect()
+        measured
+            .map(|point| (point.rows, Duration::from_secs_f64(self.at(point))))
+            .collect()
     }
 
     fn samples(&self) -> u64 {
-        self.points.iter().map(|point| u64::from(point.samples)).sum()
+        self.points
+            .iter()
+            .map(|point| u64::from(point.samples))
+            .sum()
     }
 
     /// The smallest size within `limit` that is not known yet and not hopeless to try.
@@ -201,7 +220,9 @@ impl Curve {
 pub fn sizes(max_rows: usize) -> impl Iterator<Item = usize> {
     let max_rows = max_rows.max(1);
     let powers = std::iter::successors(Some(1usize), |size| size.checked_mul(2));
-    powers.take_while(move |size| *size < max_rows).chain([max_rows])
+    powers
+        .take_while(move |size| *size < max_rows)
+        .chain([max_rows])
 }
 
 /// One curve per weight class of a row.
@@ -238,7 +259,9 @@ impl Curves {
 
     fn class(&mut self, row_bytes: usize) -> &mut Curve {
         let max_rows = self.max_rows;
-        self.classes.entry(class(row_bytes)).or_insert_with(|| Curve::new(max_rows))
+        self.classes
+            .entry(class(row_bytes))
+            .or_insert_with(|| Curve::new(max_rows))
     }
 }
 
@@ -282,9 +305,16 @@ mod tests {
 
     #[test]
     fn the_middle_may_be_best() {
-        let curve = curve(32, &[(1, 10), (2, 16), (4, 28), (8, 64), (16, 160), (32, 400)]);
+        let curve = curve(
+            32,
+            &[(1, 10), (2, 16), (4, 28), (8, 64), (16, 160), (32, 400)],
+        );
         assert_eq!(curve.best_size(32), 4);
-        assert_eq!(curve.best_size(3), 3, "below the best size everything goes at once");
+        assert_eq!(
+            curve.best_size(3),
+            3,
+            "below the best size everything goes at once"
+        );
         assert_eq!(curve.best_size(2), 2);
     }
 
@@ -299,13 +329,18 @@ mod tests {
         let curve = curve(16, &[(4, 40), (8, 60)]);
         let milliseconds = |rows| curve.duration(rows).unwrap().as_secs_f64() * 1000.0;
         for (rows, expected) in [(4, 40.0), (6, 50.0), (8, 60.0), (16, 120.0), (2, 20.0)] {
-            assert!((milliseconds(rows) - expected).abs() < 0.01, "{rows}: {}", milliseconds(rows));
+            assert!(
+                (milliseconds(rows) - expected).abs() < 0.01,
+                "{rows}: {}",
+                milliseconds(rows)
+            );
         }
     }
 
     #[test]
     fn learns_by_trying_and_stops_at_hopeless_sizes() {
-        let cost = |rows: usize| Duration::from_micros(if rows <= 2 { 100 } else { 1000 } * rows as u64);
+        let cost =
+            |rows: usize| Duration::from_micros(if rows <= 2 { 100 } else { 1000 } * rows as u64);
         let mut curve = Curve::new(64);
         let mut tried = Vec::new();
         for _ in 0..40 {
@@ -313,8 +348,14 @@ mod tests {
             tried.push(rows);
             curve.record(rows, cost(rows));
         }
-        assert!(tried.contains(&4), "the first bad size must be measured: {tried:?}");
-        assert!(!tried.contains(&8), "sizes beyond a hopeless one are not tried: {tried:?}");
+        assert!(
+            tried.contains(&4),
+            "the first bad size must be measured: {tried:?}"
+        );
+        assert!(
+            !tried.contains(&8),
+            "sizes beyond a hopeless one are not tried: {tried:?}"
+        );
         assert_eq!(tried.last(), Some(&1));
     }
 
@@ -340,11 +381,20 @@ mod tests {
         for step in 0..60u64 {
             let rows = curve.best_size(8);
             assert_eq!(rows, 4, "left the best size at step {step}");
-            curve.record(4, Duration::from_micros(32_000 + 32_000 * 4 * step.min(10) / 100));
+            curve.record(
+                4,
+                Duration::from_micros(32_000 + 32_000 * 4 * step.min(10) / 100),
+            );
         }
         let expected = curve.duration(4).unwrap();
-        assert!(expected > Duration::from_millis(43), "follows the machine: {expected:?}");
-        assert!(curve.duration(8).unwrap() > Duration::from_millis(85), "and takes the others along");
+        assert!(
+            expected > Duration::from_millis(43),
+            "follows the machine: {expected:?}"
+        );
+        assert!(
+            curve.duration(8).unwrap() > Duration::from_millis(85),
+            "and takes the others along"
+        );
     }
 
     #[test]

@@ -91,7 +91,12 @@ impl Forming {
     }
 
     /// Until when the group should wait for company, if it should at all.
-    fn worth_waiting(&self, standing: &Standing<'_>, asking: Asking, row_bytes: usize) -> Option<Instant> {
+    fn worth_waiting(
+        &self,
+        standing: &Standing<'_>,
+        asking: Asking,
+        row_bytes: usize,
+    ) -> Option<Instant> {
         if self.max_delay.is_zero() || asking.draining {
             return None;
         }
@@ -180,15 +185,24 @@ mod tests {
     fn without_delay_whatever_waits_goes() {
         let scene = Scene::new();
         let mut forming = forming(8, 0, FLAT_FROM_FOUR);
-        assert_eq!(forming.call(scene.standing(1), scene.asking(0)), Call::Send { rows: 1 });
-        assert_eq!(forming.call(scene.standing(3), scene.asking(0)), Call::Send { rows: 3 });
+        assert_eq!(
+            forming.call(scene.standing(1), scene.asking(0)),
+            Call::Send { rows: 1 }
+        );
+        assert_eq!(
+            forming.call(scene.standing(3), scene.asking(0)),
+            Call::Send { rows: 3 }
+        );
     }
 
     #[test]
     fn no_batch_beyond_the_best_size() {
         let scene = Scene::new();
         let mut forming = forming(8, 0, FLAT_FROM_FOUR);
-        assert_eq!(forming.call(scene.standing(60), scene.asking(0)), Call::Send { rows: 4 });
+        assert_eq!(
+            forming.call(scene.standing(60), scene.asking(0)),
+            Call::Send { rows: 4 }
+        );
     }
 
     #[test]
@@ -199,7 +213,10 @@ mod tests {
             forming.record(ROW, rows, Duration::from_millis(rows as u64 * 10));
             forming.record(ROW, rows, Duration::from_millis(rows as u64 * 10));
         }
-        assert_eq!(forming.call(scene.standing(60), scene.asking(0)), Call::Send { rows: 8 });
+        assert_eq!(
+            forming.call(scene.standing(60), scene.asking(0)),
+            Call::Send { rows: 8 }
+        );
     }
 
     #[test]
@@ -207,8 +224,14 @@ mod tests {
         let scene = Scene::new();
         let mut forming = forming(8, 5, FLAT_FROM_FOUR);
         let until = scene.start + Duration::from_millis(5);
-        assert_eq!(forming.call(scene.standing(1), scene.asking(0)), Call::Wait { until });
-        assert_eq!(forming.call(scene.standing(1), scene.asking(5)), Call::Send { rows: 1 });
+        assert_eq!(
+            forming.call(scene.standing(1), scene.asking(0)),
+            Call::Wait { until }
+        );
+        assert_eq!(
+            forming.call(scene.standing(1), scene.asking(5)),
+            Call::Send { rows: 1 }
+        );
         assert_eq!(
             forming.call(scene.standing(4), scene.asking(0)),
             Call::Send { rows: 4 },
@@ -220,7 +243,10 @@ mod tests {
     fn does_not_wait_when_company_gains_nothing() {
         let scene = Scene::new();
         let mut forming = forming(8, 5, &[(1, 10), (2, 30), (4, 90), (8, 300)]);
-        assert_eq!(forming.call(scene.standing(1), scene.asking(0)), Call::Send { rows: 1 });
+        assert_eq!(
+            forming.call(scene.standing(1), scene.asking(0)),
+            Call::Send { rows: 1 }
+        );
     }
 
     #[test]
@@ -232,8 +258,14 @@ mod tests {
             ..scene.standing(1)
         };
         let until = scene.start + Duration::from_millis(10);
-        assert_eq!(forming.call(standing, scene.asking(0)), Call::Wait { until });
-        assert_eq!(forming.call(standing, scene.asking(10)), Call::Send { rows: 1 });
+        assert_eq!(
+            forming.call(standing, scene.asking(0)),
+            Call::Wait { until }
+        );
+        assert_eq!(
+            forming.call(standing, scene.asking(10)),
+            Call::Send { rows: 1 }
+        );
     }
 
     #[test]
@@ -244,7 +276,10 @@ mod tests {
             draining: true,
             ..scene.asking(0)
         };
-        assert_eq!(forming.call(scene.standing(1), asking), Call::Send { rows: 1 });
+        assert_eq!(
+            forming.call(scene.standing(1), asking),
+            Call::Send { rows: 1 }
+        );
     }
 
     #[test]
@@ -255,8 +290,14 @@ mod tests {
             idle: 2,
             ..scene.asking(0)
         };
-        assert_eq!(forming.call(scene.standing(4), asking), Call::Send { rows: 2 });
-        assert_eq!(forming.call(scene.standing(1), asking), Call::Send { rows: 1 });
+        assert_eq!(
+            forming.call(scene.standing(4), asking),
+            Call::Send { rows: 2 }
+        );
+        assert_eq!(
+            forming.call(scene.standing(1), asking),
+            Call::Send { rows: 1 }
+        );
     }
 
     #[test]
@@ -273,6 +314,9 @@ mod tests {
             idle: 1,
             draining: false,
         };
-        assert_eq!(forming(8, 50, &[]).call(standing, asking), Call::Send { rows: 1 });
+        assert_eq!(
+            forming(8, 50, &[]).call(standing, asking),
+            Call::Send { rows: 1 }
+        );
     }
 }

@@ -17,7 +17,11 @@ pub struct Gather {
 
 impl Gather {
     /// The inputs of all requests as one; the requests are of one group, `rows` altogether.
-    pub fn gather<'a>(&'a mut self, requests: &[&'a InferRequest], rows: usize) -> Vec<BoundTensor<'a>> {
+    pub fn gather<'a>(
+        &'a mut self,
+        requests: &[&'a InferRequest],
+        rows: usize,
+    ) -> Vec<BoundTensor<'a>> {
         let Some((first, _)) = requests.split_first() else {
             return Vec::new();
         };
@@ -25,32 +29,43 @@ impl Gather {
             self.buffers.resize_with(first.inputs.len(), Vec::new);
         }
         let slots = self.buffers.iter_mut().zip(&first.inputs).enumerate();
-        let bind = |(position, (buffer, (input, tensor))): (usize, (&'a mut Vec<u64>, &'a (usize, _)))| {
-            let tensor: &'a crate::inference::Tensor = tensor;
-            let mut shape = tensor.shape.clone();
-            let data = match requests {
-                [_] if aligned(&tensor.data, tensor.datatype.size().unwrap_or(1)) => &tensor.data[..],
-                [_] => stack(buffer, [&tensor.data].into_iter()),
-                _ => {
-                    if let Some(dimension) = shape.first_mut() {
-                        *dimension = i64::try_from(rows).unwrap_or(i64::MAX);
+        let bind =
+            |(position, (buffer, (input, tensor))): (usize, (&'a mut Vec<u64>, &'a (usize, _)))| {
+                let tensor: &'a crate::inference::Tensor = tensor;
+                let mut shape = tensor.shape.clone();
+                let data = match requests {
+                    [_] if aligned(&tensor.data, tensor.datatype.size().unwrap_or(1)) => {
+                        &tensor.data[..]
                     }
-                    stack(buffer, requests.iter().filter_map(|request| Some(&request.inputs.get(position)?.1.data)))
+                    [_] => stack(buffer, [&tensor.data].into_iter()),
+                    _ => {
+                        if let Some(dimension) = shape.first_mut() {
+                            *dimension = i64::try_from(rows).unwrap_or(i64::MAX);
+                        }
+                        stack(
+                            buffer,
+                            requests
+                                .iter()
+                                .filter_map(|request| Some(&request.inputs.get(position)?.1.data)),
+                        )
+                    }
+                };
+                BoundTensor {
+                    input: *input,
+                    datatype: tensor.datatype,
+                    shape,
+                    data,
                 }
             };
-            BoundTensor {
-                input: *input,
-                datatype: tensor.datatype,
-                shape,
-                data,
-            }
-        };
         slots.map(bind).collect()
     }
 }
 
 /// Puts the parts one after the other at the start of the buffer.
-fn stack<'a, 'b>(buffer: &'a mut Vec<u64>, parts: impl Iterator<Item = &'b Bytes> + Clone) -> &'a [u8] {
+fn stack<'a, 'b>(
+    buffer: &'a mut Vec<u64>,
+    parts: impl Iterator<Item = &'b Bytes> + Clone,
+) -> &'a [u8] {
     let total: usize = parts.clone().map(Bytes::len).sum();
     let words = total.div_ceil(size_of::<u64>());
     if buffer.len() < words {
@@ -95,7 +110,11 @@ mod tests {
     }
 
     fn numbers(values: &[i64]) -> Bytes {
-        values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+        values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect::<Vec<u8>>()
+            .into()
     }
 
     #[test]
@@ -114,11 +133,13 @@ mod tests {
 
     #[test]
     fn a_single_aligned_request_is_not_copied_and_an_unaligned_one_is() {
-        let mut storage = vec![0u64; 3];
-        storage[0] = 7;
+        let storage = [7u64, 0, 0];
         let bytes = Bytes::copy_from_slice(storage.as_bytes());
         let start = (0..8).find(|start| aligned(&bytes[*start..], 8)).unwrap();
-        let (straight, crooked) = (bytes.slice(start..start + 8), bytes.slice(start + 1..start + 9));
+        let (straight, crooked) = (
+            bytes.slice(start..start + 8),
+            bytes.slice(start + 1..start + 9),
+        );
         let mut gather = Gather::default();
         let (a, b) = (request(1, straight.clone()), request(1, crooked.clone()));
         assert_eq!(gather.gather(&[&a], 1)[0].data.as_ptr(), straight.as_ptr());

@@ -47,7 +47,10 @@ impl Common {
         drop(statistics);
         for (job, reason) in dropped {
             if reason == Dropped::Expired {
-                send(job, Err(InferError::DeadlineInQueue(self.model.to_string())));
+                send(
+                    job,
+                    Err(InferError::DeadlineInQueue(self.model.to_string())),
+                );
             }
         }
     }
@@ -125,7 +128,11 @@ impl Instance {
     }
 
     /// Gather, run, scatter. On failure the phases that were not reached are empty.
-    fn execute(&mut self, jobs: &[Job], rows: usize) -> (Result<Vec<Vec<Tensor>>, Failure>, Phases) {
+    fn execute(
+        &mut self,
+        jobs: &[Job],
+        rows: usize,
+    ) -> (Result<Vec<Vec<Tensor>>, Failure>, Phases) {
         let outputs = wanted_outputs(jobs);
         let gather_start = Instant::now();
         let mut run_start = gather_start;
@@ -145,7 +152,10 @@ impl Instance {
             }));
             match guarded {
                 Ok(results) => results.map_err(Failure::Engine),
-                Err(panic) => Err(Failure::Lost(format!("the engine panicked: {}", panic_text(&*panic)))),
+                Err(panic) => Err(Failure::Lost(format!(
+                    "the engine panicked: {}",
+                    panic_text(&*panic)
+                ))),
             }
         });
         let run_end = run_end.unwrap_or_else(Instant::now);
@@ -171,13 +181,22 @@ impl Instance {
     fn engine(&mut self) -> Result<(), Failure> {
         if self.engine.is_none() {
             let made = (self.common.factory)();
-            let made = made.map_err(|reason| Failure::Lost(format!("the instance cannot be made anew: {reason}")))?;
+            let made = made.map_err(|reason| {
+                Failure::Lost(format!("the instance cannot be made anew: {reason}"))
+            })?;
             self.engine = Some(made);
         }
         Ok(())
     }
 
-    fn succeed(&mut self, jobs: Vec<Job>, answers: Vec<Vec<Tensor>>, rows: usize, started: Instant, phases: &Phases) {
+    fn succeed(
+        &mut self,
+        jobs: Vec<Job>,
+        answers: Vec<Vec<Tensor>>,
+        rows: usize,
+        started: Instant,
+        phases: &Phases,
+    ) {
         let mut statistics = self.common.statistics.lock();
         let now = Instant::now();
         statistics.executed(rows, phases);
@@ -204,7 +223,9 @@ impl Instance {
             send(job, Ok(InferResponse { outputs, timing }));
         }
         if let Some(row_bytes) = weight {
-            self.common.lane.record(row_bytes, rows, phases.gather.start.elapsed());
+            self.common
+                .lane
+                .record(row_bytes, rows, phases.gather.start.elapsed());
         }
     }
 
@@ -294,7 +315,11 @@ fn wanted_outputs(jobs: &[Job]) -> Vec<usize> {
 }
 
 /// To every request its rows of the outputs it asked for, in its order.
-fn distribute(jobs: &[Job], outputs: &[usize], results: Vec<Tensor>) -> Result<Vec<Vec<Tensor>>, Failure> {
+fn distribute(
+    jobs: &[Job],
+    outputs: &[usize],
+    results: Vec<Tensor>,
+) -> Result<Vec<Vec<Tensor>>, Failure> {
     let answers = match jobs {
         [_] => vec![results],
         _ => {
@@ -308,10 +333,16 @@ fn distribute(jobs: &[Job], outputs: &[usize], results: Vec<Tensor>) -> Result<V
         }
         let position = |output| outputs.binary_search(output).ok();
         let wanted = job.request.outputs.iter();
-        wanted.map(|output| answer.get(position(output)?).cloned()).collect()
+        wanted
+            .map(|output| answer.get(position(output)?).cloned())
+            .collect()
     };
     let picked: Option<Vec<Vec<Tensor>>> = jobs.iter().zip(answers).map(pick).collect();
-    picked.ok_or_else(|| Failure::Engine(EngineError::Failed("the engine gave fewer outputs than asked for".to_owned())))
+    picked.ok_or_else(|| {
+        Failure::Engine(EngineError::Failed(
+            "the engine gave fewer outputs than asked for".to_owned(),
+        ))
+    })
 }
 
 /// The caller may be gone; then nobody minds.
@@ -321,5 +352,6 @@ fn send(job: Job, answer: Result<InferResponse, InferError>) {
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }

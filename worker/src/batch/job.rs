@@ -23,7 +23,11 @@ pub struct Job {
 }
 
 impl Job {
-    pub fn new(request: InferRequest, group: Group, now: Instant) -> (Self, oneshot::Receiver<Answer>) {
+    pub fn new(
+        request: InferRequest,
+        group: Group,
+        now: Instant,
+    ) -> (Self, oneshot::Receiver<Answer>) {
         let (reply, answer) = oneshot::channel();
         let job = Self {
             request,
@@ -57,7 +61,10 @@ impl Waiting for Job {
 /// alone; so does a request without rows.
 pub fn group(signature: &Signature, request: &InferRequest) -> Group {
     let optional = |index: usize| signature.inputs.get(index).is_none_or(|spec| spec.optional);
-    if !signature.batched || request.rows == 0 || request.inputs.iter().any(|(index, _)| optional(*index)) {
+    if !signature.batched
+        || request.rows == 0
+        || request.inputs.iter().any(|(index, _)| optional(*index))
+    {
         return Group::Alone;
     }
     let mut dims = Vec::with_capacity(request.inputs.len() * 4);
@@ -78,5 +85,86 @@ pub fn group(signature: &Signature, request: &InferRequest) -> Group {
     Group::Shape {
         dims: dims.into_boxed_slice(),
         row_bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use forebay_proto::tensor::DataType;
+
+    use super::*;
+    use crate::inference::{Tensor, TensorSpec};
+
+    fn signature(batched: bool) -> Signature {
+        let spec = |name: &str, optional| TensorSpec {
+            name: name.to_owned(),
+            datatype: DataType::Int64,
+            shape: Some(vec![-1, -1]),
+            optional,
+        };
+        Signature {
+            inputs: vec![spec("ids", false), spec("mask", false), spec("scale", true)],
+            outputs: vec![],
+            batched,
+        }
+    }
+
+    fn request(inputs: &[(usize, &[i64])]) -> InferRequest {
+        let tensor = |shape: &[i64]| Tensor {
+            datatype: DataType::Int64,
+            shape: shape.to_vec(),
+            data: Bytes::new(),
+        };
+        InferRequest {
+            inputs: inputs
+                .iter()
+                .map(|(index, shape)| (*index, tensor(shape)))
+                .collect(),
+            outputs: vec![],
+            rows: inputs
+                .first()
+                .and_then(|(_, shape)| shape.first())
+                .map_or(1, |rows| *rows as usize),
+            deadline: None,
+            trace: None,
+        }
+    }
+
+    fn of(inputs: &[(usize, &[i64])]) -> Group {
+        group(&signature(true), &request(inputs))
+    }
+
+    #[test]
+    fn rows_may_differ_and_other_dimensions_may_not() {
+        let group = of(&[(0, &[1, 5]), (1, &[1, 5])]);
+        assert!(
+            matches!(group, Group::Shape { row_bytes: 80, .. }),
+            "{group:?}"
+        );
+        assert_eq!(group, of(&[(0, &[7, 5]), (1, &[7, 5])]));
+        assert_ne!(group, of(&[(0, &[1, 6]), (1, &[1, 5])]));
+        assert_ne!(group, of(&[(0, &[1, 5])]));
+        assert_ne!(of(&[(0, &[1, 5])]), of(&[(1, &[1, 5])]));
+        assert_ne!(
+            of(&[(0, &[1, 2, 1]), (1, &[1])]),
+            of(&[(0, &[1, 2]), (1, &[1, 1])])
+        );
+    }
+
+    #[test]
+    fn whoever_cannot_be_stacked_goes_alone() {
+        assert_eq!(
+            group(&signature(false), &request(&[(0, &[1, 5])])),
+            Group::Alone
+        );
+        assert_eq!(
+            of(&[(0, &[1, 5]), (2, &[1, 5])]),
+            Group::Alone,
+            "an input with a default"
+        );
+        assert_eq!(of(&[(0, &[0, 5])]), Group::Alone, "no rows");
+        assert_eq!(of(&[(0, &[])]), Group::Alone, "no dimensions");
+        assert_eq!(of(&[(9, &[1])]), Group::Alone, "no such input");
     }
 }

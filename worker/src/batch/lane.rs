@@ -6,7 +6,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::batch::forming::{Asking, Forming};
 use crate::batch::job::Job;
-use crate::batch::queue::{Decision, Dropped, Full, Queue};
+use crate::batch::queue::{Decision, Dropped, Queue};
 
 #[derive(Debug)]
 pub struct Lane {
@@ -71,18 +71,16 @@ impl Lane {
         if state.draining {
             return (Err(Refusal::Draining), Vec::new());
         }
-        let (pushed, dropped) = state.queue.push(job, now);
+        let pushed = state.queue.push(job, now);
         let wake = state.idle > 0;
         drop(state);
-        match pushed {
-            Ok(()) => {
-                if wake {
-                    self.wake.notify_one();
-                }
-                (Ok(()), dropped)
-            }
-            Err(Full(_)) => (Err(Refusal::Full), dropped),
+        if pushed.refused.is_some() {
+            return (Err(Refusal::Full), pushed.dropped);
         }
+        if wake {
+            self.wake.notify_one();
+        }
+        (Ok(()), pushed.dropped)
     }
 
     /// Blocks until there is something to do.
@@ -97,7 +95,9 @@ impl Lane {
                 draining: state.draining,
             };
             let forming = &mut state.forming;
-            let turn = state.queue.next(asking.now, |standing| forming.call(standing, asking));
+            let turn = state
+                .queue
+                .next(asking.now, |standing| forming.call(standing, asking));
             let work = match turn.decision {
                 Decision::Run(batch) => Work::Batch(batch),
                 _ if !turn.dropped.is_empty() => Work::Nothing,

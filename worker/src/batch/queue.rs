@@ -74,9 +74,14 @@ pub struct Turn<T> {
     pub dropped: Vec<(T, Dropped)>,
 }
 
-/// The queue had no room; the request comes back.
+/// What became of a request that wanted in.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Full<T>(pub T);
+pub struct Pushed<T> {
+    /// The request itself, if the queue had no room.
+    pub refused: Option<T>,
+    /// Whoever was removed to make room.
+    pub dropped: Vec<(T, Dropped)>,
+}
 
 #[derive(Debug)]
 struct Entry<T> {
@@ -122,18 +127,24 @@ impl<T: Waiting> Queue<T> {
         self.requests == 0
     }
 
-    /// Takes a request in. When the queue is full, expired and cancelled ones make room first and are
-    /// returned; if that does not help the request comes back as the error, beside whoever was dropped.
-    pub fn push(&mut self, item: T, now: Instant) -> (Result<(), Full<T>>, Vec<(T, Dropped)>) {
+    /// Takes a request in. When the queue is full, expired and cancelled ones make room first; if that does
+    /// not help the request comes back.
+    pub fn push(&mut self, item: T, now: Instant) -> Pushed<T> {
         let mut dropped = Vec::new();
         if self.requests >= self.limit {
             self.sweep(now, &mut dropped);
             if self.requests >= self.limit {
-                return (Err(Full(item)), dropped);
+                return Pushed {
+                    refused: Some(item),
+                    dropped,
+                };
             }
         }
         if let Some(deadline) = item.deadline() {
-            self.quiet_until = Some(self.quiet_until.map_or(deadline, |quiet| quiet.min(deadline)));
+            self.quiet_until = Some(
+                self.quiet_until
+                    .map_or(deadline, |quiet| quiet.min(deadline)),
+            );
         }
         self.requests += 1;
         self.rows += item.rows();
@@ -150,7 +161,10 @@ impl<T: Waiting> Queue<T> {
                 self.groups.insert(group, VecDeque::from([entry]));
             }
         }
-        (Ok(()), dropped)
+        Pushed {
+            refused: None,
+            dropped,
+        }
     }
 
     /// What an idle instance shall do now. `call` answers for a group whether a batch goes and how large.
@@ -161,25 +175,45 @@ impl<T: Waiting> Queue<T> {
         }
         loop {
             let (group, rows) = match self.choose(&mut call) {
-                Choice::Nothing => return Turn { decision: Decision::Empty, dropped },
-                Choice::Wait(until) => return Turn { decision: Decision::WaitUntil(until), dropped },
+                Choice::Nothing => {
+                    return Turn {
+                        decision: Decision::Empty,
+                        dropped,
+                    };
+                }
+                Choice::Wait(until) => {
+                    return Turn {
+                        decision: Decision::WaitUntil(until),
+                        dropped,
+                    };
+                }
                 Choice::Cut { group, rows } => (group, rows),
             };
             let batch = self.cut(&group, rows, &mut dropped);
             if !batch.is_empty() {
-                return Turn { decision: Decision::Run(batch), dropped };
+                return Turn {
+                    decision: Decision::Run(batch),
+                    dropped,
+                };
             }
         }
     }
 
     /// The oldest group that may go; else the earliest moment at which one may.
     fn choose(&self, call: &mut impl FnMut(Standing<'_>) -> Call) -> Choice {
-        let head = |entries: &VecDeque<Entry<T>>| entries.front().map_or(u64::MAX, |entry| entry.number);
-        let Some((group, entries)) = self.groups.iter().min_by_key(|(_, entries)| head(entries)) else {
+        let head =
+            |entries: &VecDeque<Entry<T>>| entries.front().map_or(u64::MAX, |entry| entry.number);
+        let Some((group, entries)) = self.groups.iter().min_by_key(|(_, entries)| head(entries))
+        else {
             return Choice::Nothing;
         };
         let mut earliest = match call(standing(group, entries)) {
-            Call::Send { rows } => return Choice::Cut { group: group.clone(), rows },
+            Call::Send { rows } => {
+                return Choice::Cut {
+                    group: group.clone(),
+                    rows,
+                };
+            }
             Call::Wait { until } => until,
         };
         let mut chosen: Option<(u64, &Group, usize)> = None;
@@ -195,7 +229,10 @@ impl<T: Waiting> Queue<T> {
             }
         }
         match chosen {
-            Some((_, group, rows)) => Choice::Cut { group: group.clone(), rows },
+            Some((_, group, rows)) => Choice::Cut {
+                group: group.clone(),
+                rows,
+            },
             None => Choice::Wait(earliest),
         }
     }
@@ -213,7 +250,9 @@ impl<T: Waiting> Queue<T> {
             if !cancelled && !batch.is_empty() && (taken + size > rows || *group == Group::Alone) {
                 break;
             }
-            let Some(entry) = entries.pop_front() else { break };
+            let Some(entry) = entries.pop_front() else {
+                break;
+            };
             self.requests -= 1;
             self.rows -= size;
             if cancelled {

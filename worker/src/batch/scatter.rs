@@ -19,7 +19,10 @@ pub struct NotByRow {
 /// An output whose first dimension is not the number of rows, or that is not framed as it should be.
 pub fn scatter(outputs: &[Tensor], rows: &[usize]) -> Result<Vec<Vec<Tensor>>, NotByRow> {
     let total: usize = rows.iter().sum();
-    let mut answers: Vec<Vec<Tensor>> = rows.iter().map(|_| Vec::with_capacity(outputs.len())).collect();
+    let mut answers: Vec<Vec<Tensor>> = rows
+        .iter()
+        .map(|_| Vec::with_capacity(outputs.len()))
+        .collect();
     for (output, tensor) in outputs.iter().enumerate() {
         let ends = row_ends(tensor, rows, total).ok_or_else(|| NotByRow {
             output,

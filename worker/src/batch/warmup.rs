@@ -29,7 +29,11 @@ pub struct Sample {
 
 /// Made-up requests of one row each; `None` if the signature leaves too much open.
 pub fn synthetic_request(signature: &Signature) -> Option<InferRequest> {
-    let required = signature.inputs.iter().enumerate().filter(|(_, spec)| !spec.optional);
+    let required = signature
+        .inputs
+        .iter()
+        .enumerate()
+        .filter(|(_, spec)| !spec.optional);
     let inputs = required
         .map(|(index, spec)| Some((index, synthetic_tensor(spec, signature.batched)?)))
         .collect::<Option<Vec<_>>>()?;
@@ -51,13 +55,22 @@ pub struct WarmUp {
 }
 
 /// Runs batches of growing size until `deadline`, or until larger ones are hopelessly slow per row.
-pub fn warm_up(engine: &mut dyn Engine, request: &InferRequest, max_rows: usize, deadline: Instant) -> WarmUp {
+pub fn warm_up(
+    engine: &mut dyn Engine,
+    request: &InferRequest,
+    max_rows: usize,
+    deadline: Instant,
+) -> WarmUp {
     let mut gather = Gather::default();
     let mut learned = WarmUp {
         samples: Vec::new(),
         stackable: true,
     };
-    let request_bytes: usize = request.inputs.iter().map(|(_, tensor)| tensor.data.len()).sum();
+    let request_bytes: usize = request
+        .inputs
+        .iter()
+        .map(|(_, tensor)| tensor.data.len())
+        .sum();
     let mut least_per_row = f64::INFINITY;
     for rows in sizes(max_rows) {
         if request_bytes.saturating_mul(rows) > MAX_INPUT_BYTES {
@@ -101,7 +114,12 @@ enum Turn {
 }
 
 /// One whole turn of an instance.
-fn run_once(engine: &mut dyn Engine, gather: &mut Gather, request: &InferRequest, rows: usize) -> Turn {
+fn run_once(
+    engine: &mut dyn Engine,
+    gather: &mut Gather,
+    request: &InferRequest,
+    rows: usize,
+) -> Turn {
     let requests = vec![request; rows];
     let inputs = gather.gather(&requests, rows);
     match engine.run(&inputs, &request.outputs) {
@@ -116,7 +134,11 @@ fn synthetic_tensor(spec: &TensorSpec, batched: bool) -> Option<Tensor> {
     let mut shape = spec.shape.clone()?;
     for (axis, dimension) in shape.iter_mut().enumerate() {
         if *dimension < 0 {
-            *dimension = if axis == 0 && batched { 1 } else { FREE_DIMENSION };
+            *dimension = if axis == 0 && batched {
+                1
+            } else {
+                FREE_DIMENSION
+            };
         }
     }
     // An empty string is its length of zero, four bytes of zero.
@@ -129,4 +151,102 @@ fn synthetic_tensor(spec: &TensorSpec, batched: bool) -> Option<Tensor> {
         shape,
         data: Bytes::from(vec![0; bytes]),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+
+    use forebay_proto::tensor::DataType;
+
+    use super::*;
+    use crate::engine::fake::{Script, signature};
+
+    fn later() -> Instant {
+        Instant::now() + Duration::from_secs(3600)
+    }
+
+    fn spec(datatype: DataType, shape: Option<&[i64]>, optional: bool) -> TensorSpec {
+        TensorSpec {
+            name: "x".to_owned(),
+            datatype,
+            shape: shape.map(<[i64]>::to_vec),
+            optional,
+        }
+    }
+
+    fn made_up(inputs: Vec<TensorSpec>, batched: bool) -> Option<InferRequest> {
+        synthetic_request(&Signature {
+            inputs,
+            outputs: vec![],
+            batched,
+        })
+    }
+
+    #[test]
+    fn free_dimensions_are_filled_in() {
+        let strings = spec(DataType::Bytes, Some(&[-1, 2]), false);
+        let default = spec(DataType::Fp32, Some(&[3]), true);
+        let tokens = spec(DataType::Int64, Some(&[-1, -1]), false);
+        let request = made_up(vec![strings.clone(), default, tokens], true).unwrap();
+        let shapes: Vec<_> = request
+            .inputs
+            .iter()
+            .map(|(index, tensor)| (*index, tensor.shape.clone()))
+            .collect();
+        assert_eq!(shapes, [(0, vec![1, 2]), (2, vec![1, FREE_DIMENSION])]);
+        assert_eq!(request.inputs[0].1.data.len(), 8, "two empty strings");
+        assert_eq!(
+            made_up(vec![strings], false).unwrap().inputs[0].1.shape,
+            [FREE_DIMENSION, 2]
+        );
+    }
+
+    #[test]
+    fn nothing_is_made_up_where_the_model_says_too_little_or_wants_too_much() {
+        assert!(made_up(vec![spec(DataType::Fp32, None, false)], false).is_none());
+        assert!(made_up(vec![spec(DataType::Fp32, Some(&[1 << 40]), false)], false).is_none());
+        assert!(
+            made_up(
+                vec![spec(DataType::Fp32, Some(&[1 << 40, 1 << 40]), false)],
+                false
+            )
+            .is_none()
+        );
+    }
+
+    #[test]
+    fn every_size_is_run_and_measured() {
+        let script: Arc<Script> = Arc::default();
+        let mut engine = script.factory()().unwrap();
+        let request = synthetic_request(&signature()).unwrap();
+        let learned = warm_up(&mut *engine, &request, 4, later());
+        assert!(learned.stackable);
+        assert_eq!(learned.samples.first().map(|sample| sample.rows), Some(1));
+        let runs = script.runs.lock();
+        assert_eq!(&runs[..RUNS as usize], vec![1; RUNS as usize]);
+        assert_eq!(runs.len(), learned.samples.len() * RUNS as usize);
+    }
+
+    #[test]
+    fn when_time_is_up_one_run_is_enough() {
+        let script: Arc<Script> = Arc::default();
+        let mut engine = script.factory()().unwrap();
+        let request = synthetic_request(&signature()).unwrap();
+        let learned = warm_up(&mut *engine, &request, 4, Instant::now());
+        assert_eq!(learned.samples.len(), 1);
+        assert_eq!(*script.runs.lock(), [1]);
+    }
+
+    #[test]
+    fn rows_that_do_not_come_back_are_noticed() {
+        let script: Arc<Script> = Arc::default();
+        script.crooked.store(true, Ordering::SeqCst);
+        let mut engine = script.factory()().unwrap();
+        let request = synthetic_request(&signature()).unwrap();
+        let learned = warm_up(&mut *engine, &request, 4, later());
+        assert!(!learned.stackable);
+        assert_eq!(learned.samples.len(), 1);
+    }
 }

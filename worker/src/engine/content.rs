@@ -14,18 +14,25 @@ const MAX_DIMENSION: i64 = u32::MAX as i64;
 /// What is wrong with the tensor, with the input's name inside.
 pub fn check(name: &str, tensor: &Tensor) -> Result<(), String> {
     let shape = &tensor.shape;
-    if let Some(dimension) = shape.iter().find(|dimension| !(0..=MAX_DIMENSION).contains(*dimension)) {
+    if let Some(dimension) = shape
+        .iter()
+        .find(|dimension| !(0..=MAX_DIMENSION).contains(*dimension))
+    {
         return Err(format!(
             "dimension {dimension} of input '{name}' is out of range, must be 0 to {MAX_DIMENSION}"
         ));
     }
-    let product = shape.iter().try_fold(1i64, |product, dimension| product.checked_mul((*dimension).max(1)));
+    let product = shape.iter().try_fold(1i64, |product, dimension| {
+        product.checked_mul((*dimension).max(1))
+    });
     if product.is_none() {
         return Err(format!("shape {shape:?} of input '{name}' is too large"));
     }
     match tensor.datatype {
         DataType::Bool => match tensor.data.iter().find(|byte| **byte > 1) {
-            Some(byte) => Err(format!("input '{name}' has a BOOL element of {byte}, must be 0 or 1")),
+            Some(byte) => Err(format!(
+                "input '{name}' has a BOOL element of {byte}, must be 0 or 1"
+            )),
             None => Ok(()),
         },
         DataType::Bytes => strings(name, tensor),
@@ -67,10 +74,16 @@ mod tests {
     #[test]
     fn sound_tensors_pass() {
         assert_eq!(check("x", &tensor(DataType::Bool, &[2], &[0, 1])), Ok(()));
-        assert_eq!(check("x", &tensor(DataType::Uint8, &[2], &[7, 255])), Ok(()));
+        assert_eq!(
+            check("x", &tensor(DataType::Uint8, &[2], &[7, 255])),
+            Ok(())
+        );
         assert_eq!(check("x", &tensor(DataType::Fp32, &[0, 3], &[])), Ok(()));
         assert_eq!(
-            check("x", &tensor(DataType::Bytes, &[], b"\x03\0\0\0\xe2\x82\xac")),
+            check(
+                "x",
+                &tensor(DataType::Bytes, &[], b"\x03\0\0\0\xe2\x82\xac")
+            ),
             Ok(())
         );
     }
@@ -79,12 +92,21 @@ mod tests {
     fn what_no_engine_takes_is_refused_with_the_value() {
         for (tensor, part) in [
             (tensor(DataType::Bool, &[2], &[1, 2]), "BOOL element of 2"),
-            (tensor(DataType::Bytes, &[1], b"\x02\0\0\0\xff\xfe"), "not UTF-8"),
+            (
+                tensor(DataType::Bytes, &[1], b"\x02\0\0\0\xff\xfe"),
+                "not UTF-8",
+            ),
             (tensor(DataType::Bytes, &[1], b"\x02\0\0\0a\0"), "NUL"),
             (tensor(DataType::Bytes, &[1], b"\x09\0\0\0a"), "input 'x'"),
             (tensor(DataType::Fp32, &[0, -1], &[]), "dimension -1"),
-            (tensor(DataType::Fp32, &[0, 1 << 40], &[]), "dimension 1099511627776"),
-            (tensor(DataType::Fp32, &[1 << 31, 1 << 31, 1 << 31, 0], &[]), "too large"),
+            (
+                tensor(DataType::Fp32, &[0, 1 << 40], &[]),
+                "dimension 1099511627776",
+            ),
+            (
+                tensor(DataType::Fp32, &[1 << 31, 1 << 31, 1 << 31, 0], &[]),
+                "too large",
+            ),
         ] {
             let error = check("x", &tensor).unwrap_err();
             assert!(error.contains(part), "{error}");

@@ -101,16 +101,26 @@ struct Fake {
 }
 
 impl Engine for Fake {
-    fn run(&mut self, inputs: &[BoundTensor<'_>], outputs: &[usize]) -> Result<Vec<Tensor>, EngineError> {
-        let rows = inputs.first().and_then(|input| input.shape.first()).copied().unwrap_or(1);
+    fn run(
+        &mut self,
+        inputs: &[BoundTensor<'_>],
+        outputs: &[usize],
+    ) -> Result<Vec<Tensor>, EngineError> {
+        let rows = inputs
+            .first()
+            .and_then(|input| input.shape.first())
+            .copied()
+            .unwrap_or(1);
         self.script.runs.lock().push(rows as usize);
         self.script.pass();
-        for input in inputs.iter().filter(|input| input.datatype == DataType::Fp32) {
+        for input in inputs
+            .iter()
+            .filter(|input| input.datatype == DataType::Fp32)
+        {
             for element in input.data.as_chunks::<4>().0 {
                 match f32::from_le_bytes(*element) {
                     BAD => return Err(EngineError::InvalidInput("bad value".to_owned())),
                     FAIL => return Err(EngineError::Failed("out of order".to_owned())),
-                    #[expect(clippy::panic, reason = "the test asked for it")]
                     PANIC => panic!("told to"),
                     _ => {}
                 }

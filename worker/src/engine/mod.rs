@@ -30,7 +30,11 @@ pub trait Engine: Send {
     ///
     /// # Errors
     /// `EngineError`, after which the engine is still usable.
-    fn run(&mut self, inputs: &[BoundTensor<'_>], outputs: &[usize]) -> Result<Vec<Tensor>, EngineError>;
+    fn run(
+        &mut self,
+        inputs: &[BoundTensor<'_>],
+        outputs: &[usize],
+    ) -> Result<Vec<Tensor>, EngineError>;
 }
 
 /// Why a run failed.

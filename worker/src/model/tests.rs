@@ -21,7 +21,11 @@ fn config() -> ModelConfig {
     }
 }
 
-fn start_with(script: &Arc<Script>, config: ModelConfig, observer: Arc<dyn BatchObserver>) -> Model {
+fn start_with(
+    script: &Arc<Script>,
+    config: ModelConfig,
+    observer: Arc<dyn BatchObserver>,
+) -> Model {
     let factory = script.factory();
     let loaded = LoadedModel {
         signature: signature(),
@@ -64,7 +68,11 @@ fn request(values: &[f32]) -> InferRequest {
 }
 
 fn bytes_of(values: &[f32]) -> Bytes {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect::<Vec<u8>>()
+        .into()
 }
 
 /// Keeps the only instance busy until the gate opens, so that what is submitted meanwhile gathers.
@@ -86,7 +94,10 @@ fn what_waits_goes_together_and_everybody_gets_their_rows() {
     let model = start(&script, config());
     let busy = occupy(&script, &model);
     let inputs = [vec![1.0, 2.0], vec![3.0, 4.0, 5.0, 6.0], vec![7.0, 8.0]];
-    let answers: Vec<_> = inputs.iter().map(|input| model.submit(request(input), Instant::now()).unwrap()).collect();
+    let answers: Vec<_> = inputs
+        .iter()
+        .map(|input| model.submit(request(input), Instant::now()).unwrap())
+        .collect();
     assert_eq!(model.statistics().queued_rows, 4);
     script.open();
     echo(busy);
@@ -99,8 +110,14 @@ fn what_waits_goes_together_and_everybody_gets_their_rows() {
     assert_eq!(*script.runs.lock(), [1, 4]);
     let statistics = model.statistics();
     assert_eq!((statistics.success.count, statistics.fail.count), (4, 0));
-    assert_eq!((statistics.inference_count, statistics.execution_count), (5, 2));
-    assert_eq!(statistics.batch_sizes.keys().copied().collect::<Vec<_>>(), [1, 4]);
+    assert_eq!(
+        (statistics.inference_count, statistics.execution_count),
+        (5, 2)
+    );
+    assert_eq!(
+        statistics.batch_sizes.keys().copied().collect::<Vec<_>>(),
+        [1, 4]
+    );
     assert!(statistics.last_inference_ms > 0);
     assert_eq!(statistics.queued_requests, 0);
 }
@@ -114,11 +131,15 @@ fn no_batch_is_larger_than_the_maximum() {
     };
     let model = start(&script, limited);
     let busy = occupy(&script, &model);
-    let answers: Vec<_> = (0..5).map(|_| model.submit(request(&[1.0, 1.0]), Instant::now()).unwrap()).collect();
+    let answers: Vec<_> = (0..5)
+        .map(|_| model.submit(request(&[1.0, 1.0]), Instant::now()).unwrap())
+        .collect();
     let large = model.submit(request(&[2.0; 12]), Instant::now()).unwrap();
     script.open();
     echo(busy);
-    answers.into_iter().for_each(|answer| assert_eq!(echo(answer), bytes_of(&[1.0, 1.0])));
+    answers
+        .into_iter()
+        .for_each(|answer| assert_eq!(echo(answer), bytes_of(&[1.0, 1.0])));
     assert_eq!(echo(large), bytes_of(&[2.0; 12]));
     assert_eq!(*script.runs.lock(), [1, 2, 2, 1, 6]);
 }
@@ -129,8 +150,18 @@ fn a_bad_request_fails_alone() {
     let model = start(&script, config());
     let busy = occupy(&script, &model);
     let bad = [2, 5];
-    let value = |number: usize| if bad.contains(&number) { BAD } else { number as f32 };
-    let submit = |number| model.submit(request(&[value(number), 0.0]), Instant::now()).unwrap();
+    let value = |number: usize| {
+        if bad.contains(&number) {
+            BAD
+        } else {
+            number as f32
+        }
+    };
+    let submit = |number| {
+        model
+            .submit(request(&[value(number), 0.0]), Instant::now())
+            .unwrap()
+    };
     let answers: Vec<_> = (0..7).map(submit).collect();
     script.open();
     echo(busy);
@@ -154,7 +185,10 @@ fn a_failing_engine_is_not_the_callers_fault() {
     let model = start(&script, config());
     let answer = model.submit(request(&[FAIL, 0.0]), Instant::now()).unwrap();
     let error = answer.blocking_recv().unwrap().unwrap_err();
-    assert!(matches!(&error, InferError::Engine { message, .. } if message == "out of order"), "{error}");
+    assert!(
+        matches!(&error, InferError::Engine { message, .. } if message == "out of order"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -162,9 +196,14 @@ fn a_panic_costs_the_engine_but_not_the_instance() {
     let script: Arc<Script> = Arc::default();
     let model = start(&script, config());
     let made = script.instances.load(Ordering::SeqCst);
-    let answer = model.submit(request(&[PANIC, 0.0]), Instant::now()).unwrap();
+    let answer = model
+        .submit(request(&[PANIC, 0.0]), Instant::now())
+        .unwrap();
     let error = answer.blocking_recv().unwrap().unwrap_err();
-    assert!(matches!(&error, InferError::Engine { message, .. } if message.contains("told to")), "{error}");
+    assert!(
+        matches!(&error, InferError::Engine { message, .. } if message.contains("told to")),
+        "{error}"
+    );
 
     script.barren.store(true, Ordering::SeqCst);
     let answer = model.submit(request(&[1.0, 1.0]), Instant::now()).unwrap();
@@ -225,7 +264,10 @@ fn expired_requests_are_told_so() {
     let late = model.submit(late, past).unwrap();
     script.open();
     echo(busy);
-    assert!(matches!(late.blocking_recv().unwrap(), Err(InferError::DeadlineInQueue(_))));
+    assert!(matches!(
+        late.blocking_recv().unwrap(),
+        Err(InferError::DeadlineInQueue(_))
+    ));
     assert_eq!(*script.runs.lock(), [1]);
     assert_eq!(model.statistics().fail.count, 2);
 }
@@ -239,9 +281,16 @@ fn a_full_queue_refuses_at_once() {
     };
     let model = start(&script, small);
     let busy = occupy(&script, &model);
-    let waiting = [1.0, 2.0].map(|value| model.submit(request(&[value, value]), Instant::now()).unwrap());
+    let waiting = [1.0, 2.0].map(|value| {
+        model
+            .submit(request(&[value, value]), Instant::now())
+            .unwrap()
+    });
     let refused = model.submit(request(&[3.0, 3.0]), Instant::now());
-    assert!(matches!(refused, Err(InferError::QueueFull { limit: 2, .. })));
+    assert!(matches!(
+        refused,
+        Err(InferError::QueueFull { limit: 2, .. })
+    ));
     script.open();
     echo(busy);
     waiting.into_iter().for_each(|answer| {
@@ -255,7 +304,10 @@ fn content_that_no_engine_takes_never_reaches_a_batch() {
     let model = start(&script, config());
     let mut crooked = request(&[1.0, 1.0]);
     crooked.inputs[0].1.shape = vec![1, -2];
-    assert!(matches!(model.submit(crooked, Instant::now()), Err(InferError::InvalidInput(_))));
+    assert!(matches!(
+        model.submit(crooked, Instant::now()),
+        Err(InferError::InvalidInput(_))
+    ));
     assert!(script.runs.lock().is_empty());
     assert_eq!(model.statistics().fail.count, 1);
 }
@@ -281,11 +333,17 @@ fn rows_that_do_not_come_back_as_rows_switch_batching_off() {
     let model = start(&script, config());
     let busy = occupy(&script, &model);
     script.crooked.store(true, Ordering::SeqCst);
-    let answers: Vec<_> = (0..3).map(|_| model.submit(request(&[1.0, 2.0]), Instant::now()).unwrap()).collect();
+    let answers: Vec<_> = (0..3)
+        .map(|_| model.submit(request(&[1.0, 2.0]), Instant::now()).unwrap())
+        .collect();
     script.open();
     drop(busy);
     for answer in answers {
-        assert_eq!(echo(answer), bytes_of(&[1.0, 2.0, 1.0, 2.0]), "alone, the output is passed on as it is");
+        assert_eq!(
+            echo(answer),
+            bytes_of(&[1.0, 2.0, 1.0, 2.0]),
+            "alone, the output is passed on as it is"
+        );
     }
     assert_eq!(*script.runs.lock(), [1, 3, 1, 1, 1]);
     assert_eq!(model.statistics().best_size, 1);
@@ -314,16 +372,29 @@ fn instances_work_side_by_side() {
     assert_eq!(*script.runs.lock(), [1, 1]);
 }
 
+/// Rows, requests, error, traced.
+type Note = (usize, usize, Option<String>, bool);
+
 #[derive(Default)]
-struct Notes(Mutex<Vec<(usize, usize, Option<String>, bool)>>);
+struct Notes(Mutex<Vec<Note>>);
 
 impl BatchObserver for Notes {
     fn batch_done(&self, report: BatchReport<'_>) {
-        assert_eq!((report.model, report.version, report.instance), ("fake", 3, 0));
+        assert_eq!(
+            (report.model, report.version, report.instance),
+            ("fake", 3, 0)
+        );
         assert!(report.gather.end <= report.run.start && report.run.end <= report.scatter.start);
-        assert!(report.requests.iter().all(|request| request.enqueued <= request.started));
+        assert!(
+            report
+                .requests
+                .iter()
+                .all(|request| request.enqueued <= request.started)
+        );
         let error = report.error.map(str::to_owned);
-        self.0.lock().push((report.rows, report.requests.len(), error, report.any_traced));
+        self.0
+            .lock()
+            .push((report.rows, report.requests.len(), error, report.any_traced));
     }
 }
 
@@ -331,7 +402,11 @@ impl BatchObserver for Notes {
 fn every_run_is_reported() {
     let script = Arc::default();
     let notes: Arc<Notes> = Arc::default();
-    let model = start_with(&script, config(), Arc::clone(&notes) as Arc<dyn BatchObserver>);
+    let model = start_with(
+        &script,
+        config(),
+        Arc::clone(&notes) as Arc<dyn BatchObserver>,
+    );
     let busy = occupy(&script, &model);
     let traced = InferRequest {
         trace: Some(opentelemetry::trace::SpanContext::empty_context()),

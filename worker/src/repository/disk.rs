@@ -32,7 +32,11 @@ fn subfolders(folder: &Path) -> io::Result<Vec<String>> {
     let entries = std::fs::read_dir(folder)?;
     let names = entries.filter_map(|entry| {
         let entry = entry.ok()?;
-        if entry.path().is_dir() { entry.file_name().into_string().ok() } else { None }
+        if entry.path().is_dir() {
+            entry.file_name().into_string().ok()
+        } else {
+            None
+        }
     });
     Ok(names.collect())
 }

@@ -26,23 +26,38 @@ pub struct FoundModel {
 
 /// The models among the folders, by name. `configured`: models that the configuration names; those without a
 /// folder are listed as missing.
-pub fn models<'a>(folders: &[Folder], configured: impl Iterator<Item = &'a str>) -> Vec<FoundModel> {
-    let visible = folders.iter().filter(|folder| !folder.name.starts_with('.'));
+pub fn models<'a>(
+    folders: &[Folder],
+    configured: impl Iterator<Item = &'a str>,
+) -> Vec<FoundModel> {
+    let visible = folders
+        .iter()
+        .filter(|folder| !folder.name.starts_with('.'));
     let found = visible.map(|folder| (folder.name.clone(), version(folder)));
     let mut models: BTreeMap<String, Result<u64, String>> = found.collect();
     for name in configured {
-        models
-            .entry(name.to_owned())
-            .or_insert_with(|| Err("the configuration names it, but the repository has no such folder".to_owned()));
+        models.entry(name.to_owned()).or_insert_with(|| {
+            Err("the configuration names it, but the repository has no such folder".to_owned())
+        });
     }
-    models.into_iter().map(|(name, version)| FoundModel { name, version }).collect()
+    models
+        .into_iter()
+        .map(|(name, version)| FoundModel { name, version })
+        .collect()
 }
 
 fn version(folder: &Folder) -> Result<u64, String> {
-    let children = folder.children.as_ref().map_err(|reason| format!("the folder cannot be read: {reason}"))?;
-    let versions = children.iter().filter_map(|(name, files)| Some((version_number(name)?, files)));
+    let children = folder
+        .children
+        .as_ref()
+        .map_err(|reason| format!("the folder cannot be read: {reason}"))?;
+    let versions = children
+        .iter()
+        .filter_map(|(name, files)| Some((version_number(name)?, files)));
     let Some((version, files)) = versions.max_by_key(|(version, _)| *version) else {
-        return Err("the folder has no version, a subfolder named by a number such as '1'".to_owned());
+        return Err(
+            "the folder has no version, a subfolder named by a number such as '1'".to_owned(),
+        );
     };
     if !files.iter().any(|file| file == MODEL_FILE) {
         return Err(format!("version {version} has no file '{MODEL_FILE}'"));
@@ -64,19 +79,29 @@ mod tests {
         let files = |files: &[&str]| files.iter().map(|file| (*file).to_owned()).collect();
         Folder {
             name: name.to_owned(),
-            children: Ok(children.iter().map(|(name, list)| ((*name).to_owned(), files(list))).collect()),
+            children: Ok(children
+                .iter()
+                .map(|(name, list)| ((*name).to_owned(), files(list)))
+                .collect()),
         }
     }
 
     fn found(folders: &[Folder]) -> Vec<(String, Result<u64, String>)> {
         let models = models(folders, std::iter::empty());
-        models.into_iter().map(|model| (model.name, model.version)).collect()
+        models
+            .into_iter()
+            .map(|model| (model.name, model.version))
+            .collect()
     }
 
     #[test]
     fn the_highest_number_is_served() {
-        let versions: &[(&str, &[&str])] =
-            &[("2", &["model.onnx"]), ("10", &["model.onnx", "labels.txt"]), ("draft", &["model.onnx"]), ("011", &[])];
+        let versions: &[(&str, &[&str])] = &[
+            ("2", &["model.onnx"]),
+            ("10", &["model.onnx", "labels.txt"]),
+            ("draft", &["model.onnx"]),
+            ("011", &[]),
+        ];
         assert_eq!(found(&[folder("a", versions)]), [("a".to_owned(), Ok(10))]);
     }
 
@@ -84,7 +109,10 @@ mod tests {
     fn hidden_folders_are_ignored_and_models_are_sorted() {
         let one: &[(&str, &[&str])] = &[("1", &["model.onnx"])];
         let folders = [folder("b", one), folder(".git", one), folder("a", one)];
-        assert_eq!(found(&folders), [("a".to_owned(), Ok(1)), ("b".to_owned(), Ok(1))]);
+        assert_eq!(
+            found(&folders),
+            [("a".to_owned(), Ok(1)), ("b".to_owned(), Ok(1))]
+        );
     }
 
     #[test]
@@ -93,10 +121,20 @@ mod tests {
             name: "c".to_owned(),
             children: Err("permission denied".to_owned()),
         };
-        let folders = [folder("a", &[("latest", &["model.onnx"])]), folder("b", &[("1", &["model.pt"])]), unreadable];
-        let reasons: Vec<String> = found(&folders).into_iter().map(|(_, version)| version.unwrap_err()).collect();
+        let folders = [
+            folder("a", &[("latest", &["model.onnx"])]),
+            folder("b", &[("1", &["model.pt"])]),
+            unreadable,
+        ];
+        let reasons: Vec<String> = found(&folders)
+            .into_iter()
+            .map(|(_, version)| version.unwrap_err())
+            .collect();
         assert!(reasons[0].contains("no version"), "{reasons:?}");
-        assert!(reasons[1].contains("version 1 has no file 'model.onnx'"), "{reasons:?}");
+        assert!(
+            reasons[1].contains("version 1 has no file 'model.onnx'"),
+            "{reasons:?}"
+        );
         assert!(reasons[2].contains("permission denied"), "{reasons:?}");
     }
 
@@ -106,7 +144,13 @@ mod tests {
         let models = models(&folders, ["a", "z"].into_iter());
         assert_eq!(models.len(), 2);
         assert_eq!(models[0].version, Ok(1));
-        assert!(models[1].version.as_ref().unwrap_err().contains("no such folder"));
+        assert!(
+            models[1]
+                .version
+                .as_ref()
+                .unwrap_err()
+                .contains("no such folder")
+        );
     }
 
     #[test]

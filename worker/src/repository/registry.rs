@@ -73,7 +73,10 @@ pub enum LoadEvent<'a> {
 enum Slot {
     Loading(u64),
     Ready(Arc<Model>),
-    Failed { version: Option<u64>, reason: String },
+    Failed {
+        version: Option<u64>,
+        reason: String,
+    },
 }
 
 /// The models by name. Lookups are cheap and never wait for a load.
@@ -102,8 +105,12 @@ impl Registry {
         progress: &dyn Fn(LoadEvent<'_>),
     ) -> Result<(), String> {
         let folders = disk::list(&config.repository);
-        let folders = folders
-            .map_err(|error| format!("cannot list the model repository '{}': {error}", config.repository.display()))?;
+        let folders = folders.map_err(|error| {
+            format!(
+                "cannot list the model repository '{}': {error}",
+                config.repository.display()
+            )
+        })?;
         let models = layout::models(&folders, config.models.keys().map(String::as_str));
         for model in &models {
             self.slots.insert(model.name.clone(), planned(model));
@@ -163,7 +170,9 @@ impl Registry {
             Slot::Ready(model) => Some(model.version()),
             Slot::Failed { version, .. } => *version,
         };
-        if !version.is_empty() && layout::version_number(version).is_none_or(|wanted| served != Some(wanted)) {
+        if !version.is_empty()
+            && layout::version_number(version).is_none_or(|wanted| served != Some(wanted))
+        {
             return Err(LookupError::UnknownVersion {
                 name: name.to_owned(),
                 version: version.to_owned(),
@@ -182,7 +191,11 @@ impl Registry {
 
     /// Every model of the repository, by name.
     pub fn index(&self) -> Vec<IndexEntry> {
-        let mut entries: Vec<IndexEntry> = self.slots.iter().map(|slot| entry(slot.key(), slot.value())).collect();
+        let mut entries: Vec<IndexEntry> = self
+            .slots
+            .iter()
+            .map(|slot| entry(slot.key(), slot.value()))
+            .collect();
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         entries
     }
@@ -214,28 +227,13 @@ impl Registry {
     }
 
     fn missing(&self, name: &str) -> LookupError {
-        if self.complete.load(Ordering::SeqCst) {
+        let listed = self.complete.load(Ordering::SeqCst) || !self.slots.is_empty();
+        if listed {
             return LookupError::UnknownModel(name.to_owned());
         }
-        match self.slots.is_empty() {
-            true => LookupError::NotReady {
-                name: name.to_owned(),
-                reason: "the repository is being read".to_owned(),
-            },
-            false => LookupError::UnknownModel(name.to_owned()),
-        }
-    }
-}
-
-#[cfg(test)]
-impl Registry {
-    /// A repository whose models are loaded already.
-    pub fn of(models: impl IntoIterator<Item = Model>) -> Self {
-        let slots = models.into_iter().map(|model| (model.name().to_owned(), Slot::Ready(Arc::new(model))));
-        Self {
-            slots: slots.collect(),
-            complete: AtomicBool::new(true),
-            closed: AtomicBool::new(false),
+        LookupError::NotReady {
+            name: name.to_owned(),
+            reason: "the repository is being read".to_owned(),
         }
     }
 }
@@ -277,7 +275,11 @@ fn load_one(
         threads: worker.threads.unwrap_or_else(|| threads_of_each(&config)),
         provider: config.provider,
     };
-    let path = worker.repository.join(name).join(version.to_string()).join(MODEL_FILE);
+    let path = worker
+        .repository
+        .join(name)
+        .join(version.to_string())
+        .join(MODEL_FILE);
     let load = || {
         let loaded = onnx::load_model(runtime, Path::new(&path), options)?;
         let spec = ModelSpec {

@@ -48,6 +48,7 @@ mod tests {
             weight,
             active,
             cost: 0.0,
+            expectation: None,
         };
         loads.iter().enumerate().map(candidate).collect()
     }

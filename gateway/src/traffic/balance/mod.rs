@@ -7,6 +7,7 @@
 //! To add a policy: a variant of `forebay_config::gateway::Policy`, a file here, an arm in `build`.
 
 mod least_request;
+mod least_work;
 mod peak_ewma;
 mod random;
 mod round_robin;
@@ -16,9 +17,12 @@ mod sample;
 mod tests;
 
 use least_request::LeastRequest;
+use least_work::LeastWork;
 use peak_ewma::PeakEwma;
 use random::Random;
 use round_robin::RoundRobin;
+
+use crate::traffic::service_line::Expectation;
 
 /// An endpoint that may be chosen, as it is at this moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,6 +35,8 @@ pub struct Candidate {
     pub active: u32,
     /// Peak EWMA of its response time in seconds, decayed to now.
     pub cost: f64,
+    /// How long a request would take there, by what was learned from its answers; None: none came yet.
+    pub expectation: Option<Expectation>,
 }
 
 impl Candidate {
@@ -52,5 +58,6 @@ pub fn build(policy: forebay_config::gateway::Policy) -> Box<dyn Policy> {
         Configured::Random => Box::new(Random),
         Configured::LeastRequest => Box::new(LeastRequest),
         Configured::PeakEwma => Box::new(PeakEwma),
+        Configured::LeastWork => Box::new(LeastWork),
     }
 }

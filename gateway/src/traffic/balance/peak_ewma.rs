@@ -53,6 +53,7 @@ mod tests {
             weight,
             active,
             cost,
+            expectation: None,
         };
         states.iter().enumerate().map(candidate).collect()
     }

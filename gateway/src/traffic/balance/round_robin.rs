@@ -57,6 +57,7 @@ mod tests {
                 weight,
                 active: 0,
                 cost: 0.0,
+                expectation: None,
             })
             .collect()
     }

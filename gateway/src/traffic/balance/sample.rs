@@ -84,6 +84,7 @@ mod tests {
             weight,
             active: 0,
             cost: 0.0,
+            expectation: None,
         };
         weights.iter().enumerate().map(candidate).collect()
     }

@@ -7,11 +7,12 @@ use proptest::prelude::*;
 
 use super::{Candidate, Policy, build};
 
-const POLICIES: [Configured; 4] = [
+const POLICIES: [Configured; 5] = [
     Configured::RoundRobin,
     Configured::Random,
     Configured::LeastRequest,
     Configured::PeakEwma,
+    Configured::LeastWork,
 ];
 
 /// SplitMix64: moves the state on, and gives a well-mixed number from it.
@@ -29,6 +30,7 @@ fn fleet(weights: &[u32]) -> Vec<Candidate> {
         weight,
         active: 0,
         cost: 0.010,
+        expectation: None,
     };
     weights.iter().enumerate().map(candidate).collect()
 }
@@ -68,6 +70,7 @@ fn candidate() -> impl Strategy<Value = Candidate> {
         weight,
         active,
         cost,
+        expectation: None,
     })
 }
 

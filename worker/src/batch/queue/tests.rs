@@ -65,7 +65,10 @@ fn wide(id: u32, width: i64) -> Request {
 }
 
 fn rows(id: u32, rows: usize) -> Request {
-    Request { rows, ..request(id) }
+    Request {
+        rows,
+        ..request(id)
+    }
 }
 
 fn send(rows: usize) -> impl FnMut(Standing<'_>) -> Call {
@@ -75,8 +78,8 @@ fn send(rows: usize) -> impl FnMut(Standing<'_>) -> Call {
 fn filled(requests: impl IntoIterator<Item = Request>, start: Instant) -> Queue<Request> {
     let mut queue = Queue::new(100);
     for (position, request) in requests.into_iter().enumerate() {
-        let (pushed, dropped) = queue.push(request, start + Duration::from_millis(position as u64));
-        assert!(pushed.is_ok() && dropped.is_empty());
+        let pushed = queue.push(request, start + Duration::from_millis(position as u64));
+        assert_eq!(pushed, admitted(vec![]));
     }
     queue
 }
@@ -85,6 +88,13 @@ fn ids(decision: &Decision<Request>) -> Vec<u32> {
     match decision {
         Decision::Run(batch) => batch.iter().map(|request| request.id).collect(),
         Decision::WaitUntil(_) | Decision::Empty => Vec::new(),
+    }
+}
+
+fn admitted(dropped: Vec<(Request, Dropped)>) -> Pushed<Request> {
+    Pushed {
+        refused: None,
+        dropped,
     }
 }
 
@@ -105,9 +115,12 @@ fn first_come_first_served_up_to_the_size() {
 #[test]
 fn different_shapes_never_mix_and_the_oldest_goes_first() {
     let start = Instant::now();
-    let mut queue = filled([wide(0, 8), wide(1, 9), wide(2, 8), wide(3, 9), wide(4, 9)], start);
+    let mut queue = filled(
+        [wide(0, 8), wide(1, 9), wide(2, 8), wide(3, 9), wide(4, 9)],
+        start,
+    );
     assert_eq!(batch(&mut queue, start, 8), [0, 2]);
-    queue.push(wide(5, 8), start).0.unwrap();
+    assert_eq!(queue.push(wide(5, 8), start), admitted(vec![]));
     assert_eq!(batch(&mut queue, start, 2), [1, 3], "waited longer than 5");
     assert_eq!(batch(&mut queue, start, 8), [4]);
     assert_eq!(batch(&mut queue, start, 8), [5]);
@@ -128,7 +141,10 @@ fn requests_that_share_nothing_go_one_by_one() {
 #[test]
 fn several_rows_count_and_a_large_request_goes_by_itself() {
     let start = Instant::now();
-    let mut queue = filled([rows(0, 2), rows(1, 1), rows(2, 2), rows(3, 9), rows(4, 1)], start);
+    let mut queue = filled(
+        [rows(0, 2), rows(1, 1), rows(2, 2), rows(3, 9), rows(4, 1)],
+        start,
+    );
     assert_eq!(queue.rows(), 15);
     assert_eq!(batch(&mut queue, start, 4), [0, 1], "2 would make 5 rows");
     assert_eq!(batch(&mut queue, start, 4), [2]);
@@ -171,7 +187,13 @@ fn cancelled_requests_leave() {
     also_gone.cancelled.set(true);
     let turn = queue.next(start, send(8));
     assert_eq!(ids(&turn.decision), [1]);
-    assert_eq!(turn.dropped, [(request(0), Dropped::Cancelled), (request(2), Dropped::Cancelled)]);
+    assert_eq!(
+        turn.dropped,
+        [
+            (request(0), Dropped::Cancelled),
+            (request(2), Dropped::Cancelled)
+        ]
+    );
     assert!(queue.is_empty());
 }
 
@@ -232,25 +254,41 @@ fn a_full_queue_refuses_unless_somebody_is_gone() {
     let start = Instant::now();
     let mut queue = Queue::new(2);
     let gone = request(0);
-    queue.push(gone.clone(), start).0.unwrap();
-    queue.push(request(1), start).0.unwrap();
-    assert_eq!(queue.push(request(2), start), (Err(Full(request(2))), vec![]));
+    assert_eq!(queue.push(gone.clone(), start), admitted(vec![]));
+    assert_eq!(queue.push(request(1), start), admitted(vec![]));
+    assert_eq!(queue.push(request(2), start).refused, Some(request(2)));
     gone.cancelled.set(true);
-    assert_eq!(queue.push(request(3), start), (Ok(()), vec![(request(0), Dropped::Cancelled)]));
+    assert_eq!(
+        queue.push(request(3), start),
+        admitted(vec![(request(0), Dropped::Cancelled)])
+    );
     assert_eq!(batch(&mut queue, start, 8), [1, 3]);
 }
 
 #[derive(Debug, Clone)]
 enum Step {
-    Push { width: i64, rows: usize, patience: Option<u64> },
+    Push {
+        width: i64,
+        rows: usize,
+        patience: Option<u64>,
+    },
     Cancel(usize),
-    Next { limit: usize, wait: bool },
+    Next {
+        limit: usize,
+        wait: bool,
+    },
     Pass(u64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let push = (0i64..4, 1usize..5, proptest::option::of(0u64..30))
-        .prop_map(|(width, rows, patience)| Step::Push { width, rows, patience });
+    let push =
+        (0i64..4, 1usize..5, proptest::option::of(0u64..30)).prop_map(|(width, rows, patience)| {
+            Step::Push {
+                width,
+                rows,
+                patience,
+            }
+        });
     let next = (1usize..9, any::<bool>()).prop_map(|(limit, wait)| Step::Next { limit, wait });
     let step = prop_oneof![
         4 => push,
@@ -283,11 +321,11 @@ proptest! {
                         cancelled: Rc::default(),
                     };
                     all.push(request.clone());
-                    let (pushed, dropped) = queue.push(request.clone(), now);
-                    left = dropped;
-                    match pushed {
-                        Ok(()) => { inside.insert(request.id); }
-                        Err(Full(back)) => prop_assert_eq!(back.id, request.id),
+                    let pushed = queue.push(request.clone(), now);
+                    left = pushed.dropped;
+                    match pushed.refused {
+                        None => { inside.insert(request.id); }
+                        Some(back) => prop_assert_eq!(back.id, request.id),
                     }
                 }
                 Step::Cancel(which) => if let Some(request) = all.get(which) {

@@ -15,7 +15,8 @@ use parking_lot::Mutex;
 
 /// Variable that names the library file.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
-const ADVICE: &str = "install it with 'pip install onnxruntime==1.31.1' or set ORT_DYLIB_PATH to the library file";
+const ADVICE: &str =
+    "install it with 'pip install onnxruntime==1.31.1' or set ORT_DYLIB_PATH to the library file";
 /// Python may not keep the start waiting longer than this.
 const PYTHON_PATIENCE: Duration = Duration::from_secs(10);
 /// Prints the folder of the package, ignoring a folder of that name in the working directory.
@@ -63,7 +64,9 @@ pub fn load(config: Option<&Path>) -> Result<Runtime, LibraryError> {
         return Ok(runtime.clone());
     }
     let runtime = match find(config) {
-        Search::Named { origin, path } => open(&path).map_err(|reason| LibraryError::Unusable { origin, reason }),
+        Search::Named { origin, path } => {
+            open(&path).map_err(|reason| LibraryError::Unusable { origin, reason })
+        }
         Search::Found { candidates, looked } => first_usable(candidates, looked),
     }?;
     *loaded = Some(runtime.clone());
@@ -87,19 +90,30 @@ fn find(config: Option<&Path>) -> Search {
     }
     let mut places = Vec::new();
     let mut looked = vec![format!("{VARIABLE} (not set)")];
-    if let Some(folder) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
+    if let Some(folder) = std::env::current_exe()
+        .ok()
+        .as_deref()
+        .and_then(Path::parent)
+    {
         looked.push(format!("{} and ../lib", folder.display()));
         places.push(folder.to_path_buf());
         places.push(folder.join("../lib"));
     }
     for python in pythons() {
         let packages = python_packages(&python);
-        let found = if packages.is_empty() { "no package onnxruntime" } else { "package onnxruntime" };
+        let found = if packages.is_empty() {
+            "no package onnxruntime"
+        } else {
+            "package onnxruntime"
+        };
         looked.push(format!("{} ({found})", python.display()));
         places.extend(packages.into_iter().map(|package| package.join("capi")));
     }
     Search::Found {
-        candidates: places.iter().flat_map(|place| libraries_in(place)).collect(),
+        candidates: places
+            .iter()
+            .flat_map(|place| libraries_in(place))
+            .collect(),
         looked,
     }
 }
@@ -147,7 +161,8 @@ fn open(path: &Path) -> Result<Runtime, String> {
     environment.set_log_level(ort::logging::LogLevel::Fatal);
     Ok(Runtime {
         environment,
-        version: version_in_name(&path).unwrap_or_else(|| format!("1.{} or newer", ort::MINOR_VERSION)),
+        version: version_in_name(&path)
+            .unwrap_or_else(|| format!("1.{} or newer", ort::MINOR_VERSION)),
         path,
     })
 }
@@ -160,7 +175,9 @@ fn one_line(text: &str) -> String {
 fn version_in_name(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
     let version = name.strip_prefix("libonnxruntime.")?.strip_prefix("so.")?;
-    let numeric = version.split('.').all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
+    let numeric = version
+        .split('.')
+        .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
     (numeric && version.contains('.')).then(|| version.to_owned())
 }
 
@@ -184,13 +201,20 @@ fn is_library(name: &str) -> bool {
 fn pythons() -> Vec<PathBuf> {
     let active = std::env::var_os("VIRTUAL_ENV").filter(|value| !value.is_empty());
     let active = active.map(|folder| Path::new(&folder).join("bin/python3"));
-    active.into_iter().chain([PathBuf::from("python3")]).collect()
+    active
+        .into_iter()
+        .chain([PathBuf::from("python3")])
+        .collect()
 }
 
 /// Folders of the Python package, asked of an interpreter that is given up on when it takes too long.
 fn python_packages(python: &Path) -> Vec<PathBuf> {
     let mut command = Command::new(python);
-    command.args(["-c", PYTHON_SCRIPT]).stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped());
+    command
+        .args(["-c", PYTHON_SCRIPT])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .stdout(Stdio::piped());
     let Ok(child) = command.spawn() else {
         return Vec::new();
     };
@@ -205,7 +229,10 @@ fn python_packages(python: &Path) -> Vec<PathBuf> {
         _ => return Vec::new(),
     };
     let text = String::from_utf8_lossy(&output);
-    text.lines().filter(|line| !line.is_empty()).map(PathBuf::from).collect()
+    text.lines()
+        .filter(|line| !line.is_empty())
+        .map(PathBuf::from)
+        .collect()
 }
 
 #[cfg(test)]
@@ -215,9 +242,13 @@ mod tests {
     #[test]
     fn the_configuration_comes_before_the_variable() {
         let search = named(Some(Path::new("/a/lib.so")), Some("/b/lib.so".into()));
-        assert!(matches!(search, Some(Search::Named { path, .. }) if path == Path::new("/a/lib.so")));
+        assert!(
+            matches!(search, Some(Search::Named { path, .. }) if path == Path::new("/a/lib.so"))
+        );
         let search = named(None, Some("/b/lib.so".into()));
-        assert!(matches!(search, Some(Search::Named { path, .. }) if path == Path::new("/b/lib.so")));
+        assert!(
+            matches!(search, Some(Search::Named { path, .. }) if path == Path::new("/b/lib.so"))
+        );
         assert_eq!(named(None, Some("".into())), None);
         assert_eq!(named(None, None), None);
     }
@@ -234,7 +265,10 @@ mod tests {
     #[test]
     fn versions_are_read_from_names() {
         let version = |name: &str| version_in_name(Path::new(name));
-        assert_eq!(version("/x/libonnxruntime.so.1.31.1").as_deref(), Some("1.31.1"));
+        assert_eq!(
+            version("/x/libonnxruntime.so.1.31.1").as_deref(),
+            Some("1.31.1")
+        );
         assert_eq!(version("/x/libonnxruntime.so.1"), None);
         assert_eq!(version("/x/libonnxruntime.so"), None);
         assert_eq!(version("/x/libonnxruntime.so.old.bak"), None);
@@ -246,17 +280,21 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("libonnxruntime.so.1.31.1");
         std::fs::write(&path, "not a library").unwrap();
-        assert_eq!(libraries_in(&folder), [path.clone()]);
+        assert_eq!(libraries_in(&folder), std::slice::from_ref(&path));
         let error = first_usable(vec![path.clone(), folder.join("absent.so")], vec![]).unwrap_err();
         let text = error.to_string();
-        assert!(text.contains(path.to_str().unwrap()) && text.contains("pip install"), "{text}");
+        assert!(
+            text.contains(path.to_str().unwrap()) && text.contains("pip install"),
+            "{text}"
+        );
         assert!(!text.contains('\n'), "{text}");
         std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
     fn nothing_found_names_what_was_looked_at() {
-        let error = first_usable(vec![], vec!["/opt/lib".to_owned(), "python3".to_owned()]).unwrap_err();
+        let error =
+            first_usable(vec![], vec!["/opt/lib".to_owned(), "python3".to_owned()]).unwrap_err();
         assert_eq!(
             error.to_string(),
             "ONNX Runtime not found (looked at /opt/lib, python3); install it with 'pip install onnxruntime==1.31.1' \

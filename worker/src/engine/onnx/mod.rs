@@ -7,9 +7,9 @@ mod signature;
 mod values;
 
 #[cfg(test)]
-mod tests;
-#[cfg(test)]
 pub(crate) mod testmodel;
+#[cfg(test)]
+mod tests;
 
 pub use library::{LibraryError, Runtime, load};
 pub use session::{SessionOptions, load_model};

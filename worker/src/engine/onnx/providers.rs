@@ -11,7 +11,9 @@ use ort::session::builder::SessionBuilder;
 pub(super) enum Placement {
     Cpu,
     /// `strict`: every node of the graph must run there.
-    Cuda { strict: bool },
+    Cuda {
+        strict: bool,
+    },
 }
 
 impl Placement {
@@ -49,9 +51,13 @@ fn cuda(builder: SessionBuilder, strict: bool) -> Result<SessionBuilder, String>
         .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
         .build()
         .error_on_failure();
-    let builder = builder.with_execution_providers([provider]).map_err(|error| error.to_string())?;
+    let builder = builder
+        .with_execution_providers([provider])
+        .map_err(|error| error.to_string())?;
     if strict {
-        builder.with_disable_cpu_fallback().map_err(|error| error.to_string())
+        builder
+            .with_disable_cpu_fallback()
+            .map_err(|error| error.to_string())
     } else {
         Ok(builder)
     }
@@ -59,5 +65,8 @@ fn cuda(builder: SessionBuilder, strict: bool) -> Result<SessionBuilder, String>
 
 #[cfg(not(feature = "cuda"))]
 fn cuda(_: SessionBuilder, _: bool) -> Result<SessionBuilder, String> {
-    Err("this binary was built without CUDA, build it with 'cargo build --features cuda'".to_owned())
+    Err(
+        "this binary was built without CUDA, build it with 'cargo build --features cuda'"
+            .to_owned(),
+    )
 }

@@ -27,12 +27,18 @@ pub struct SessionOptions {
 ///
 /// # Errors
 /// The file cannot be loaded, the provider cannot run it, or its signature is not one of plain tensors. One line.
-pub fn load_model(runtime: &Runtime, path: &Path, options: SessionOptions) -> Result<LoadedModel, String> {
+pub fn load_model(
+    runtime: &Runtime,
+    path: &Path,
+    options: SessionOptions,
+) -> Result<LoadedModel, String> {
     let mut note = None;
     let mut refusal = String::new();
     for placement in Placement::order(options.provider) {
         match build(runtime, path, options.threads, *placement) {
-            Ok(session) => return loaded(runtime, path, options.threads, *placement, session, note),
+            Ok(session) => {
+                return loaded(runtime, path, options.threads, *placement, session, note);
+            }
             Err(reason) if *placement == Placement::Cpu => refusal = reason,
             Err(reason) => {
                 refusal = format!("provider '{}' cannot run it: {reason}", placement.name());
@@ -65,10 +71,24 @@ fn loaded(
     })
 }
 
-fn build(runtime: &Runtime, path: &Path, threads: usize, placement: Placement) -> Result<Session, String> {
-    let text = |error: ort::Error| error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+fn build(
+    runtime: &Runtime,
+    path: &Path,
+    threads: usize,
+    placement: Placement,
+) -> Result<Session, String> {
+    let text = |error: ort::Error| {
+        error
+            .to_string()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
     let builder = plain(runtime, threads).map_err(text)?;
-    placement.register(builder)?.commit_from_file(path).map_err(text)
+    placement
+        .register(builder)?
+        .commit_from_file(path)
+        .map_err(text)
 }
 
 fn plain(runtime: &Runtime, threads: usize) -> ort::Result<SessionBuilder> {
@@ -96,7 +116,11 @@ impl Onnx {
         let names = session.inputs().iter().map(|input| input.name());
         let defaults = initializers.iter().map(|initializer| initializer.name());
         let inputs = names.chain(defaults).map(str::to_owned).collect();
-        let outputs: Vec<String> = session.outputs().iter().map(|output| output.name().to_owned()).collect();
+        let outputs: Vec<String> = session
+            .outputs()
+            .iter()
+            .map(|output| output.name().to_owned())
+            .collect();
         let selected: Vec<usize> = (0..outputs.len()).collect();
         Ok(Self {
             options: select(&outputs, &selected)?,
@@ -119,7 +143,11 @@ fn select(names: &[String], outputs: &[usize]) -> Result<RunOptions<HasSelectedO
 }
 
 impl Engine for Onnx {
-    fn run(&mut self, inputs: &[BoundTensor<'_>], outputs: &[usize]) -> Result<Vec<Tensor>, EngineError> {
+    fn run(
+        &mut self,
+        inputs: &[BoundTensor<'_>],
+        outputs: &[usize],
+    ) -> Result<Vec<Tensor>, EngineError> {
         if self.selected != outputs {
             self.options = select(&self.outputs, outputs).map_err(EngineError::Failed)?;
             self.selected = outputs.to_vec();
@@ -127,11 +155,19 @@ impl Engine for Onnx {
         let mut feed: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::with_capacity(inputs.len());
         for tensor in inputs {
             let name = self.inputs.get(tensor.input);
-            let name = name.ok_or_else(|| EngineError::Failed(format!("the model has no input {}", tensor.input)))?;
+            let name = name.ok_or_else(|| {
+                EngineError::Failed(format!("the model has no input {}", tensor.input))
+            })?;
             feed.push((Cow::Borrowed(name), values::bind(tensor)?));
         }
-        let results = self.session.run_with_options(feed, &self.options).map_err(classify)?;
-        results.into_iter().map(|(_, value)| values::take(&value)).collect()
+        let results = self
+            .session
+            .run_with_options(feed, &self.options)
+            .map_err(classify)?;
+        results
+            .into_iter()
+            .map(|(_, value)| values::take(&value))
+            .collect()
     }
 }
 
@@ -149,7 +185,9 @@ fn classify(error: ort::Error) -> EngineError {
         "dimension mismatch",
     ];
     let text = error.to_string();
-    if error.code() == ErrorCode::InvalidArgument || CALLERS_FAULT.iter().any(|words| text.contains(words)) {
+    if error.code() == ErrorCode::InvalidArgument
+        || CALLERS_FAULT.iter().any(|words| text.contains(words))
+    {
         EngineError::InvalidInput(text)
     } else {
         EngineError::Failed(text)

@@ -13,7 +13,12 @@ pub(super) fn read(session: &Session) -> Result<Signature, String> {
     let mut inputs = Vec::new();
     let mut batch_axis = BatchAxis::default();
     for (index, input) in session.inputs().iter().enumerate() {
-        let outlet = outlet(input.name(), input.dtype(), "input", has_shape(session, Place::Input, index))?;
+        let outlet = outlet(
+            input.name(),
+            input.dtype(),
+            "input",
+            has_shape(session, Place::Input, index),
+        )?;
         batch_axis.input(&outlet);
         inputs.push(outlet.spec);
     }
@@ -25,7 +30,12 @@ pub(super) fn read(session: &Session) -> Result<Signature, String> {
     }
     let mut outputs = Vec::new();
     for (index, output) in session.outputs().iter().enumerate() {
-        let outlet = outlet(output.name(), output.dtype(), "output", has_shape(session, Place::Output, index))?;
+        let outlet = outlet(
+            output.name(),
+            output.dtype(),
+            "output",
+            has_shape(session, Place::Output, index),
+        )?;
         batch_axis.output(&outlet);
         outputs.push(outlet.spec);
     }
@@ -49,10 +59,13 @@ fn outlet(name: &str, value: &ValueType, kind: &str, shaped: bool) -> Result<Out
         dimension_symbols,
     } = value
     else {
-        return Err(format!("{kind} '{name}' is a {value}, only tensors are supported"));
+        return Err(format!(
+            "{kind} '{name}' is a {value}, only tensors are supported"
+        ));
     };
-    let datatype = datatype(*ty)
-        .ok_or_else(|| format!("{kind} '{name}' has elements of type {ty}, which the protocol does not have"))?;
+    let datatype = datatype(*ty).ok_or_else(|| {
+        format!("{kind} '{name}' has elements of type {ty}, which the protocol does not have")
+    })?;
     Ok(Outlet {
         spec: TensorSpec {
             name: name.to_owned(),
@@ -126,7 +139,10 @@ enum Place {
 }
 
 /// False if the model does not say how many dimensions the tensor has; the binding shows that as a scalar.
-#[expect(unsafe_code, reason = "the binding does not offer this question of the C API")]
+#[expect(
+    unsafe_code,
+    reason = "the binding does not offer this question of the C API"
+)]
 fn has_shape(session: &Session, place: Place, index: usize) -> bool {
     let api = ort::api();
     let ask = match place {
@@ -144,7 +160,8 @@ fn has_shape(session: &Session, place: Place, index: usize) -> bool {
         if asked.is_err() || info.is_null() {
             return true;
         }
-        let cast = ort::Error::result_from_status((api.CastTypeInfoToTensorInfo)(info, &mut tensor));
+        let cast =
+            ort::Error::result_from_status((api.CastTypeInfoToTensorInfo)(info, &mut tensor));
         let shaped = cast.is_err() || tensor.is_null() || (api.TensorTypeAndShape_HasShape)(tensor);
         (api.ReleaseTypeInfo)(info);
         shaped
@@ -188,11 +205,17 @@ mod tests {
     fn anything_else_is_not() {
         let free = || outlet(Some(&[-1, 3]), "");
         assert!(!batched(&[outlet(Some(&[1, 3]), "")], &[free()]), "fixed");
-        assert!(!batched(&[free()], &[outlet(Some(&[]), "")]), "scalar output");
+        assert!(
+            !batched(&[free()], &[outlet(Some(&[]), "")]),
+            "scalar output"
+        );
         assert!(!batched(&[free()], &[outlet(None, "")]), "unknown rank");
         assert!(!batched(&[], &[free()]), "no input");
         assert!(
-            !batched(&[outlet(Some(&[-1]), "batch"), outlet(Some(&[-1]), "length")], &[free()]),
+            !batched(
+                &[outlet(Some(&[-1]), "batch"), outlet(Some(&[-1]), "length")],
+                &[free()]
+            ),
             "two names"
         );
     }

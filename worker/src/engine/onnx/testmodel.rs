@@ -140,7 +140,10 @@ impl TestModel {
             dims: dims.to_vec(),
             data_type: FLOAT,
             name: name.to_owned(),
-            raw_data: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            raw_data: values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect(),
         });
         self
     }

@@ -17,16 +17,26 @@ const BFLOAT16: i32 = 16;
 const BOOL: i32 = 9;
 
 fn runtime() -> Runtime {
-    load(None).map_err(|error| error.to_string()).expect("these tests need ONNX Runtime")
+    load(None)
+        .map_err(|error| error.to_string())
+        .expect("these tests need ONNX Runtime")
 }
 
 /// Writes the model into a file of its own and loads it.
 fn try_open(model: TestModel, provider: Provider) -> Result<LoadedModel, String> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::SeqCst);
-    let path: PathBuf = std::env::temp_dir().join(format!("forebay-onnx-{}-{number}.onnx", std::process::id()));
+    let path: PathBuf =
+        std::env::temp_dir().join(format!("forebay-onnx-{}-{number}.onnx", std::process::id()));
     std::fs::write(&path, model.encode()).unwrap();
-    let loaded = load_model(&runtime(), &path, SessionOptions { threads: 1, provider });
+    let loaded = load_model(
+        &runtime(),
+        &path,
+        SessionOptions {
+            threads: 1,
+            provider,
+        },
+    );
     std::fs::remove_file(&path).unwrap();
     loaded
 }
@@ -36,7 +46,10 @@ fn open(model: TestModel) -> LoadedModel {
 }
 
 fn identity(element: i32, shape: Option<&[&str]>) -> TestModel {
-    TestModel::default().input("x", element, shape).output("y", element, shape).node("Identity", &["x"], &["y"])
+    TestModel::default()
+        .input("x", element, shape)
+        .output("y", element, shape)
+        .node("Identity", &["x"], &["y"])
 }
 
 fn run(model: &mut LoadedModel, shape: &[i64], data: &[u8]) -> Result<Tensor, EngineError> {
@@ -49,7 +62,10 @@ fn run(model: &mut LoadedModel, shape: &[i64], data: &[u8]) -> Result<Tensor, En
         shape: shape.to_vec(),
         data: aligned,
     };
-    model.first.run(&[input], &[0]).map(|mut outputs| outputs.remove(0))
+    model
+        .first
+        .run(&[input], &[0])
+        .map(|mut outputs| outputs.remove(0))
 }
 
 fn framed(elements: &[&str]) -> Vec<u8> {
@@ -79,20 +95,35 @@ fn numbers_of_every_width_come_back_as_they_went() {
         (INT64, DataType::Int64, [1i64, i64::MIN].as_bytes().to_vec()),
         (STRING, DataType::Bytes, framed(&["", "grüß"])),
         (BOOL, DataType::Bool, vec![0, 1]),
-        (FLOAT16, DataType::Fp16, [f16::from_f32(1.5), f16::NEG_INFINITY].as_bytes().to_vec()),
+        (
+            FLOAT16,
+            DataType::Fp16,
+            [f16::from_f32(1.5), f16::NEG_INFINITY].as_bytes().to_vec(),
+        ),
         (11, DataType::Fp64, [1.5f64, -2.0].as_bytes().to_vec()),
         (12, DataType::Uint32, [1u32, u32::MAX].as_bytes().to_vec()),
         (13, DataType::Uint64, [1u64, u64::MAX].as_bytes().to_vec()),
-        (BFLOAT16, DataType::Bf16, [bf16::from_f32(1.5), bf16::MAX].as_bytes().to_vec()),
+        (
+            BFLOAT16,
+            DataType::Bf16,
+            [bf16::from_f32(1.5), bf16::MAX].as_bytes().to_vec(),
+        ),
     ];
     for (element, datatype, data) in cases {
         let mut model = open(identity(element, Some(&["n"])));
         assert_eq!(model.signature.inputs[0].datatype, datatype);
         assert!(model.signature.batched, "{datatype}");
         let output = run(&mut model, &[2], &data).unwrap();
-        assert_eq!((output.datatype, &output.shape[..], &output.data[..]), (datatype, &[2][..], &data[..]));
+        assert_eq!(
+            (output.datatype, &output.shape[..], &output.data[..]),
+            (datatype, &[2][..], &data[..])
+        );
         let empty = run(&mut model, &[0], &[]).unwrap();
-        assert_eq!((&empty.shape[..], empty.data.len()), (&[0][..], 0), "{datatype}");
+        assert_eq!(
+            (&empty.shape[..], empty.data.len()),
+            (&[0][..], 0),
+            "{datatype}"
+        );
     }
 }
 
@@ -105,7 +136,10 @@ fn fp16_is_computed() {
         .node("Add", &["x", "x"], &["y"]);
     let halves = [f16::from_f32(1.5), f16::from_f32(-3.0)];
     let output = run(&mut open(add), &[2], halves.as_bytes()).unwrap();
-    assert_eq!(&output.data[..], [f16::from_f32(3.0), f16::from_f32(-6.0)].as_bytes());
+    assert_eq!(
+        &output.data[..],
+        [f16::from_f32(3.0), f16::from_f32(-6.0)].as_bytes()
+    );
 }
 
 #[test]
@@ -114,9 +148,15 @@ fn scalars_have_no_dimensions() {
     assert_eq!(model.signature.inputs[0].shape, Some(vec![]));
     assert!(!model.signature.batched);
     let output = run(&mut model, &[], 7.0f32.as_bytes()).unwrap();
-    assert_eq!((output.shape.len(), &output.data[..]), (0, 7.0f32.as_bytes()));
+    assert_eq!(
+        (output.shape.len(), &output.data[..]),
+        (0, 7.0f32.as_bytes())
+    );
     let mut strings = open(identity(STRING, Some(&[])));
-    assert_eq!(&run(&mut strings, &[], &framed(&["a"])).unwrap().data[..], framed(&["a"]));
+    assert_eq!(
+        &run(&mut strings, &[], &framed(&["a"])).unwrap().data[..],
+        framed(&["a"])
+    );
 }
 
 #[test]
@@ -172,7 +212,13 @@ fn inputs_with_a_default_may_be_left_out() {
         .node("Add", &["x", "bias"], &["y"]);
     let mut model = open(bias);
     let inputs = &model.signature.inputs;
-    assert_eq!(inputs.iter().map(|spec| (spec.name.as_str(), spec.optional)).collect::<Vec<_>>(), [("x", false), ("bias", true)]);
+    assert_eq!(
+        inputs
+            .iter()
+            .map(|spec| (spec.name.as_str(), spec.optional))
+            .collect::<Vec<_>>(),
+        [("x", false), ("bias", true)]
+    );
     assert!(model.signature.batched, "a default has no say in that");
     let output = run(&mut model, &[1, 2], [1.0f32, 2.0].as_bytes()).unwrap();
     assert_eq!(&output.data[..], [11.0f32, 22.0].as_bytes());
@@ -183,7 +229,10 @@ fn inputs_with_a_default_may_be_left_out() {
         shape: shape.to_vec(),
         data,
     };
-    let inputs = [bind(0, &[1, 2], x.as_bytes()), bind(1, &[2], other.as_bytes())];
+    let inputs = [
+        bind(0, &[1, 2], x.as_bytes()),
+        bind(1, &[2], other.as_bytes()),
+    ];
     let output = model.first.run(&inputs, &[0]).unwrap();
     assert_eq!(&output[0].data[..], [1.5f32, 2.5].as_bytes());
 }
@@ -196,10 +245,19 @@ fn an_index_out_of_range_is_the_callers_fault() {
         .output("y", FLOAT, Some(&["n"]))
         .node("Gather", &["table", "x"], &["y"]);
     let mut model = open(gather);
-    assert_eq!(&run(&mut model, &[1], 2i64.as_bytes()).unwrap().data[..], 3.0f32.as_bytes());
+    assert_eq!(
+        &run(&mut model, &[1], 2i64.as_bytes()).unwrap().data[..],
+        3.0f32.as_bytes()
+    );
     let error = run(&mut model, &[1], 99i64.as_bytes()).unwrap_err();
-    assert!(matches!(&error, EngineError::InvalidInput(text) if text.contains("99")), "{error:?}");
-    assert!(run(&mut model, &[1], 0i64.as_bytes()).is_ok(), "still usable");
+    assert!(
+        matches!(&error, EngineError::InvalidInput(text) if text.contains("99")),
+        "{error:?}"
+    );
+    assert!(
+        run(&mut model, &[1], 0i64.as_bytes()).is_ok(),
+        "still usable"
+    );
 }
 
 #[test]
@@ -210,7 +268,10 @@ fn shapes_that_do_not_fit_together_are_the_callers_fault() {
         .output("y", FLOAT, Some(&["k"]))
         .node("Add", &["x", "z"], &["y"]);
     let mut model = open(add);
-    assert!(!model.signature.batched, "the dimensions have different names");
+    assert!(
+        !model.signature.batched,
+        "the dimensions have different names"
+    );
     let data = [0.0f32; 3];
     let bind = |input, size: usize| BoundTensor {
         input,
@@ -218,9 +279,17 @@ fn shapes_that_do_not_fit_together_are_the_callers_fault() {
         shape: vec![size as i64],
         data: data[..size].as_bytes(),
     };
-    let error = model.first.run(&[bind(0, 2), bind(1, 3)], &[0]).unwrap_err();
+    let error = model
+        .first
+        .run(&[bind(0, 2), bind(1, 3)], &[0])
+        .unwrap_err();
     assert!(matches!(error, EngineError::InvalidInput(_)), "{error:?}");
-    let error = run(&mut open(identity(FLOAT, Some(&["n", "4"]))), &[1, 2], data[..2].as_bytes()).unwrap_err();
+    let error = run(
+        &mut open(identity(FLOAT, Some(&["n", "4"]))),
+        &[1, 2],
+        data[..2].as_bytes(),
+    )
+    .unwrap_err();
     assert!(matches!(error, EngineError::InvalidInput(_)), "{error:?}");
 }
 
@@ -239,21 +308,33 @@ fn what_cannot_be_served_says_why() {
         .output("y", INT64, Some(&[]))
         .node("SequenceLength", &["x"], &["y"]);
     let error = try_open(sequence, Provider::Cpu).unwrap_err();
-    assert!(error.contains("input 'x'") && error.contains("only tensors"), "{error}");
+    assert!(
+        error.contains("input 'x'") && error.contains("only tensors"),
+        "{error}"
+    );
 
     let complex = identity(14, Some(&["n"]));
     assert!(try_open(complex, Provider::Cpu).is_err());
 
-    let unknown = TestModel::default().input("x", FLOAT, None).output("y", FLOAT, None).node("NoSuchOperator", &["x"], &["y"]);
+    let unknown = TestModel::default()
+        .input("x", FLOAT, None)
+        .output("y", FLOAT, None)
+        .node("NoSuchOperator", &["x"], &["y"]);
     let error = try_open(unknown, Provider::Cpu).unwrap_err();
-    assert!(error.contains("NoSuchOperator") && !error.contains('\n'), "{error}");
+    assert!(
+        error.contains("NoSuchOperator") && !error.contains('\n'),
+        "{error}"
+    );
 }
 
 #[cfg(not(feature = "cuda"))]
 #[test]
 fn cuda_that_cannot_run_is_an_error_and_auto_falls_back_and_says_so() {
     let error = try_open(identity(FLOAT, Some(&["n"])), Provider::Cuda).unwrap_err();
-    assert!(error.contains("provider 'cuda' cannot run it") && error.contains("--features cuda"), "{error}");
+    assert!(
+        error.contains("provider 'cuda' cannot run it") && error.contains("--features cuda"),
+        "{error}"
+    );
     let model = try_open(identity(FLOAT, Some(&["n"])), Provider::Auto).unwrap();
     assert_eq!(model.provider, "cpu");
     assert!(model.provider_note.unwrap().contains("fell back to cpu"));

@@ -20,8 +20,9 @@ use crate::inference::Tensor;
 pub(super) fn bind<'a>(tensor: &BoundTensor<'a>) -> Result<SessionInputValue<'a>, EngineError> {
     match tensor.datatype {
         DataType::Bool => {
-            let elements = <[bool]>::try_ref_from_bytes(tensor.data)
-                .map_err(|_| EngineError::InvalidInput("a BOOL element is neither 0 nor 1".to_owned()))?;
+            let elements = <[bool]>::try_ref_from_bytes(tensor.data).map_err(|_| {
+                EngineError::InvalidInput("a BOOL element is neither 0 nor 1".to_owned())
+            })?;
             view(&tensor.shape, elements)
         }
         DataType::Uint8 => numbers::<u8>(tensor),
@@ -48,7 +49,11 @@ where
         &[]
     } else {
         <[T]>::ref_from_bytes(tensor.data).map_err(|error| {
-            EngineError::Failed(format!("{} bytes at this address are not {}: {error}", tensor.data.len(), tensor.datatype))
+            EngineError::Failed(format!(
+                "{} bytes at this address are not {}: {error}",
+                tensor.data.len(),
+                tensor.datatype
+            ))
         })?
     };
     view(&tensor.shape, elements)
@@ -65,11 +70,15 @@ where
 fn strings<'a>(tensor: &BoundTensor<'a>) -> Result<SessionInputValue<'a>, EngineError> {
     let mut elements: Vec<String> = Vec::new();
     for element in bytes_elements(tensor.data) {
-        let text = element.ok().and_then(|element| std::str::from_utf8(element).ok());
-        let text = text.ok_or_else(|| EngineError::InvalidInput("a BYTES element is not UTF-8".to_owned()))?;
+        let text = element
+            .ok()
+            .and_then(|element| std::str::from_utf8(element).ok());
+        let text = text
+            .ok_or_else(|| EngineError::InvalidInput("a BYTES element is not UTF-8".to_owned()))?;
         elements.push(text.to_owned());
     }
-    let value = ort::value::Tensor::from_string_array((tensor.shape.clone(), &elements[..])).map_err(refused)?;
+    let value = ort::value::Tensor::from_string_array((tensor.shape.clone(), &elements[..]))
+        .map_err(refused)?;
     Ok(SessionInputValue::from(value))
 }
 
@@ -81,7 +90,10 @@ fn refused(error: ort::Error) -> EngineError {
 /// A value that is not a tensor of a datatype of the protocol.
 pub(super) fn take(value: &DynValue) -> Result<Tensor, EngineError> {
     let ValueType::Tensor { ty, .. } = value.dtype() else {
-        return Err(EngineError::Failed(format!("the model gave a {}, not a tensor", value.dtype())));
+        return Err(EngineError::Failed(format!(
+            "the model gave a {}, not a tensor",
+            value.dtype()
+        )));
     };
     match ty {
         TensorElementType::Bool => elements::<bool>(value, DataType::Bool),
@@ -98,7 +110,9 @@ pub(super) fn take(value: &DynValue) -> Result<Tensor, EngineError> {
         TensorElementType::Float32 => elements::<f32>(value, DataType::Fp32),
         TensorElementType::Float64 => elements::<f64>(value, DataType::Fp64),
         TensorElementType::String => texts(value),
-        other => Err(EngineError::Failed(format!("the model gave elements of type {other}"))),
+        other => Err(EngineError::Failed(format!(
+            "the model gave elements of type {other}"
+        ))),
     }
 }
 
@@ -118,7 +132,8 @@ fn texts(value: &DynValue) -> Result<Tensor, EngineError> {
     let (shape, elements) = value.try_extract_strings().map_err(failed)?;
     let mut data = Vec::with_capacity(elements.iter().map(|element| 4 + element.len()).sum());
     for element in &elements {
-        encode_bytes_element(element.as_bytes(), &mut data).map_err(|error| EngineError::Failed(error.to_string()))?;
+        encode_bytes_element(element.as_bytes(), &mut data)
+            .map_err(|error| EngineError::Failed(error.to_string()))?;
     }
     Ok(Tensor {
         datatype: DataType::Bytes,

@@ -19,7 +19,10 @@ impl Repository {
     fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
-        let path = std::env::temp_dir().join(format!("forebay-repository-{}-{number}", std::process::id()));
+        let path = std::env::temp_dir().join(format!(
+            "forebay-repository-{}-{number}",
+            std::process::id()
+        ));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -44,7 +47,9 @@ impl Repository {
 
     fn load(&self, worker: &Worker, events: &Mutex<Vec<String>>) -> Registry {
         let registry = Registry::new();
-        let runtime = onnx::load(None).map_err(|error| error.to_string()).expect("these tests need ONNX Runtime");
+        let runtime = onnx::load(None)
+            .map_err(|error| error.to_string())
+            .expect("these tests need ONNX Runtime");
         let observer: Arc<dyn BatchObserver> = Arc::new(NoObserver);
         let note = |event: LoadEvent<'_>| {
             events.lock().push(match event {
@@ -53,7 +58,9 @@ impl Repository {
                 LoadEvent::Failed { name, version, .. } => format!("failed {name} {version:?}"),
             });
         };
-        registry.load_all(&runtime, worker, &observer, &note).unwrap();
+        registry
+            .load_all(&runtime, worker, &observer, &note)
+            .unwrap();
         registry
     }
 }
@@ -66,7 +73,11 @@ impl Drop for Repository {
 
 fn negate() -> Vec<u8> {
     let shape: Option<&[&str]> = Some(&["batch", "2"]);
-    TestModel::default().input("x", FLOAT, shape).output("y", FLOAT, shape).node("Neg", &["x"], &["y"]).encode()
+    TestModel::default()
+        .input("x", FLOAT, shape)
+        .output("y", FLOAT, shape)
+        .node("Neg", &["x"], &["y"])
+        .encode()
 }
 
 /// Looks rows of two up in a table of three.
@@ -98,15 +109,29 @@ fn token(value: i64) -> InferRequest {
 
 #[test]
 fn every_model_is_loaded_and_a_broken_one_changes_nothing_else() {
-    let repository = Repository::new().with("a", "1", &negate()).with("broken", "2", b"not a model").with("c", "1", &lookup());
+    let repository = Repository::new()
+        .with("a", "1", &negate())
+        .with("broken", "2", b"not a model")
+        .with("c", "1", &lookup());
     std::fs::create_dir_all(repository.0.join("empty")).unwrap();
     let events = Mutex::default();
     let registry = repository.load(&repository.worker(), &events);
-    let expected = ["start a 1", "ready a cpu", "start broken 2", "failed broken Some(2)", "start c 1", "ready c cpu", "failed empty None"];
+    let expected = [
+        "start a 1",
+        "ready a cpu",
+        "start broken 2",
+        "failed broken Some(2)",
+        "start c 1",
+        "ready c cpu",
+        "failed empty None",
+    ];
     assert_eq!(*events.lock(), expected);
     assert!(registry.ready());
     let index = registry.index();
-    let states: Vec<_> = index.iter().map(|entry| (entry.name.as_str(), entry.version, entry.state)).collect();
+    let states: Vec<_> = index
+        .iter()
+        .map(|entry| (entry.name.as_str(), entry.version, entry.state))
+        .collect();
     let expected = [
         ("a", Some(1), ModelState::Ready),
         ("broken", Some(2), ModelState::Unavailable),
@@ -114,37 +139,59 @@ fn every_model_is_loaded_and_a_broken_one_changes_nothing_else() {
         ("empty", None, ModelState::Unavailable),
     ];
     assert_eq!(states, expected);
-    assert!(index[0].reason.is_empty() && !index[1].reason.is_empty() && index[3].reason.contains("no version"));
+    assert!(
+        index[0].reason.is_empty()
+            && !index[1].reason.is_empty()
+            && index[3].reason.contains("no version")
+    );
     assert_eq!(registry.models().len(), 2);
-    assert!(matches!(registry.get("broken", ""), Err(LookupError::NotReady { .. })));
+    assert!(matches!(
+        registry.get("broken", ""),
+        Err(LookupError::NotReady { .. })
+    ));
 }
 
 #[test]
 fn versions_are_looked_up_and_the_latest_is_served() {
-    let repository = Repository::new().with("a", "9", b"old").with("a", "10", &negate());
+    let repository = Repository::new()
+        .with("a", "9", b"old")
+        .with("a", "10", &negate());
     let registry = repository.load(&repository.worker(), &Mutex::default());
     assert_eq!(registry.get("a", "").unwrap().version(), 10);
     assert_eq!(registry.get("a", "10").unwrap().version(), 10);
     for version in ["9", "11", "x", "010"] {
         let error = registry.get("a", version).unwrap_err();
-        assert!(matches!(error, LookupError::UnknownVersion { .. }), "{error}");
+        assert!(
+            matches!(error, LookupError::UnknownVersion { .. }),
+            "{error}"
+        );
     }
-    assert_eq!(registry.get("b", "").unwrap_err().to_string(), "unknown model 'b'");
+    assert_eq!(
+        registry.get("b", "").unwrap_err().to_string(),
+        "unknown model 'b'"
+    );
 }
 
 #[test]
 fn an_empty_registry_is_not_ready_and_says_so() {
     let registry = Registry::new();
     assert!(!registry.ready());
-    assert!(matches!(registry.get("a", ""), Err(LookupError::NotReady { .. })));
+    assert!(matches!(
+        registry.get("a", ""),
+        Err(LookupError::NotReady { .. })
+    ));
 }
 
 #[test]
 fn a_repository_that_is_not_there_is_an_error() {
     let worker = Worker::default_for(PathBuf::from("/nonexistent/models"));
-    let runtime = onnx::load(None).map_err(|error| error.to_string()).expect("these tests need ONNX Runtime");
+    let runtime = onnx::load(None)
+        .map_err(|error| error.to_string())
+        .expect("these tests need ONNX Runtime");
     let observer: Arc<dyn BatchObserver> = Arc::new(NoObserver);
-    let error = Registry::new().load_all(&runtime, &worker, &observer, &|_| {}).unwrap_err();
+    let error = Registry::new()
+        .load_all(&runtime, &worker, &observer, &|_| {})
+        .unwrap_err();
     assert!(error.contains("/nonexistent/models"), "{error}");
 }
 
@@ -170,15 +217,31 @@ fn a_bad_token_does_not_harm_its_neighbours() {
     for (value, answer) in answers {
         match answer.blocking_recv().unwrap() {
             Ok(response) => {
-                let row: Vec<u8> = [value as f32 * 10.0, value as f32 * 10.0 + 1.0].iter().flat_map(|x| x.to_le_bytes()).collect();
-                assert_eq!((&response.outputs[0].shape[..], &response.outputs[0].data[..]), (&[1, 2][..], &row[..]));
+                let row: Vec<u8> = [value as f32 * 10.0, value as f32 * 10.0 + 1.0]
+                    .iter()
+                    .flat_map(|x| x.to_le_bytes())
+                    .collect();
+                assert_eq!(
+                    (
+                        &response.outputs[0].shape[..],
+                        &response.outputs[0].data[..]
+                    ),
+                    (&[1, 2][..], &row[..])
+                );
             }
-            Err(error) => assert!(value == 99 && matches!(error, InferError::InvalidInput(_)), "{value}: {error}"),
+            Err(error) => assert!(
+                value == 99 && matches!(error, InferError::InvalidInput(_)),
+                "{value}: {error}"
+            ),
         }
     }
     let statistics = model.statistics();
     assert_eq!((statistics.success.count, statistics.fail.count), (7, 1));
-    assert!(statistics.batch_sizes.keys().any(|rows| *rows > 1), "{:?}", statistics.batch_sizes);
+    assert!(
+        statistics.batch_sizes.keys().any(|rows| *rows > 1),
+        "{:?}",
+        statistics.batch_sizes
+    );
     assert!(!statistics.curve.is_empty(), "warm-up taught nothing");
 }
 
@@ -193,7 +256,10 @@ fn a_model_that_mixes_rows_is_not_batched() {
     let repository = Repository::new().with("mixing", "1", &mixing);
     let registry = repository.load(&repository.worker(), &Mutex::default());
     let model = registry.get("mixing", "").unwrap();
-    assert!(model.signature().batched, "the signature alone does not tell");
+    assert!(
+        model.signature().batched,
+        "the signature alone does not tell"
+    );
     assert_eq!(model.statistics().best_size, 1);
 }
 
@@ -204,5 +270,8 @@ fn after_shutdown_nothing_is_taken() {
     let model = registry.get("lookup", "").unwrap();
     registry.shutdown();
     assert!(!registry.ready());
-    assert!(matches!(model.submit(token(0), Instant::now()), Err(InferError::Unavailable(_))));
+    assert!(matches!(
+        model.submit(token(0), Instant::now()),
+        Err(InferError::Unavailable(_))
+    ));
 }
