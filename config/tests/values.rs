@@ -92,7 +92,7 @@ fn the_smallest_gateway_has_every_default() {
         [Cluster {
             name: "workers".into(),
             protocol: Protocol::Grpc,
-            policy: Policy::LeastRequest,
+            policy: Policy::LeastWork,
             endpoints: vec![endpoint("127.0.0.1:8001"), endpoint("127.0.0.1:8002")],
             connect_timeout: Duration::from_millis(500),
             health: Some(Health {

@@ -238,6 +238,21 @@ impl Registry {
     }
 }
 
+#[cfg(test)]
+impl Registry {
+    /// A repository whose models are loaded already.
+    pub fn of(models: impl IntoIterator<Item = Model>) -> Self {
+        let slots = models
+            .into_iter()
+            .map(|model| (model.name().to_owned(), Slot::Ready(Arc::new(model))));
+        Self {
+            slots: slots.collect(),
+            complete: AtomicBool::new(true),
+            closed: AtomicBool::new(false),
+        }
+    }
+}
+
 fn planned(model: &FoundModel) -> Slot {
     match &model.version {
         Ok(version) => Slot::Loading(*version),
