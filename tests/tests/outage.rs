@@ -14,8 +14,15 @@ use forebay_tests::worker::{Repository, Worker};
 const RATE: u32 = 200;
 const SECONDS: Duration = Duration::from_secs(10);
 
-/// Three real workers, and a gateway that gives each attempt half a second.
-async fn three_workers() -> anyhow::Result<(Repository, Vec<Worker>, Folder, Gateway)> {
+struct Fixture {
+    repository: Repository,
+    workers: Vec<Worker>,
+    gateway: Gateway,
+    _folder: Folder,
+}
+
+/// Three real workers, and a gateway that gives each attempt half a second. `cluster` is a further line of its table.
+async fn three_workers(cluster: &str) -> anyhow::Result<Fixture> {
     let repository = Repository::make(folder!()?)?;
     let workers: Vec<Worker> = (0..3)
         .map(|_| repository.serve())
@@ -27,11 +34,16 @@ async fn three_workers() -> anyhow::Result<(Repository, Vec<Worker>, Folder, Gat
         &format!(
             "[[listeners]]\naddress = '127.0.0.1:0'\n\
              [[routes]]\ncluster = 'workers'\nretry = {{ per_try_timeout = '500ms' }}\n\
-             [[clusters]]\nname = 'workers'\nendpoints = {addresses}\n"
+             [[clusters]]\nname = 'workers'\nendpoints = {addresses}\n{cluster}\n"
         ),
     )?;
     gateway.all_healthy().await?;
-    Ok((repository, workers, folder, gateway))
+    Ok(Fixture {
+        repository,
+        workers,
+        gateway,
+        _folder: folder,
+    })
 }
 
 /// 200 calls a second for ten seconds, half of them over gRPC and half over REST; every answer is looked at.
@@ -79,9 +91,14 @@ async fn over_rest(rest: Rest, row: [f32; 4]) -> anyhow::Result<Vec<f32>> {
         .context("REST")
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_client_sees_a_worker_die_and_return() -> anyhow::Result<()> {
-    let (repository, mut workers, _folder, gateway) = three_workers().await?;
+/// One worker dies after three seconds and is back after six. How many requests it got since.
+async fn kill_and_restart(fixture: &mut Fixture) -> anyhow::Result<u64> {
+    let Fixture {
+        repository,
+        workers,
+        gateway,
+        ..
+    } = fixture;
     let load = tokio::spawn(load(gateway.address()));
     tokio::time::sleep(Duration::from_secs(3)).await;
     let killed = workers.remove(0);
@@ -89,27 +106,25 @@ async fn no_client_sees_a_worker_die_and_return() -> anyhow::Result<()> {
     let (grpc, http) = (killed.grpc, killed.http);
     drop(killed);
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let before = gateway.endpoint(grpc).await?["requests"]
-        .as_u64()
-        .context("requests")?;
+    let before = gateway.endpoint(grpc).await?;
     workers.push(repository.serve_again(grpc, http)?);
     let report = load.await??;
     println!("{report:?}");
     assert_eq!(report.calls, 2000);
     assert!(report.errors.is_empty(), "{report:?}");
-    // The worker that came back was found and used.
     let after = gateway.endpoint(grpc).await?;
     assert_eq!(after["health"], "healthy", "{after}");
-    assert!(
-        after["requests"].as_u64() > Some(before + 20),
-        "{before}, then {after}"
-    );
-    gateway.all_idle().await
+    gateway.all_idle().await?;
+    println!("{before}, then {after}");
+    let requests = |endpoint: &serde_json::Value| endpoint["requests"].as_u64().context("requests");
+    Ok(requests(&after)? - requests(&before)?)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_client_waits_for_a_worker_that_hangs() -> anyhow::Result<()> {
-    let (_repository, workers, _folder, gateway) = three_workers().await?;
+/// One worker hangs after three seconds and goes on after seven.
+async fn stop_and_continue(fixture: &Fixture) -> anyhow::Result<Report> {
+    let Fixture {
+        workers, gateway, ..
+    } = fixture;
     let load = tokio::spawn(load(gateway.address()));
     tokio::time::sleep(Duration::from_secs(3)).await;
     workers[0].process.signal("STOP")?;
@@ -121,10 +136,42 @@ async fn no_client_waits_for_a_worker_that_hangs() -> anyhow::Result<()> {
     assert!(report.errors.is_empty(), "{report:?}");
     // One attempt that times out, and a retry.
     assert!(report.longest < Duration::from_millis(1500), "{report:?}");
+    gateway.all_healthy().await?;
+    gateway.all_idle().await?;
+    Ok(report)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_client_sees_a_worker_die_and_return() -> anyhow::Result<()> {
+    let mut fixture = three_workers("").await?;
+    let requests = kill_and_restart(&mut fixture).await?;
+    assert!(requests > 0, "the worker that came back was never tried");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_returns_gets_its_share_again() -> anyhow::Result<()> {
+    let mut fixture = three_workers("policy = 'least_request'").await?;
+    let requests = kill_and_restart(&mut fixture).await?;
+    assert!(
+        requests > 50,
+        "the worker that came back was asked {requests} times"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_client_waits_for_a_worker_that_hangs() -> anyhow::Result<()> {
+    stop_and_continue(&three_workers("").await?).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_meets_a_worker_that_hangs_is_answered_by_another() -> anyhow::Result<()> {
+    let report = stop_and_continue(&three_workers("policy = 'least_request'").await?).await?;
     assert!(
         report.longest > Duration::from_millis(400),
         "no call met the stopped worker: {report:?}"
     );
-    gateway.all_healthy().await?;
-    gateway.all_idle().await
+    Ok(())
 }

@@ -34,7 +34,7 @@ impl Placement {
         }
     }
 
-    pub(super) fn register(self, builder: SessionBuilder) -> Result<SessionBuilder, String> {
+    pub(super) fn register(self, builder: SessionBuilder) -> ort::Result<SessionBuilder> {
         match self {
             Self::Cpu => Ok(builder),
             Self::Cuda { strict } => cuda(builder, strict),
@@ -43,7 +43,7 @@ impl Placement {
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(builder: SessionBuilder, strict: bool) -> Result<SessionBuilder, String> {
+fn cuda(builder: SessionBuilder, strict: bool) -> ort::Result<SessionBuilder> {
     use ort::ep;
 
     let provider = ep::CUDA::default()
@@ -51,22 +51,17 @@ fn cuda(builder: SessionBuilder, strict: bool) -> Result<SessionBuilder, String>
         .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
         .build()
         .error_on_failure();
-    let builder = builder
-        .with_execution_providers([provider])
-        .map_err(|error| error.to_string())?;
+    let builder = builder.with_execution_providers([provider])?;
     if strict {
-        builder
-            .with_disable_cpu_fallback()
-            .map_err(|error| error.to_string())
+        Ok(builder.with_disable_cpu_fallback()?)
     } else {
         Ok(builder)
     }
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_: SessionBuilder, _: bool) -> Result<SessionBuilder, String> {
-    Err(
-        "this binary was built without CUDA, build it with 'cargo build --features cuda'"
-            .to_owned(),
-    )
+fn cuda(_: SessionBuilder, _: bool) -> ort::Result<SessionBuilder> {
+    Err(ort::Error::new(
+        "this binary was built without CUDA, build it with 'cargo build --features cuda'",
+    ))
 }

@@ -77,18 +77,20 @@ fn build(
     threads: usize,
     placement: Placement,
 ) -> Result<Session, String> {
-    let text = |error: ort::Error| {
-        error
-            .to_string()
-            .split_whitespace()
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
-    let builder = plain(runtime, threads).map_err(text)?;
-    placement
-        .register(builder)?
+    let builder = plain(runtime, threads).map_err(|error| one_line(&error))?;
+    let mut builder = placement
+        .register(builder)
+        .map_err(|error| one_line(&error))?;
+    builder
         .commit_from_file(path)
-        .map_err(text)
+        .map_err(|error| one_line(&error))
+}
+
+/// The runtime's words in the form of ours.
+fn one_line(error: &ort::Error) -> String {
+    let text = error.to_string();
+    let words: Vec<&str> = text.trim_end_matches('.').split_whitespace().collect();
+    words.join(" ")
 }
 
 fn plain(runtime: &Runtime, threads: usize) -> ort::Result<SessionBuilder> {

@@ -24,13 +24,14 @@ fn runtime() -> Runtime {
 
 /// Writes the model into a file of its own and loads it.
 fn try_open(model: TestModel, provider: Provider) -> Result<LoadedModel, String> {
+    let runtime = runtime();
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::SeqCst);
     let path: PathBuf =
         std::env::temp_dir().join(format!("forebay-onnx-{}-{number}.onnx", std::process::id()));
     std::fs::write(&path, model.encode()).unwrap();
     let loaded = load_model(
-        &runtime(),
+        &runtime,
         &path,
         SessionOptions {
             threads: 1,
