@@ -1,13 +1,15 @@
 //! What one streamed request carries through pingora's phases. Dropping it gives everything back.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use forebay_config::gateway::Protocol;
 use forebay_proto::status::Code;
 use smallvec::SmallVec;
 
 use crate::fleet::{Lease, Outcome};
 use crate::gateway::{Gateway, InFlight, Route, Snapshot};
+use crate::head_timer::HeadTimer;
 use crate::refusal::Refusal;
 use crate::telemetry::trace::{AttemptSpan, RequestTrace};
 use crate::traffic::budget::RetryToken;
@@ -25,6 +27,10 @@ pub struct Context {
     pub attempt: Option<AttemptSpan>,
     pub tried: SmallVec<[usize; 4]>,
     pub token: Option<RetryToken>,
+    /// Bounds the wait for the head of an HTTP/1 answer.
+    pub head_timer: Option<HeadTimer>,
+    /// The last attempt failed for lack of time.
+    pub timed_out: bool,
     /// Why the gateway answers by itself, where an error of pingora's would say less.
     pub refusal: Option<Refusal>,
     /// What the answer's head or trailers said.
@@ -35,7 +41,10 @@ pub struct Context {
 pub struct Routed {
     snapshot: Arc<Snapshot>,
     index: usize,
-    pub deadline: Option<Deadline>,
+    /// What the client of a gRPC stream allows for all of it.
+    pub stream_deadline: Option<Deadline>,
+    /// By when the head of a plain HTTP answer must be here, whatever the attempts.
+    head_deadline: Option<Deadline>,
 }
 
 impl Context {
@@ -50,6 +59,8 @@ impl Context {
             attempt: None,
             tried: SmallVec::new(),
             token: None,
+            head_timer: None,
+            timed_out: false,
             refusal: None,
             status: None,
             counted: Some(gateway.enter()),
@@ -62,6 +73,7 @@ impl Context {
 
     /// Ends the current attempt, if there is one.
     pub fn end_attempt(&mut self, outcome: Outcome, described: Result<u16, &str>) {
+        self.head_timer = None;
         if let Some(lease) = self.lease.take() {
             lease.finish(outcome, Instant::now());
         }
@@ -72,15 +84,40 @@ impl Context {
 }
 
 impl Routed {
-    pub fn new(snapshot: Arc<Snapshot>, index: usize, deadline: Option<Deadline>) -> Self {
+    pub fn new(
+        snapshot: Arc<Snapshot>,
+        index: usize,
+        started: Instant,
+        client: Option<Duration>,
+        is_grpc: bool,
+    ) -> Self {
+        let route = &snapshot.routes[index];
+        // Ending the wait ends the connection, which HTTP/2 requests share.
+        let alone = route.cluster.config.protocol == Protocol::Http && !is_grpc;
+        let timeout = route.config.timeout;
+        let stream = client.map(|own| Deadline::from(started, Duration::MAX, Some(own)));
         Self {
+            head_deadline: alone.then(|| Deadline::from(started, timeout, None)),
+            stream_deadline: stream.filter(|_| is_grpc),
             snapshot,
             index,
-            deadline,
         }
     }
 
     pub fn route(&self) -> &Route {
         &self.snapshot.routes[self.index]
+    }
+
+    /// How long this attempt may wait for the head of a plain HTTP answer. None: not bounded.
+    pub fn head_time(&self, now: Instant) -> Option<Duration> {
+        let per_try = self.route().config.retry.per_try_timeout;
+        let deadline = self.head_deadline?;
+        Some(deadline.attempt_timeout(now, per_try).unwrap_or_default())
+    }
+
+    /// No time is left for another attempt.
+    pub fn is_late(&self, now: Instant) -> bool {
+        let over = |deadline: Deadline| deadline.remaining(now).is_none();
+        self.head_deadline.is_some_and(over) || self.stream_deadline.is_some_and(over)
     }
 }

@@ -10,22 +10,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::apps::{HttpServerApp, ReusedHttpStream, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{self, H2Accept, HttpSession};
-use pingora::protocols::l4::stream::Stream as TcpStream;
 use pingora::protocols::{ALPN, Digest, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
-use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
 
+use crate::arrival;
 use crate::gateway::Gateway;
 use crate::plan::{self, Plan};
-use crate::proxy::Proxy;
+use crate::proxy::{CLIENT_SILENCE, Proxy};
 use crate::unary;
 
-/// RFC 9113, section 3.4.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long an HTTP/2 connection may have no request before it is asked to close.
+const H2_IDLE: Duration = Duration::from_secs(300);
+
 pub struct Front {
     pub gateway: Arc<Gateway>,
     pub proxy: Arc<HttpProxy<Proxy>>,
@@ -49,9 +50,11 @@ impl ServerApp for Front {
             }
             return None;
         }
-        match tokio::time::timeout(self.header_timeout, detect(stream)).await {
-            Ok(Some((stream, true))) => self.http2(stream, shutdown.clone()).await,
-            Ok(Some((stream, false))) => self.http1(stream, shutdown).await,
+        match tokio::time::timeout(self.header_timeout, arrival::first(stream)).await {
+            Ok(Some((stream, arrival::Protocol::Http2))) => {
+                self.http2(stream, shutdown.clone()).await;
+            }
+            Ok(Some((stream, arrival::Protocol::Http1))) => self.http1(stream, shutdown).await,
             Ok(None) => {}
             Err(_) => log::debug!(
                 "a connection sent no request within {:?}",
@@ -73,7 +76,11 @@ impl Front {
         session.set_keepalive(None);
         session.set_read_timeout(Some(self.header_timeout));
         let mut reused = self.proxy.process_new_http(session, shutdown).await;
-        while let Some((stream, settings)) = reused.map(pingora::apps::ReusedHttpStream::consume) {
+        while let Some((stream, settings)) = reused.map(ReusedHttpStream::consume) {
+            let Some(stream) = arrival::next(stream, CLIENT_SILENCE, self.header_timeout).await
+            else {
+                return;
+            };
             let mut session = ServerSession::new_http1(stream);
             if let Some(settings) = settings {
                 settings.apply_to_session(&mut session);
@@ -106,22 +113,38 @@ impl Front {
         if draining {
             connection.graceful_shutdown();
         }
+        // Held by every stream's task: alone here, the connection is idle.
+        let busy = Arc::new(());
+        let mut asked = false;
+        let mut patience = pin!(tokio::time::sleep(self.header_timeout));
         loop {
-            let accepted = if draining {
-                HttpSession::from_h2_conn(&mut connection, digest.clone()).await
-            } else {
-                tokio::select! {
-                    biased;
-                    _ = shutdown.changed() => {
+            let accepted = tokio::select! {
+                biased;
+                _ = shutdown.changed(), if !draining => {
+                    connection.graceful_shutdown();
+                    draining = true;
+                    continue;
+                }
+                accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => accepted,
+                () = &mut patience => {
+                    let idle = !std::mem::take(&mut asked) && Arc::strong_count(&busy) == 1;
+                    if idle && draining {
+                        break;
+                    }
+                    if idle {
                         connection.graceful_shutdown();
                         draining = true;
-                        continue;
                     }
-                    accepted = HttpSession::from_h2_conn(&mut connection, digest.clone()) => accepted,
+                    let time = if idle { self.header_timeout } else { H2_IDLE };
+                    patience.as_mut().reset(Instant::now() + time);
+                    continue;
                 }
             };
             match accepted {
-                Ok(Some(H2Accept::Session(session))) => self.spawn(session, &shutdown),
+                Ok(Some(H2Accept::Session(session))) => {
+                    asked = true;
+                    self.spawn(session, &shutdown, busy.clone());
+                }
                 Ok(Some(H2Accept::Rejected)) => {}
                 Ok(None) => break,
                 Err(error) => {
@@ -136,10 +159,11 @@ impl Front {
     ///
     /// Here and along the unary path futures are pinned in place before they are awaited: an awaited future that
     /// is moved takes its space twice at every level, and a task is copied when it is spawned.
-    fn spawn(self: &Arc<Self>, session: HttpSession, shutdown: &ShutdownWatch) {
+    fn spawn(self: &Arc<Self>, session: HttpSession, shutdown: &ShutdownWatch, busy: Arc<()>) {
         let front = self.clone();
         let shutdown = shutdown.clone();
         tokio::spawn(async move {
+            let _busy = busy;
             let mut session = ServerSession::new_http2(session);
             let snapshot = front.gateway.snapshot();
             match plan::of(&snapshot, session.req_header(), true) {
@@ -164,23 +188,4 @@ impl Front {
             }
         });
     }
-}
-
-/// Reads until the bytes differ from the HTTP/2 preface or are all of it, and puts them back.
-/// None: the client left first.
-async fn detect(stream: Stream) -> Option<(Stream, bool)> {
-    let mut stream = match stream.into_any().downcast::<TcpStream>() {
-        Ok(stream) => stream,
-        Err(_) => return None,
-    };
-    let mut seen = [0; PREFACE.len()];
-    let mut length = 0;
-    while length < seen.len() && seen[..length] == PREFACE[..length] {
-        match stream.read(&mut seen[length..]).await {
-            Ok(read) if read > 0 => length += read,
-            _ => return None,
-        }
-    }
-    stream.rewind(&seen[..length]);
-    Some((stream, seen == PREFACE))
 }

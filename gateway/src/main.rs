@@ -2,11 +2,13 @@
 
 mod admin;
 mod args;
+mod arrival;
 mod assembly;
 mod context;
 mod fleet;
 mod front;
 mod gateway;
+mod head_timer;
 mod plan;
 mod protocol;
 mod proxy;
@@ -51,7 +53,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         if !problems.is_empty() {
             bail!(reload::list(&args.config, &problems));
         }
-        println!("{}: ok", args.config.display());
+        println!("configuration is valid");
         return Ok(());
     }
     telemetry::log_setup::init(&config.telemetry.log_level);

@@ -7,14 +7,18 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use forebay_config::gateway as config;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::assembly;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Snapshot};
+
+/// How often a reload looks whether the first probes are through.
+const PROBE_POLL: Duration = Duration::from_millis(5);
 
 /// Reads and validates; the error lists every problem.
 pub fn read(path: &Path) -> anyhow::Result<config::Gateway> {
@@ -64,11 +68,30 @@ fn reload(path: &Path, gateway: &Gateway, runtime: &Handle, shards: usize) -> an
     for key in needs_restart(&running.config, &config) {
         log::warn!("'{key}' changed: restart the gateway for it to take effect");
     }
+    let problems = assembly::check_files(&config);
+    if !problems.is_empty() {
+        bail!(list(path, &problems));
+    }
     config.listeners = running.config.listeners.clone();
     let snapshot = assembly::assemble(config, Some(&running), runtime, shards)
         .map_err(|problems| anyhow!(list(path, &problems)))?;
+    await_first_probes(&snapshot);
     gateway.replace(snapshot);
     Ok(())
+}
+
+/// Gives endpoints that are new the time of one probe, so that a renamed cluster does not answer 503 until then.
+fn await_first_probes(snapshot: &Snapshot) {
+    let checked = snapshot
+        .clusters
+        .iter()
+        .filter_map(|cluster| Some((cluster, cluster.config.health.as_ref()?)));
+    for (cluster, health) in checked {
+        let end = Instant::now() + health.timeout;
+        while !cluster.has_healthy() && Instant::now() < end {
+            std::thread::sleep(PROBE_POLL);
+        }
+    }
 }
 
 /// The changed keys that only a restart applies.

@@ -48,7 +48,11 @@ impl Cluster {
         let mut fresh: SmallVec<[Candidate; 16]> = SmallVec::new();
         let mut again: SmallVec<[Candidate; 4]> = SmallVec::new();
         for (index, member) in self.members.iter().enumerate() {
-            if let Some(candidate) = member.endpoint.candidate(index, member.weight, self.config.policy, now) {
+            if let Some(candidate) =
+                member
+                    .endpoint
+                    .candidate(index, member.weight, self.config.policy, now)
+            {
                 if tried.contains(&index) {
                     again.push(candidate);
                 } else {

@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 
 use super::lease::Outcome;
 use crate::traffic::balance::Candidate;
-use crate::traffic::breaker::{Breaker, BreakerState, Permit};
+use crate::traffic::breaker::{Breaker, BreakerState, Permit, Transition};
 use crate::traffic::ewma::PeakEwma;
 use crate::traffic::health::{HealthMachine, HealthState};
 use crate::traffic::service_line::ServiceLine;
@@ -82,6 +82,14 @@ struct Vital {
     breaker: Option<Breaker>,
     latency: PeakEwma,
     line: ServiceLine,
+}
+
+impl Vital {
+    /// What it did before it failed says nothing about it now.
+    fn well_again(&mut self, now: Instant) {
+        self.latency = PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now);
+        self.line.forgive();
+    }
 }
 
 /// One request's passage, from `enter` to `leave`.
@@ -227,12 +235,15 @@ impl Endpoint {
                     Outcome::Failure => {
                         self.counters.failures.fetch_add(1, Ordering::Relaxed);
                         vital.latency.penalize(now, FAILURE_PENALTY);
-                        vital.line.penalize(now, FAILURE_PENALTY);
+                        vital.line.penalize(now);
                     }
                     Outcome::Neutral => {}
                 }
                 if let (Some(breaker), Some(permit)) = (vital.breaker.as_mut(), permit) {
                     transition = breaker.on_result(now, permit, outcome != Outcome::Failure);
+                    if transition == Some(Transition::Closed) {
+                        vital.well_again(now);
+                    }
                 }
             }
         }
@@ -255,12 +266,15 @@ impl Endpoint {
         if !passed {
             self.counters.probes_failed.fetch_add(1, Ordering::Relaxed);
         }
-        let changed = self
-            .vital
-            .lock()
+        let mut vital = self.vital.lock();
+        let changed = vital
             .health
             .as_mut()
             .and_then(|health| health.record(passed));
+        if changed == Some(HealthState::Healthy) {
+            vital.well_again(Instant::now());
+        }
+        drop(vital);
         let Some(state) = changed else { return };
         let (address, cluster) = (&self.blueprint.address, &self.blueprint.cluster);
         match state {

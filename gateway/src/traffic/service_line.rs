@@ -16,6 +16,11 @@ use std::time::{Duration, Instant};
 const MEMORY: f64 = 64.0;
 /// Time constant in which an old measurement loses its say.
 const TAU: Duration = Duration::from_secs(10);
+/// Time constant in which a failure is forgotten.
+const PENALTY_TAU: Duration = Duration::from_secs(3);
+/// A failure counts as this many usual answers, and at least as `LEAST_PENALTY` seconds.
+const PENALTY: f64 = 8.0;
+const LEAST_PENALTY: f64 = 0.010;
 /// Weight of the prior slope, in answers that are one request of load away from the mean.
 const PRIOR: f64 = 1.0;
 /// Least estimate, as a share of the mean time: a line fitted through noise must not promise nothing.
@@ -77,10 +82,15 @@ impl ServiceLine {
         self.measured = now;
     }
 
-    /// A failure: for a while the endpoint counts as slower by `penalty`, whatever its answers say.
-    pub fn penalize(&mut self, now: Instant, penalty: Duration) {
-        self.penalty = self.fading_penalty(now).max(penalty.as_secs_f64());
+    /// A failure: for a while the endpoint counts as slower, whatever its answers say.
+    pub fn penalize(&mut self, now: Instant) {
+        self.penalty = (self.mean_time * PENALTY).max(LEAST_PENALTY);
         self.penalized = now;
+    }
+
+    /// It is well again: failures are forgotten at once.
+    pub fn forgive(&mut self) {
+        self.penalty = 0.0;
     }
 
     /// None: nothing was measured yet.
@@ -102,13 +112,16 @@ impl ServiceLine {
             base: self.mean_time - slope * self.mean_load,
             slope,
             least: self.mean_time * LEAST_SHARE,
-            trust: fade(now, self.measured),
+            trust: fade(now, self.measured, TAU),
             penalty: self.fading_penalty(now),
         })
     }
 
     fn fading_penalty(&self, now: Instant) -> f64 {
-        if self.penalty == 0.0 { 0.0 } else { self.penalty * fade(now, self.penalized) }
+        if self.penalty == 0.0 {
+            return 0.0;
+        }
+        self.penalty * fade(now, self.penalized, PENALTY_TAU)
     }
 }
 
@@ -120,9 +133,9 @@ impl Expectation {
     }
 }
 
-fn fade(now: Instant, since: Instant) -> f64 {
+fn fade(now: Instant, since: Instant, tau: Duration) -> f64 {
     let age = now.saturating_duration_since(since);
-    (-age.as_secs_f64() / TAU.as_secs_f64()).exp()
+    (-age.as_secs_f64() / tau.as_secs_f64()).exp()
 }
 
 #[cfg(test)]
@@ -154,7 +167,10 @@ mod tests {
         for active in [0, 5, 30] {
             let want = 8.0 + 3.0 * (f64::from(active) + 1.0);
             let got = expected_ms(&line, now, active);
-            assert!((got - want).abs() < 0.05 * want, "{active}: {got} instead of {want}");
+            assert!(
+                (got - want).abs() < 0.05 * want,
+                "{active}: {got} instead of {want}"
+            );
         }
     }
 
@@ -188,9 +204,14 @@ mod tests {
         let fresh = expected_ms(&line, now, 0);
         let old = expected_ms(&line, now + TAU, 0);
         assert!((old / fresh - (-1.0_f64).exp()).abs() < 1e-9);
-        line.penalize(now, Duration::from_secs(5));
-        assert!(expected_ms(&line, now, 0) > 5_000.0);
+        line.penalize(now);
+        assert!(
+            expected_ms(&line, now, 0) > 800.0,
+            "eight times a hundred, on top"
+        );
         assert!(expected_ms(&line, now + 10 * TAU, 0) < 10.0);
+        line.forgive();
+        assert_eq!(expected_ms(&line, now, 0), fresh);
     }
 
     #[test]
@@ -198,8 +219,8 @@ mod tests {
         let now = Instant::now();
         let mut line = ServiceLine::new(now);
         assert_eq!(line.expectation(now), None);
-        line.penalize(now, Duration::from_secs(1));
-        assert!(line.expectation(now).unwrap().time(0) >= 1.0);
+        line.penalize(now);
+        assert!(line.expectation(now).unwrap().time(0) >= LEAST_PENALTY);
     }
 
     #[test]

@@ -14,6 +14,9 @@ use std::cmp::Ordering;
 use super::{Candidate, Policy, sample};
 
 const FULL_SCAN: usize = 512;
+/// Estimates are compared with this much play: equal workers share light load instead of taking turns at being a
+/// hair faster.
+const BLUR: f64 = 0.2;
 
 pub struct LeastWork;
 
@@ -22,7 +25,8 @@ impl Policy for LeastWork {
         let Some(typical) = Typical::of(candidates) else {
             return sample::least(candidates, random, by_count);
         };
-        let compare = |a: &Candidate, b: &Candidate| typical.time(a).total_cmp(&typical.time(b));
+        let time = |candidate: &Candidate| typical.time(candidate) * blur(candidate, random);
+        let compare = |a: &Candidate, b: &Candidate| time(a).total_cmp(&time(b));
         if candidates.len() <= FULL_SCAN {
             return sample::least(candidates, random, compare);
         }
@@ -46,7 +50,9 @@ impl Typical {
             Some(expected / (f64::from(candidate.active) + 1.0))
         });
         let (count, sum) = known.fold((0_u32, 0.0), |(count, sum), time| (count + 1, sum + time));
-        (count > 0).then(|| Self { per_request: sum / f64::from(count) })
+        (count > 0).then(|| Self {
+            per_request: sum / f64::from(count),
+        })
     }
 
     fn time(&self, candidate: &Candidate) -> f64 {
@@ -56,6 +62,16 @@ impl Typical {
         };
         time / candidate.share() as f64
     }
+}
+
+/// Between 1 and 1 + `BLUR`, different for each candidate and call.
+fn blur(candidate: &Candidate, random: u64) -> f64 {
+    // SplitMix64's finalizer (Steele, Lea, Flood, 2014), so that neighbouring indexes get unrelated numbers.
+    let mut mixed =
+        random.wrapping_add((candidate.index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    1.0 + BLUR * ((mixed >> 32) as f64 / f64::from(u32::MAX))
 }
 
 fn by_count(a: &Candidate, b: &Candidate) -> Ordering {
@@ -83,23 +99,55 @@ mod tests {
     }
 
     fn candidate(index: usize, active: u32, expectation: Option<Expectation>) -> Candidate {
-        Candidate { index, weight: 1, active, cost: 0.03, expectation }
+        Candidate {
+            index,
+            weight: 1,
+            active,
+            cost: 0.03,
+            expectation,
+        }
     }
 
     #[test]
     fn a_slow_endpoint_is_used_once_the_fast_ones_are_deep_enough() {
         let (fast, slow) = (line(8.0, 3.0), line(32.0, 12.0));
         let choice = |active| {
-            LeastWork.choose(&[candidate(0, active, fast), candidate(1, 0, slow)], 0).unwrap()
+            LeastWork
+                .choose(&[candidate(0, active, fast), candidate(1, 0, slow)], 0)
+                .unwrap()
         };
         assert_eq!(choice(0), 0);
-        assert_eq!(choice(8), 0, "8 + 3 · 9 = 35 ms is sooner than 44");
+        assert_eq!(
+            choice(8),
+            0,
+            "8 + 3 · 9 = 35 ms is sooner than 44, play included"
+        );
         assert_eq!(choice(20), 1, "8 + 3 · 21 = 71 ms is later than 44");
     }
 
     #[test]
+    fn estimates_a_hair_apart_share_light_load() {
+        let candidates = [
+            candidate(0, 0, line(10.0, 3.0)),
+            candidate(1, 0, line(10.4, 3.1)),
+        ];
+        let mut state = 7;
+        let second = (0..1_000)
+            .filter(|_| {
+                let random = crate::traffic::balance::tests::next(&mut state);
+                LeastWork.choose(&candidates, random) == Some(1)
+            })
+            .count();
+        assert!((250..=500).contains(&second), "{second} of 1000");
+    }
+
+    #[test]
     fn without_answers_fewest_in_flight_decides() {
-        let candidates = [candidate(0, 2, None), candidate(1, 1, None), candidate(2, 3, None)];
+        let candidates = [
+            candidate(0, 2, None),
+            candidate(1, 1, None),
+            candidate(2, 3, None),
+        ];
         assert_eq!(LeastWork.choose(&candidates, 9), Some(1));
     }
 
@@ -109,6 +157,10 @@ mod tests {
         let candidates = [candidate(0, 3, known), candidate(1, 0, None)];
         assert_eq!(LeastWork.choose(&candidates, 0), Some(1));
         let candidates = [candidate(0, 0, known), candidate(1, 5, None)];
-        assert_eq!(LeastWork.choose(&candidates, 0), Some(0), "and not like an empty one for ever");
+        assert_eq!(
+            LeastWork.choose(&candidates, 0),
+            Some(0),
+            "and not like an empty one for ever"
+        );
     }
 }

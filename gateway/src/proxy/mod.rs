@@ -4,41 +4,45 @@
 //! outcome. Unary inference over HTTP/1 arrives here too, since pingora reads HTTP/1 heads, and is handed to
 //! `unary` in the first phase.
 
+mod failure;
+mod peer;
+mod request;
+
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use forebay_config::gateway::{Mode, Protocol};
 use forebay_proto::status::{self, Code};
+use http::Version;
 use http::header::{self, HeaderMap};
 use opentelemetry::KeyValue;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, HttpPeer};
-use pingora::protocols::http::ServerSession;
+use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::{ErrorSource, ErrorType, Result};
 
 use crate::context::{Context, Routed};
 use crate::fleet::Outcome;
 use crate::gateway::{Gateway, Snapshot};
+use crate::head_timer::HeadTimer;
 use crate::plan::{self, Plan};
 use crate::protocol::method::Method;
 use crate::protocol::peek::{Peek, peek_framed};
 use crate::protocol::rest_model::RestModel;
 use crate::refusal::Refusal;
 use crate::telemetry::trace::TRACEPARENT;
-use crate::traffic::deadline::Deadline;
 use crate::traffic::retry::Failure;
 use crate::unary::{self, headers};
-
-/// Concurrent streams per pooled upstream connection; part of pingora's reuse key, so one value for all.
-const UPSTREAM_STREAMS: usize = 128;
 
 /// What is read of a stream before its route is known; pingora replays no more than 64 KiB to the endpoint.
 const PEEK_LIMIT: usize = 32 << 10;
 
 /// How long an HTTP/1 client may pause within a body, and between two requests (nginx's defaults are 60 s and 75 s).
-const CLIENT_SILENCE: Duration = Duration::from_secs(60);
+pub const CLIENT_SILENCE: Duration = Duration::from_secs(60);
 
 pub struct Proxy {
     pub gateway: Arc<Gateway>,
@@ -63,7 +67,7 @@ impl ProxyHttp for Proxy {
         if !http2 {
             self.relax_timeouts(session);
             if ctx.is_grpc {
-                return refuse(session, ctx, Refusal::GrpcOverHttp1).await;
+                return failure::refuse(session, ctx, Refusal::GrpcOverHttp1).await;
             }
             if let Plan::Rest = plan::of(&snapshot, session.req_header(), false) {
                 ctx.handled = true;
@@ -81,7 +85,7 @@ impl ProxyHttp for Proxy {
             Ok(found) => found,
             Err(refusal) => {
                 self.gateway.count_unrouted();
-                return refuse(session, ctx, refusal).await;
+                return failure::refuse(session, ctx, refusal).await;
             }
         };
         let route = &snapshot.routes[found];
@@ -91,17 +95,22 @@ impl ProxyHttp for Proxy {
         {
             let head = session.req_header();
             let (method, path) = (head.method.to_string(), head.uri.path().to_owned());
-            return refuse(session, ctx, Refusal::NoRoute { method, path }).await;
+            return failure::refuse(session, ctx, Refusal::NoRoute { method, path }).await;
         }
-        let deadline = headers::client_timeout(&session.req_header().headers)
-            .map(|own| Deadline::from(ctx.started, Duration::MAX, Some(own)));
-        ctx.routed = Some(Routed::new(snapshot, found, deadline));
+        let client = headers::client_timeout(&session.req_header().headers);
+        ctx.routed = Some(Routed::new(
+            snapshot,
+            found,
+            ctx.started,
+            client,
+            ctx.is_grpc,
+        ));
         Ok(false)
     }
 
     async fn upstream_peer(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         ctx: &mut Context,
     ) -> Result<Box<HttpPeer>> {
         let now = Instant::now();
@@ -119,37 +128,13 @@ impl ProxyHttp for Proxy {
                 "no healthy endpoint",
             ));
         };
-        let endpoint = lease.endpoint();
-        let tls = cluster.config.tls.as_ref();
-        let name = tls.map(|tls| tls.server_name.clone()).unwrap_or_default();
-        let mut peer = HttpPeer::new(endpoint.blueprint.resolved, tls.is_some(), name);
-        if cluster.config.protocol == Protocol::Grpc {
-            peer.options.set_http_version(2, 2);
-            peer.options.max_h2_streams = UPSTREAM_STREAMS;
-            peer.options.h2_stream_window_size = Some(1 << 20);
-            peer.options.h2_connection_window_size = Some(4 << 20);
-        }
-        peer.options.ca = endpoint.roots.clone();
-        peer.options.connection_timeout = Some(cluster.config.connect_timeout);
-        peer.options.total_connection_timeout = Some(cluster.config.connect_timeout);
-        let upgraded = session.is_upgrade_req();
         let left = routed
-            .deadline
+            .stream_deadline
             .map(|deadline| deadline.remaining(now).unwrap_or(Duration::from_millis(1)));
-        peer.options.read_timeout = match left {
-            Some(left) => Some(left),
-            None if upgraded || ctx.is_grpc => None,
-            None => Some(
-                route
-                    .config
-                    .retry
-                    .per_try_timeout
-                    .unwrap_or(route.config.timeout),
-            ),
-        };
+        let peer = peer::peer(route, &lease, left);
         ctx.tried.push(lease.index);
         ctx.lease = Some(lease);
-        Ok(Box::new(peer))
+        Ok(peer)
     }
 
     async fn upstream_request_filter(
@@ -158,21 +143,17 @@ impl ProxyHttp for Proxy {
         upstream: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        if !session.is_upgrade_req() {
-            for name in [header::CONNECTION, header::UPGRADE] {
-                upstream.remove_header(&name);
-            }
-            for name in ["keep-alive", "proxy-connection"] {
-                upstream.remove_header(name);
-            }
-        }
+        request::end_hop(session, upstream);
         if ctx.is_grpc {
             // pingora strips it between protocol versions; gRPC servers insist on it.
             upstream.insert_header(header::TE, "trailers")?;
         } else {
-            forwarded(session, upstream)?;
+            request::add_forwarded(session, upstream)?;
         }
-        if let Some(deadline) = ctx.routed.as_ref().and_then(|routed| routed.deadline)
+        if let Some(deadline) = ctx
+            .routed
+            .as_ref()
+            .and_then(|routed| routed.stream_deadline)
             && let Some(left) = deadline.remaining(Instant::now())
         {
             upstream.insert_header(
@@ -201,10 +182,16 @@ impl ProxyHttp for Proxy {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
+        ctx.head_timer = None;
+        if session.req_header().version == Version::HTTP_10 {
+            // It knows no chunks: the body ends with the connection.
+            response.remove_header(&header::TRANSFER_ENCODING);
+            session.set_keepalive(None);
+        }
         if let Some(lease) = &ctx.lease {
             response.insert_header(headers::ENDPOINT, lease.endpoint().name_header.clone())?;
         }
@@ -221,11 +208,41 @@ impl ProxyHttp for Proxy {
         _session: &mut Session,
         trailers: &mut HeaderMap,
         ctx: &mut Context,
-    ) -> Result<Option<bytes::Bytes>> {
+    ) -> Result<Option<Bytes>> {
         if let Some(code) = grpc_status(trailers) {
             ctx.status = Some(code);
         }
         Ok(None)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        socket: RawFd,
+        _digest: Option<&Digest>,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        let time = ctx
+            .routed
+            .as_ref()
+            .and_then(|routed| routed.head_time(Instant::now()));
+        ctx.head_timer = time.and_then(|time| HeadTimer::start(socket, time));
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        if let (Some(timer), Some(_)) = (&ctx.head_timer, &body) {
+            timer.extend();
+        }
+        Ok(())
     }
 
     fn fail_to_connect(
@@ -236,7 +253,7 @@ impl ProxyHttp for Proxy {
         mut error: Box<Error>,
     ) -> Box<Error> {
         log::debug!("{peer}: {error}");
-        error.set_retry(judge(ctx, Failure::Connect));
+        error.set_retry(failure::judge(ctx, Failure::Connect));
         error
     }
 
@@ -256,12 +273,13 @@ impl ProxyHttp for Proxy {
         let failure = match error.etype() {
             _ if session.response_written().is_some() => Failure::ResponseStarted,
             ErrorType::ReadTimedout => Failure::TimedOut,
+            _ if ctx.head_timer.take().is_some_and(|timer| timer.has_fired()) => Failure::TimedOut,
             _ if reused && error.retry() => Failure::Stale,
             _ => Failure::Reset,
         };
         let replayable = !session.as_ref().retry_buffer_truncated();
         let safe = session.req_header().method.is_idempotent() || failure == Failure::Stale;
-        let retry = judge(ctx, failure) && replayable && safe;
+        let retry = failure::judge(ctx, failure) && replayable && safe;
         error.set_retry(retry);
         error
     }
@@ -272,37 +290,14 @@ impl ProxyHttp for Proxy {
         error: &Error,
         ctx: &mut Context,
     ) -> FailToProxy {
-        let cluster = ctx
-            .route()
-            .map(|route| route.config.cluster.clone())
-            .unwrap_or_default();
-        let refusal = match ctx.refusal.take() {
-            Some(refusal) => refusal,
-            None => match (error.esource(), error.etype()) {
-                (
-                    ErrorSource::Downstream,
-                    ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed,
-                ) => Refusal::ClientGone,
-                (ErrorSource::Downstream, _) => {
-                    Refusal::BadRequest("the request is malformed".into())
-                }
-                (_, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => Refusal::TimedOut {
-                    timeout: ctx.started.elapsed(),
-                    cluster,
-                },
-                _ => Refusal::Upstream {
-                    cluster,
-                    failure: "the connection failed",
-                },
-            },
-        };
+        let refusal = failure::refusal(ctx, error);
         ctx.status = Some(refusal.code());
         let gone = matches!(refusal, Refusal::ClientGone);
         let code = if gone { 0 } else { refusal.http().as_u16() };
         if !gone && session.response_written().is_none() {
-            answer(&mut session.downstream_session, ctx.is_grpc, &refusal).await;
-        } else if let ServerSession::H2(h2) = &mut *session.downstream_session {
-            h2.shutdown_with_reason(h2::Reason::INTERNAL_ERROR);
+            failure::answer(&mut session.downstream_session, ctx.is_grpc, &refusal).await;
+        } else {
+            failure::break_off(&mut session.downstream_session, ctx.is_grpc, &refusal).await;
         }
         FailToProxy {
             error_code: code,
@@ -399,74 +394,8 @@ impl Proxy {
     }
 }
 
-/// Ends the attempt that failed and says whether there may be another.
-fn judge(ctx: &mut Context, failure: Failure) -> bool {
-    let outcome = if failure.counts_against_endpoint() {
-        Outcome::Failure
-    } else {
-        Outcome::Neutral
-    };
-    ctx.end_attempt(outcome, Err(failure.describe()));
-    let Some(route) = ctx.routed.as_ref().map(Routed::route) else {
-        return false;
-    };
-    if ctx.tried.len() >= route.config.retry.attempts as usize || !failure.is_retryable(true) {
-        return false;
-    }
-    let active = route.cluster.active();
-    let token = route.budget.try_acquire(active, Instant::now());
-    let allowed = token.is_some();
-    if allowed {
-        route.metrics.retried();
-        ctx.token = token;
-    }
-    allowed
-}
-
-async fn refuse(session: &mut Session, ctx: &mut Context, refusal: Refusal) -> Result<bool> {
-    ctx.status = Some(refusal.code());
-    answer(&mut session.downstream_session, ctx.is_grpc, &refusal).await;
-    Ok(true)
-}
-
-async fn answer(session: &mut ServerSession, is_grpc: bool, refusal: &Refusal) {
-    if is_grpc && session.is_http2() {
-        unary::refuse_grpc(session, refusal);
-    } else {
-        unary::refuse_rest(session, refusal).await;
-    }
-}
-
 fn grpc_status(headers: &HeaderMap) -> Option<Code> {
     headers
         .get("grpc-status")
         .map(|value| Code::from_bytes(value.as_bytes()))
-}
-
-/// `X-Forwarded-*`, as reverse proxies add them for the application behind.
-fn forwarded(session: &Session, upstream: &mut RequestHeader) -> Result<()> {
-    if let Some(client) = session.client_addr().and_then(|address| address.as_inet()) {
-        let client = client.ip().to_string();
-        let chain = match upstream
-            .headers
-            .get("x-forwarded-for")
-            .and_then(|value| value.to_str().ok())
-        {
-            Some(before) => format!("{before}, {client}"),
-            None => client,
-        };
-        upstream.insert_header("x-forwarded-for", chain)?;
-    }
-    let tls = session
-        .digest()
-        .is_some_and(|digest| digest.ssl_digest.is_some());
-    if !upstream.headers.contains_key("x-forwarded-proto") {
-        upstream.insert_header("x-forwarded-proto", if tls { "https" } else { "http" })?;
-    }
-    if !upstream.headers.contains_key("x-forwarded-host")
-        && let Some(host) = upstream.headers.get(header::HOST).cloned()
-    {
-        upstream.insert_header("x-forwarded-host", host)?;
-    }
-    Ok(())
 }

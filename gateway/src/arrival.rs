@@ -1,0 +1,110 @@
+//! Reading the beginning of a request off a plain connection, and putting it back for whoever parses it.
+//!
+//! The HTTP/2 preface is told from HTTP/1 byte by byte: the whole of an HTTP/1 request may be shorter than the
+//! preface. Of HTTP/1 the whole head is awaited, so that one timeout bounds it however slowly it drips in;
+//! pingora's own timeouts hold for each read only. TLS connections are opaque here: ALPN tells their protocol,
+//! and pingora's timeouts bound their reads.
+
+use std::time::Duration;
+
+use pingora::protocols::Stream;
+use pingora::protocols::l4::stream::Stream as TcpStream;
+use tokio::io::AsyncReadExt;
+
+/// RFC 9113, section 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// A longer head is left to the parser, which refuses it.
+const LONGEST_HEAD: usize = 64 << 10;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// Waits for the first request on a new plain connection. None: the client left first.
+pub async fn first(stream: Stream) -> Option<(Stream, Protocol)> {
+    let mut stream = stream.into_any().downcast::<TcpStream>().ok()?;
+    let mut seen = Vec::with_capacity(1024);
+    let protocol = loop {
+        if let Some(protocol) = protocol_of(&seen) {
+            break protocol;
+        }
+        if stream.read_buf(&mut seen).await.ok()? == 0 {
+            return None;
+        }
+    };
+    stream.rewind(&seen);
+    Some((stream, protocol))
+}
+
+/// Waits for the next HTTP/1 request on a connection that is kept: `silence` for its first byte, then `time` for
+/// the rest of its head. None: it is over. TLS connections come back at once.
+pub async fn next(stream: Stream, silence: Duration, time: Duration) -> Option<Stream> {
+    if !(*stream).as_any().is::<TcpStream>() {
+        return Some(stream);
+    }
+    let mut stream = stream.into_any().downcast::<TcpStream>().ok()?;
+    let mut seen = Vec::with_capacity(1024);
+    let begun = tokio::time::timeout(silence, stream.read_buf(&mut seen));
+    if begun.await.ok()?.ok()? == 0 {
+        return None;
+    }
+    let rest = async {
+        while !is_whole_head(&seen) {
+            if stream.read_buf(&mut seen).await.ok()? == 0 {
+                return None;
+            }
+        }
+        Some(())
+    };
+    tokio::time::timeout(time, rest).await.ok()??;
+    stream.rewind(&seen);
+    Some(stream)
+}
+
+/// None: more must be read to tell.
+fn protocol_of(seen: &[u8]) -> Option<Protocol> {
+    let compared = seen.len().min(PREFACE.len());
+    if seen[..compared] == PREFACE[..compared] {
+        return (compared == PREFACE.len()).then_some(Protocol::Http2);
+    }
+    is_whole_head(seen).then_some(Protocol::Http1)
+}
+
+/// A blank line ends it; servers take a bare line feed for a line's end as well (RFC 9112, section 2.2).
+fn is_whole_head(seen: &[u8]) -> bool {
+    seen.len() >= LONGEST_HEAD
+        || seen.windows(4).any(|end| end == b"\r\n\r\n")
+        || seen.windows(2).any(|end| end == b"\n\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_protocol_shows_as_early_as_it_can() {
+        let cases: [(&[u8], Option<Protocol>); 8] = [
+            (b"", None),
+            (b"PRI * HTTP/2.0", None),
+            (PREFACE, Some(Protocol::Http2)),
+            (b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", Some(Protocol::Http1)),
+            (b"GET / HTTP/1.0\r\n\r\n", Some(Protocol::Http1)),
+            (b"GET / HTTP/1.0\n\n", Some(Protocol::Http1)),
+            (b"GET / HTTP/1.1\r\nhost: x\r\n", None),
+            (b"P", None),
+        ];
+        for (seen, want) in cases {
+            assert_eq!(protocol_of(seen), want, "{}", String::from_utf8_lossy(seen));
+        }
+    }
+
+    #[test]
+    fn an_endless_head_is_passed_on_to_be_refused() {
+        assert_eq!(
+            protocol_of(&vec![b'x'; LONGEST_HEAD]),
+            Some(Protocol::Http1)
+        );
+    }
+}

@@ -1,0 +1,118 @@
+//! What a streamed request's failure means: for the endpoint, for a retry, and for the client.
+
+use std::time::Instant;
+
+use forebay_proto::status;
+use http::HeaderMap;
+use http::header::HeaderValue;
+use pingora::prelude::Error;
+use pingora::protocols::http::ServerSession;
+use pingora::proxy::Session;
+use pingora::{ErrorSource, ErrorType, Result};
+
+use crate::context::Context;
+use crate::fleet::Outcome;
+use crate::refusal::Refusal;
+use crate::traffic::retry::Failure;
+use crate::unary;
+
+/// Ends the attempt that failed and says whether there may be another.
+pub fn judge(ctx: &mut Context, failure: Failure) -> bool {
+    let blame = failure.counts_against_endpoint();
+    let outcome = if blame {
+        Outcome::Failure
+    } else {
+        Outcome::Neutral
+    };
+    ctx.end_attempt(outcome, Err(failure.describe()));
+    ctx.timed_out = failure == Failure::TimedOut;
+    let now = Instant::now();
+    let Some(routed) = &ctx.routed else {
+        return false;
+    };
+    let route = routed.route();
+    if ctx.tried.len() >= route.config.retry.attempts as usize
+        || !failure.is_retryable(true)
+        || routed.is_late(now)
+    {
+        return false;
+    }
+    // The token of the attempt before goes back before another one is asked for.
+    ctx.token = None;
+    ctx.token = route.budget.try_acquire(route.cluster.active(), now);
+    if ctx.token.is_some() {
+        route.metrics.retried();
+    }
+    ctx.token.is_some()
+}
+
+/// What the client is told.
+pub fn refusal(ctx: &mut Context, error: &Error) -> Refusal {
+    if let Some(refusal) = ctx.refusal.take() {
+        return refusal;
+    }
+    let cluster = ctx
+        .route()
+        .map(|route| route.config.cluster.clone())
+        .unwrap_or_default();
+    let late = ctx
+        .routed
+        .as_ref()
+        .is_some_and(|routed| routed.is_late(Instant::now()));
+    match (error.esource(), error.etype()) {
+        (
+            ErrorSource::Downstream,
+            ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed,
+        ) => Refusal::ClientGone,
+        (ErrorSource::Downstream, _) => Refusal::BadRequest("the request is malformed".into()),
+        (_, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => Refusal::TimedOut {
+            cluster,
+            timeout: ctx.started.elapsed(),
+        },
+        _ if ctx.timed_out || late => Refusal::TimedOut {
+            cluster,
+            timeout: ctx.started.elapsed(),
+        },
+        _ => Refusal::Upstream {
+            cluster,
+            failure: "the connection failed",
+        },
+    }
+}
+
+/// Answers in the gateway's own name; `Ok(true)` is what a filter returns then.
+pub async fn refuse(session: &mut Session, ctx: &mut Context, refusal: Refusal) -> Result<bool> {
+    ctx.status = Some(refusal.code());
+    answer(&mut session.downstream_session, ctx.is_grpc, &refusal).await;
+    Ok(true)
+}
+
+/// The answer to a request of which nothing was answered yet.
+pub async fn answer(session: &mut ServerSession, is_grpc: bool, refusal: &Refusal) {
+    if is_grpc && session.is_http2() {
+        unary::refuse_grpc(session, refusal);
+    } else {
+        unary::refuse_rest(session, refusal).await;
+    }
+}
+
+/// Ends an answer that broke off: with a status for gRPC, which has room for one, else abruptly, so that
+/// nobody takes it for complete.
+pub async fn break_off(session: &mut ServerSession, is_grpc: bool, refusal: &Refusal) {
+    let ServerSession::H2(h2) = session else {
+        session.shutdown().await;
+        return;
+    };
+    if is_grpc {
+        let mut trailers = HeaderMap::with_capacity(2);
+        trailers.insert("grpc-status", HeaderValue::from(refusal.code() as i32));
+        let message = status::encode_message(&refusal.to_string()).into_owned();
+        if let Ok(message) = HeaderValue::from_str(&message) {
+            trailers.insert("grpc-message", message);
+        }
+        if h2.write_trailers(trailers).is_ok() {
+            return;
+        }
+    }
+    h2.shutdown_with_reason(h2::Reason::INTERNAL_ERROR);
+}
