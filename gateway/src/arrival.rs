@@ -26,10 +26,12 @@ pub enum Protocol {
 pub async fn first(stream: Stream) -> Option<(Stream, Protocol)> {
     let mut stream = stream.into_any().downcast::<TcpStream>().ok()?;
     let mut seen = Vec::with_capacity(1024);
+    let mut scanned = 0;
     let protocol = loop {
-        if let Some(protocol) = protocol_of(&seen) {
+        if let Some(protocol) = protocol_of(&seen, scanned) {
             break protocol;
         }
+        scanned = seen.len();
         if stream.read_buf(&mut seen).await.ok()? == 0 {
             return None;
         }
@@ -51,7 +53,9 @@ pub async fn next(stream: Stream, silence: Duration, time: Duration) -> Option<S
         return None;
     }
     let rest = async {
-        while !is_whole_head(&seen) {
+        let mut scanned = 0;
+        while !is_whole_head(&seen, scanned) {
+            scanned = seen.len();
             if stream.read_buf(&mut seen).await.ok()? == 0 {
                 return None;
             }
@@ -64,19 +68,21 @@ pub async fn next(stream: Stream, silence: Duration, time: Duration) -> Option<S
 }
 
 /// None: more must be read to tell.
-fn protocol_of(seen: &[u8]) -> Option<Protocol> {
+fn protocol_of(seen: &[u8], scanned: usize) -> Option<Protocol> {
     let compared = seen.len().min(PREFACE.len());
     if seen[..compared] == PREFACE[..compared] {
         return (compared == PREFACE.len()).then_some(Protocol::Http2);
     }
-    is_whole_head(seen).then_some(Protocol::Http1)
+    is_whole_head(seen, scanned).then_some(Protocol::Http1)
 }
 
 /// A blank line ends it; servers take a bare line feed for a line's end as well (RFC 9112, section 2.2).
-fn is_whole_head(seen: &[u8]) -> bool {
+/// The first `scanned` bytes were looked at before.
+fn is_whole_head(seen: &[u8], scanned: usize) -> bool {
+    let fresh = &seen[scanned.saturating_sub(3).min(seen.len())..];
     seen.len() >= LONGEST_HEAD
-        || seen.windows(4).any(|end| end == b"\r\n\r\n")
-        || seen.windows(2).any(|end| end == b"\n\n")
+        || fresh.windows(4).any(|end| end == b"\r\n\r\n")
+        || fresh.windows(2).any(|end| end == b"\n\n")
 }
 
 #[cfg(test)]
@@ -96,14 +102,28 @@ mod tests {
             (b"P", None),
         ];
         for (seen, want) in cases {
-            assert_eq!(protocol_of(seen), want, "{}", String::from_utf8_lossy(seen));
+            assert_eq!(
+                protocol_of(seen, 0),
+                want,
+                "{}",
+                String::from_utf8_lossy(seen)
+            );
+        }
+    }
+
+    #[test]
+    fn an_end_that_comes_in_two_reads_is_seen() {
+        let head = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        for split in 1..head.len() {
+            assert!(!is_whole_head(&head[..split], 0), "{split}");
+            assert!(is_whole_head(head, split), "{split}");
         }
     }
 
     #[test]
     fn an_endless_head_is_passed_on_to_be_refused() {
         assert_eq!(
-            protocol_of(&vec![b'x'; LONGEST_HEAD]),
+            protocol_of(&vec![b'x'; LONGEST_HEAD], 0),
             Some(Protocol::Http1)
         );
     }

@@ -18,16 +18,19 @@ use crate::upstream::Target;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AssemblyError {
-    #[error("clusters '{cluster}': endpoint '{address}' does not resolve: {reason}")]
+    #[error(
+        "clusters[{cluster}].endpoints[{endpoint}].address: '{address}' does not resolve: {reason}"
+    )]
     Unresolved {
-        cluster: String,
+        cluster: usize,
+        endpoint: usize,
         address: String,
         reason: String,
     },
-    #[error("clusters '{cluster}': tls: {source}")]
-    Tls { cluster: String, source: TlsError },
-    #[error("listeners '{listener}': tls: {source}")]
-    ListenerTls { listener: String, source: TlsError },
+    #[error("clusters[{cluster}].tls: {source}")]
+    Tls { cluster: usize, source: TlsError },
+    #[error("listeners[{listener}].tls: {source}")]
+    ListenerTls { listener: usize, source: TlsError },
 }
 
 /// Builds a snapshot; endpoints and route metrics of `previous` live on where they are the same. Health checks
@@ -38,24 +41,27 @@ pub fn assemble(
     runtime: &Handle,
     shards: usize,
 ) -> Result<Snapshot, Vec<AssemblyError>> {
-    let mut problems = check_listeners(&config);
+    let mut problems = Vec::new();
     let mut planned = Vec::new();
-    for cluster in &config.clusters {
+    for (number, cluster) in config.clusters.iter().enumerate() {
         let trust = match cluster.tls.as_ref().map(tls::upstream).transpose() {
             Ok(trust) => trust,
             Err(source) => {
-                problems.push(AssemblyError::Tls {
-                    cluster: cluster.name.clone(),
-                    source,
-                });
+                let cluster = number;
+                problems.push(AssemblyError::Tls { cluster, source });
                 continue;
             }
         };
         let mut blueprints = Vec::new();
-        for endpoint in &cluster.endpoints {
-            match blueprint(cluster, endpoint) {
+        for (place, endpoint) in cluster.endpoints.iter().enumerate() {
+            match blueprint(cluster, endpoint, trust.as_ref()) {
                 Ok(blueprint) => blueprints.push(blueprint),
-                Err(problem) => problems.push(problem),
+                Err(reason) => problems.push(AssemblyError::Unresolved {
+                    cluster: number,
+                    endpoint: place,
+                    address: endpoint.address.clone(),
+                    reason,
+                }),
             }
         }
         planned.push((cluster.clone(), trust, blueprints));
@@ -84,49 +90,43 @@ pub fn assemble(
 /// Reads every file that the configuration names and reports what is wrong with them; resolves no names.
 pub fn check_files(config: &config::Gateway) -> Vec<AssemblyError> {
     let mut problems = check_listeners(config);
-    for cluster in &config.clusters {
-        if let Some(Err(source)) = cluster.tls.as_ref().map(tls::upstream) {
-            problems.push(AssemblyError::Tls {
-                cluster: cluster.name.clone(),
-                source,
-            });
+    for (cluster, config) in config.clusters.iter().enumerate() {
+        if let Some(Err(source)) = config.tls.as_ref().map(tls::upstream) {
+            problems.push(AssemblyError::Tls { cluster, source });
         }
     }
     problems
 }
 
 fn check_listeners(config: &config::Gateway) -> Vec<AssemblyError> {
-    let broken = |listener: &config::Listener| {
-        let source = tls::check_listener(listener.tls.as_ref()?).err()?;
-        Some(AssemblyError::ListenerTls {
-            listener: listener.name.clone(),
-            source,
-        })
+    let broken = |(listener, config): (usize, &config::Listener)| {
+        let source = tls::check_listener(config.tls.as_ref()?).err()?;
+        Some(AssemblyError::ListenerTls { listener, source })
     };
-    config.listeners.iter().filter_map(broken).collect()
+    config
+        .listeners
+        .iter()
+        .enumerate()
+        .filter_map(broken)
+        .collect()
 }
 
 fn blueprint(
     cluster: &config::Cluster,
     endpoint: &config::Endpoint,
-) -> Result<EndpointBlueprint, AssemblyError> {
-    let unresolved = |reason: String| AssemblyError::Unresolved {
-        cluster: cluster.name.clone(),
-        address: endpoint.address.clone(),
-        reason,
-    };
-    let authority: Authority = endpoint
-        .address
-        .parse()
-        .map_err(|e: http::uri::InvalidUri| unresolved(e.to_string()))?;
+    trust: Option<&UpstreamTrust>,
+) -> Result<EndpointBlueprint, String> {
+    let parsed: Result<Authority, _> = endpoint.address.parse();
+    let authority = parsed.map_err(|e: http::uri::InvalidUri| e.to_string())?;
     Ok(EndpointBlueprint {
         cluster: cluster.name.clone(),
         address: endpoint.address.clone(),
-        resolved: resolve(&endpoint.address).map_err(unresolved)?,
+        resolved: resolve(&endpoint.address)?,
         protocol: cluster.protocol,
         health: cluster.health.clone(),
         breaker: cluster.breaker,
         tls: cluster.tls.clone(),
+        trust: trust.map(|trust| trust.fingerprint),
         connect_timeout: cluster.connect_timeout,
         authority: match &cluster.tls {
             Some(tls) => authority_for(&tls.server_name, authority),
@@ -165,14 +165,16 @@ fn keep_or_make(
     runtime: &Handle,
     shards: usize,
 ) -> Arc<Endpoint> {
-    let kept = previous
-        .into_iter()
-        .flat_map(|snapshot| &snapshot.clusters)
-        .flat_map(|cluster| cluster.endpoints())
-        .find(|endpoint| endpoint.blueprint.same_as(&blueprint));
-    if let Some(endpoint) = kept {
+    let former = || {
+        let clusters = previous.into_iter().flat_map(|snapshot| &snapshot.clusters);
+        clusters.flat_map(|cluster| cluster.endpoints())
+    };
+    if let Some(endpoint) = former().find(|endpoint| endpoint.blueprint.same_as(&blueprint)) {
         return endpoint.clone();
     }
+    let same_server = former()
+        .find(|endpoint| endpoint.blueprint.same_place_as(&blueprint))
+        .cloned();
     let roots = trust.as_ref().and_then(|trust| trust.roots.clone());
     let tls = trust.map(|trust| match blueprint.protocol {
         config::Protocol::Grpc => trust.http2,
@@ -184,6 +186,9 @@ fn keep_or_make(
         timeout: blueprint.connect_timeout,
     };
     let endpoint = Endpoint::new(blueprint, target, roots, shards, Instant::now());
+    if let Some(former) = same_server {
+        endpoint.inherit(&former);
+    }
     crate::fleet::watch_health(&endpoint, runtime);
     endpoint
 }

@@ -5,15 +5,17 @@ use std::time::{Duration, Instant};
 
 use forebay_config::gateway::Protocol;
 use forebay_proto::status::Code;
+use http::StatusCode;
 use smallvec::SmallVec;
 
-use crate::fleet::{Lease, Outcome};
+use crate::fleet::Lease;
 use crate::gateway::{Gateway, InFlight, Route, Snapshot};
 use crate::head_timer::HeadTimer;
 use crate::refusal::Refusal;
 use crate::telemetry::trace::{AttemptSpan, RequestTrace};
 use crate::traffic::budget::RetryToken;
 use crate::traffic::deadline::Deadline;
+use crate::traffic::retry::Outcome;
 
 pub struct Context {
     pub started: Instant,
@@ -35,6 +37,8 @@ pub struct Context {
     pub refusal: Option<Refusal>,
     /// What the answer's head or trailers said.
     pub status: Option<Code>,
+    /// Of a plain HTTP answer.
+    pub http_status: Option<StatusCode>,
     pub counted: Option<InFlight>,
 }
 
@@ -63,12 +67,20 @@ impl Context {
             timed_out: false,
             refusal: None,
             status: None,
+            http_status: None,
             counted: Some(gateway.enter()),
         }
     }
 
     pub fn route(&self) -> Option<&Route> {
         self.routed.as_ref().map(Routed::route)
+    }
+
+    /// Ends the current attempt without a verdict on the endpoint.
+    pub fn give_up_attempt(&mut self) {
+        self.head_timer = None;
+        self.lease = None;
+        self.attempt = None;
     }
 
     /// Ends the current attempt, if there is one.

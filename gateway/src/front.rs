@@ -24,6 +24,9 @@ use crate::plan::{self, Plan};
 use crate::proxy::{CLIENT_SILENCE, Proxy};
 use crate::unary;
 
+/// Larger than HTTP/2's default of 16 KiB, for tensors; small enough that a stream can be peeked at
+/// (`proxy::PEEK_LIMIT`).
+const MAX_FRAME: u32 = 32 << 10;
 /// How long an HTTP/2 connection may have no request before it is asked to close.
 const H2_IDLE: Duration = Duration::from_secs(300);
 
@@ -41,6 +44,7 @@ impl ServerApp for Front {
         stream: Stream,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
+        let _open = self.gateway.connect();
         let over_tls = stream.get_ssl_digest().is_some();
         if over_tls {
             if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
@@ -102,7 +106,7 @@ impl Front {
             .max_concurrent_streams(self.max_concurrent_streams)
             .initial_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
-            .max_frame_size(1 << 20);
+            .max_frame_size(MAX_FRAME);
         let handshake = server::handshake(stream, Some(options));
         let mut connection = match tokio::time::timeout(self.header_timeout, handshake).await {
             Ok(Ok(connection)) => connection,

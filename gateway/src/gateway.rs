@@ -21,6 +21,7 @@ pub struct Gateway {
     snapshot: ArcSwap<Snapshot>,
     pub tracing: Tracing,
     in_flight: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
     unrouted: AtomicU64,
     draining: AtomicBool,
 }
@@ -45,7 +46,7 @@ pub struct Route {
     pub metrics: Arc<RouteMetrics>,
 }
 
-/// Counts one request for as long as it is served.
+/// Counts one request, or one client connection, for as long as it is there.
 pub struct InFlight(Arc<AtomicUsize>);
 
 impl Gateway {
@@ -54,6 +55,7 @@ impl Gateway {
             snapshot: ArcSwap::from_pointee(snapshot),
             tracing,
             in_flight: Arc::new(AtomicUsize::new(0)),
+            connections: Arc::new(AtomicUsize::new(0)),
             unrouted: AtomicU64::new(0),
             draining: AtomicBool::new(false),
         }
@@ -70,6 +72,16 @@ impl Gateway {
     pub fn enter(&self) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(self.in_flight.clone())
+    }
+
+    pub fn connect(&self) -> InFlight {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        InFlight(self.connections.clone())
+    }
+
+    /// Client connections that are open.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     pub fn in_flight(&self) -> usize {

@@ -48,11 +48,11 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> anyhow::Result<()> {
     let config = reload::read(&args.config)?;
     pingora::tls::install_default_crypto_provider();
+    let problems = assembly::check_files(&config);
+    if !problems.is_empty() {
+        bail!(reload::list(&args.config, &problems));
+    }
     if args.check {
-        let problems = assembly::check_files(&config);
-        if !problems.is_empty() {
-            bail!(reload::list(&args.config, &problems));
-        }
         println!("configuration is valid");
         return Ok(());
     }

@@ -2,6 +2,7 @@
 
 use forebay_config::gateway::{Mode, Protocol};
 use forebay_proto::rest;
+use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use pingora::http::RequestHeader;
 
@@ -23,10 +24,7 @@ pub enum Plan {
 /// `mode` its route has: the body has to be read before the route is known.
 pub fn of(snapshot: &Snapshot, head: &RequestHeader, http2: bool) -> Plan {
     let path = head.uri.path();
-    let is_grpc = head
-        .headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    let is_grpc = is_grpc(&head.headers);
     if is_grpc && http2 {
         let method = Method::of(path);
         if snapshot.routes_by_model() && method.is_unary() && method.model_fields().is_some() {
@@ -54,6 +52,13 @@ pub fn of(snapshot: &Snapshot, head: &RequestHeader, http2: bool) -> Plan {
         Some((Protocol::Grpc, Mode::Auto | Mode::Unary)) => Plan::Rest,
         _ => Plan::Proxy,
     }
+}
+
+/// `application/grpc`, alone or with a subtype or parameters; grpc-web is something else.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
+    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
 fn route_mode(

@@ -25,6 +25,10 @@ pub enum Refusal {
     BodyTimedOut(Duration),
     #[error("request body is larger than {limit} bytes")]
     TooLarge { limit: u64 },
+    #[error(
+        "the answer of cluster '{cluster}' is larger than {limit} bytes, which is the most that REST can carry here"
+    )]
+    AnswerTooLarge { cluster: String, limit: u64 },
     #[error("cluster '{cluster}' failed: {failure}")]
     Upstream {
         cluster: String,
@@ -49,7 +53,7 @@ impl Refusal {
             Self::NoRoute { .. } | Self::NotGrpc { .. } => Code::Unimplemented,
             Self::NoHealthyEndpoint(_) | Self::Upstream { .. } => Code::Unavailable,
             Self::TimedOut { .. } | Self::BodyTimedOut(_) => Code::DeadlineExceeded,
-            Self::TooLarge { .. } => Code::ResourceExhausted,
+            Self::TooLarge { .. } | Self::AnswerTooLarge { .. } => Code::ResourceExhausted,
             Self::BadAnswer { .. } => Code::Internal,
             Self::BadRequest(_) | Self::UnsupportedEncoding(_) | Self::GrpcOverHttp1 => {
                 Code::InvalidArgument
@@ -65,7 +69,9 @@ impl Refusal {
             Self::Rest(error) => error.status,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimedOut(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::Upstream { .. } | Self::BadAnswer { .. } => StatusCode::BAD_GATEWAY,
+            Self::Upstream { .. } | Self::BadAnswer { .. } | Self::AnswerTooLarge { .. } => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::UnsupportedEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::GrpcOverHttp1 => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             _ => status::http_status(self.code()),

@@ -72,7 +72,7 @@ fn reload(path: &Path, gateway: &Gateway, runtime: &Handle, shards: usize) -> an
     if !problems.is_empty() {
         bail!(list(path, &problems));
     }
-    config.listeners = running.config.listeners.clone();
+    keep_what_needs_a_restart(&mut config, &running.config);
     let snapshot = assembly::assemble(config, Some(&running), runtime, shards)
         .map_err(|problems| anyhow!(list(path, &problems)))?;
     await_first_probes(&snapshot);
@@ -92,6 +92,16 @@ fn await_first_probes(snapshot: &Snapshot) {
             std::thread::sleep(PROBE_POLL);
         }
     }
+}
+
+/// So that every later reload is compared with what the process was started with.
+fn keep_what_needs_a_restart(config: &mut config::Gateway, started: &config::Gateway) {
+    config.threads = started.threads;
+    config.drain_delay = started.drain_delay;
+    config.drain_timeout = started.drain_timeout;
+    config.admin = started.admin;
+    config.telemetry = started.telemetry.clone();
+    config.listeners = started.listeners.clone();
 }
 
 /// The changed keys that only a restart applies.

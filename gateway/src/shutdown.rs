@@ -4,7 +4,7 @@
 //! flight any more.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use forebay_config::gateway as config;
@@ -18,6 +18,9 @@ use crate::gateway::Gateway;
 const POLL: Duration = Duration::from_millis(20);
 /// Least time between closing the listeners and the end: answers and GOAWAY frames are still being written.
 const LINGER: Duration = Duration::from_millis(200);
+
+/// How long open connections may take, after the last request, to deliver what was answered and to close.
+const FLUSH: Duration = Duration::from_secs(2);
 
 pub struct Drain {
     gateway: Arc<Gateway>,
@@ -46,7 +49,11 @@ impl Drain {
             while gateway.in_flight() > 0 {
                 std::thread::sleep(POLL);
             }
-            std::thread::sleep(POLL);
+            // What was answered may still be on its way through slow connections.
+            let end = Instant::now() + FLUSH;
+            while gateway.connections() > 0 && Instant::now() < end {
+                std::thread::sleep(POLL);
+            }
             log::info!("drained");
             flush(provider.as_ref());
             std::process::exit(0);

@@ -162,7 +162,8 @@ fn an_endpoint_that_does_not_resolve_is_named() -> anyhow::Result<()> {
     let ended = run("forebay-gateway", &["--config", text(&file)?], SOON)?;
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(
-        ended.stderr.contains("nowhere.invalid:8001") && ended.stderr.contains("workers"),
+        ended.stderr.contains("nowhere.invalid:8001")
+            && ended.stderr.contains("clusters[0].endpoints[0].address"),
         "{ended:?}"
     );
     Ok(())

@@ -168,7 +168,7 @@ async fn what_is_known_of_an_endpoint_survives() -> anyhow::Result<()> {
     gateway.all_healthy().await?;
     let rest = Rest::new(gateway.address());
     // One is unhealthy, one has its breaker open, and all of them have counted.
-    upstreams[1].next([Behaviour::Fail(tonic::Code::Internal)]);
+    upstreams[1].next([Behaviour::Fail(tonic::Code::Unavailable)]);
     for _ in 0..12 {
         rest.infer("m", ROW).await?;
     }

@@ -367,6 +367,25 @@ async fn a_dead_endpoint_is_named_as_such() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_callers_poison_opens_no_breaker() -> anyhow::Result<()> {
+    let cluster = "policy = 'round_robin'\nhealth = false\n\
+                   breaker = { consecutive_failures = 3, open_for = '1h' }";
+    let fixture = Fixture::start(2, "", cluster).await?;
+    for upstream in &fixture.upstreams {
+        upstream.next(vec![Behaviour::Fail(Code::Internal); 10]);
+    }
+    for _ in 0..20 {
+        let answer = fixture.infer().await?;
+        assert_eq!(answer.expect_err("fails as told").code(), Code::Internal);
+    }
+    assert!(
+        fixture.infer().await?.is_ok(),
+        "others are served as before"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_breaker_opens_and_one_probe_decides() -> anyhow::Result<()> {
     let cluster = "health = false\nbreaker = { consecutive_failures = 3, open_for = '300ms' }";
     let fixture = Fixture::start(1, "retry = false", cluster).await?;
@@ -374,11 +393,11 @@ async fn the_breaker_opens_and_one_probe_decides() -> anyhow::Result<()> {
     let state = |wanted: &'static str| {
         move |endpoints: &[serde_json::Value]| endpoints[0]["breaker"] == wanted
     };
-    upstream.next(vec![Behaviour::Fail(Code::Internal); 3]);
+    upstream.next(vec![Behaviour::Fail(Code::Unavailable); 3]);
     for _ in 0..3 {
         assert_eq!(
             fixture.infer().await?.expect_err("fails as told").code(),
-            Code::Internal
+            Code::Unavailable
         );
     }
     fixture

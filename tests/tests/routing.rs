@@ -1,7 +1,7 @@
 //! Which route takes a request, and what a client gets when none does.
 
 use anyhow::{Context, ensure};
-use forebay_tests::client::{self, Rest, floats};
+use forebay_tests::client::{self, Rest, floats, output_floats};
 use forebay_tests::folder;
 use forebay_tests::folder::Folder;
 use forebay_tests::gateway::Gateway;
@@ -170,6 +170,50 @@ async fn a_stream_is_routed_by_the_model_of_its_first_message() -> anyhow::Resul
         assert_eq!(count, 2);
     }
     Ok(())
+}
+
+/// The head of a stream's first message is read before its route is known; none of it may be lost, however large
+/// the message is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_first_message_arrives_whole() -> anyhow::Result<()> {
+    let fixture = Fixture::start(
+        &["minilm"],
+        "[[routes]]\ncluster = 'minilm'\nmatch = { model = 'minilm' }\n",
+    )
+    .await?;
+    for count in [4, 15_000, 17_500, 50_000, 700_000] {
+        let row: Vec<f32> = (0..count).map(|n| n as f32).collect();
+        let requests = tokio_stream::iter([floats("minilm", &row), floats("minilm", &ROW)]);
+        let inference = client::inference(fixture.gateway.address()).await?;
+        let mut inference = inference.max_decoding_message_size(64 << 20);
+        let mut answers = inference.model_stream_infer(requests).await?.into_inner();
+        for wanted in [row.as_slice(), &ROW] {
+            let answer = answers.message().await?.context("an answer")?;
+            let answer = answer.infer_response.context("no error")?;
+            assert!(output_floats(&answer)? == wanted, "{count} numbers differ");
+        }
+        assert!(answers.message().await?.is_none());
+    }
+    Ok(())
+}
+
+/// Larger than what is held back for retries: the rest of it streams.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_answers_arrive_whole() -> anyhow::Result<()> {
+    let fixture = Fixture::start(&["any"], "").await?;
+    let row: Vec<f32> = (0..2_500_000).map(|n| n as f32).collect();
+    let inference = client::inference(fixture.gateway.address()).await?;
+    let mut inference = inference.max_decoding_message_size(64 << 20);
+    let answer = inference.model_infer(floats("m", &row)).await?.into_inner();
+    assert!(output_floats(&answer)? == row);
+    let row = &row[..1_200_000];
+    let body = serde_json::json!({"inputs": [
+        {"name": "x", "datatype": "FP32", "shape": [row.len() / 4, 4], "data": row}
+    ]});
+    let rest = Rest::new(fixture.gateway.address());
+    let answer = rest.post("/v2/models/m/infer", body.to_string()).await?;
+    assert!(answer.floats()? == row);
+    fixture.gateway.all_idle().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -323,7 +323,7 @@ fn keys_that_do_not_fit_are_named_at_the_start() -> anyhow::Result<()> {
         )?;
         assert_eq!(ended.status.code(), Some(1), "{ended:?}");
         assert!(
-            ended.stderr.contains(path(named)?) && ended.stderr.contains("secure"),
+            ended.stderr.contains(path(named)?) && ended.stderr.contains("listeners[0].tls"),
             "{ended:?}"
         );
         assert!(!ended.stderr.contains("panicked"), "{ended:?}");

@@ -15,11 +15,11 @@ use parking_lot::Mutex;
 use pingora::protocols::tls::CaType;
 use tokio::task::AbortHandle;
 
-use super::lease::Outcome;
 use crate::traffic::balance::Candidate;
 use crate::traffic::breaker::{Breaker, BreakerState, Permit, Transition};
 use crate::traffic::ewma::PeakEwma;
 use crate::traffic::health::{HealthMachine, HealthState};
+use crate::traffic::retry::Outcome;
 use crate::traffic::service_line::ServiceLine;
 use crate::upstream::{Channels, Target};
 
@@ -40,22 +40,30 @@ pub struct EndpointBlueprint {
     pub health: Option<config::Health>,
     pub breaker: Option<config::Breaker>,
     pub tls: Option<config::UpstreamTls>,
+    /// What the trusted roots were when they were read; a rotated bundle makes another endpoint.
+    pub trust: Option<u64>,
     pub connect_timeout: Duration,
     /// What `:authority` and `Host` say to it.
     pub authority: Authority,
 }
 
 impl EndpointBlueprint {
-    /// Equal in everything that state depends on.
+    /// The same in all: the endpoint itself lives on.
     pub fn same_as(&self, other: &Self) -> bool {
+        self.same_place_as(other)
+            && self.health == other.health
+            && self.breaker == other.breaker
+            && self.connect_timeout == other.connect_timeout
+            && self.trust == other.trust
+    }
+
+    /// The same server, looked at differently: what was learned about it lives on.
+    pub fn same_place_as(&self, other: &Self) -> bool {
         self.cluster == other.cluster
             && self.address == other.address
             && self.resolved == other.resolved
             && self.protocol == other.protocol
-            && self.health == other.health
-            && self.breaker == other.breaker
             && self.tls == other.tls
-            && self.connect_timeout == other.connect_timeout
     }
 }
 
@@ -85,6 +93,13 @@ struct Vital {
 }
 
 impl Vital {
+    /// A request was answered.
+    fn learn(&mut self, entry: &Entry, now: Instant) {
+        let time = now.saturating_duration_since(entry.started);
+        self.latency.observe(now, time);
+        self.line.observe(now, entry.load, time);
+    }
+
     /// What it did before it failed says nothing about it now.
     fn well_again(&mut self, now: Instant) {
         self.latency = PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now);
@@ -160,6 +175,22 @@ impl Endpoint {
         })
     }
 
+    /// Takes over what was learned about the same server under other settings, its health included.
+    pub fn inherit(&self, former: &Self) {
+        let former = former.vital.lock();
+        let mut vital = self.vital.lock();
+        vital.latency = former.latency.clone();
+        vital.line = former.line.clone();
+        let was_healthy = former
+            .health
+            .as_ref()
+            .is_none_or(|health| health.state() == HealthState::Healthy);
+        if was_healthy && let Some(health) = vital.health.as_mut() {
+            // One pass suffices for an endpoint that is unknown.
+            health.record(true);
+        }
+    }
+
     /// This endpoint as a choice at position `index`, or None when it may not take traffic now.
     /// Only what `policy` looks at is computed.
     pub fn candidate(
@@ -208,13 +239,14 @@ impl Endpoint {
         })
     }
 
+    /// The latency of a request that goes on being answered.
+    pub(super) fn answered(&self, entry: &Entry, now: Instant) {
+        self.vital.lock().learn(entry, now);
+    }
+
     /// The other end of `enter`: `outcome` is None for a call that was given up before it was answered.
     pub(super) fn leave(&self, entry: Entry, now: Instant, outcome: Option<Outcome>) {
-        let Entry {
-            permit,
-            started,
-            load,
-        } = entry;
+        let permit = entry.permit;
         self.active.fetch_sub(1, Ordering::Relaxed);
         let mut vital = self.vital.lock();
         let mut transition = None;
@@ -227,16 +259,13 @@ impl Endpoint {
             }
             Some(outcome) => {
                 match outcome {
-                    Outcome::Success => {
-                        let time = now.saturating_duration_since(started);
-                        vital.latency.observe(now, time);
-                        vital.line.observe(now, load, time);
-                    }
+                    Outcome::Success => vital.learn(&entry, now),
                     Outcome::Failure => {
                         self.counters.failures.fetch_add(1, Ordering::Relaxed);
                         vital.latency.penalize(now, FAILURE_PENALTY);
                         vital.line.penalize(now);
                     }
+                    Outcome::Fault => vital.line.penalize(now),
                     Outcome::Neutral => {}
                 }
                 if let (Some(breaker), Some(permit)) = (vital.breaker.as_mut(), permit) {

@@ -7,16 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::endpoint::{Endpoint, Entry};
-
-/// What an answered call says about the endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    Success,
-    /// The endpoint's fault: it counts against it.
-    Failure,
-    /// The caller's fault (bad argument, unknown model): the endpoint works, but the latency says nothing.
-    Neutral,
-}
+use crate::traffic::retry::Outcome;
 
 pub struct Lease {
     endpoint: Arc<Endpoint>,
@@ -40,6 +31,11 @@ impl Lease {
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
+    }
+
+    /// The endpoint began to answer: its latency is known now, although the lease goes on.
+    pub fn head_arrived(&self, now: Instant) {
+        self.endpoint.answered(&self.entry, now);
     }
 
     /// Ends the lease with what was learnt; a lease that is merely dropped counts as cancelled.
@@ -92,6 +88,7 @@ mod tests {
                     health: None,
                     breaker: Some(breaker),
                     tls: None,
+                    trust: None,
                     connect_timeout: Duration::from_secs(1),
                     authority: address.parse().unwrap(),
                 };
@@ -137,6 +134,7 @@ mod tests {
             Just(None),
             Just(Some(Outcome::Success)),
             Just(Some(Outcome::Failure)),
+            Just(Some(Outcome::Fault)),
             Just(Some(Outcome::Neutral)),
         ];
         prop_oneof![

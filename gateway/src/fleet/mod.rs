@@ -9,4 +9,4 @@ mod probe;
 pub use cluster::Cluster;
 pub use endpoint::{Endpoint, EndpointBlueprint, EndpointView};
 pub use health_loop::start as watch_health;
-pub use lease::{Lease, Outcome};
+pub use lease::Lease;

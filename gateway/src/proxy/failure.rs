@@ -11,29 +11,32 @@ use pingora::proxy::Session;
 use pingora::{ErrorSource, ErrorType, Result};
 
 use crate::context::Context;
-use crate::fleet::Outcome;
 use crate::refusal::Refusal;
 use crate::traffic::retry::Failure;
 use crate::unary;
 
-/// Ends the attempt that failed and says whether there may be another.
-pub fn judge(ctx: &mut Context, failure: Failure) -> bool {
-    let blame = failure.counts_against_endpoint();
-    let outcome = if blame {
-        Outcome::Failure
-    } else {
-        Outcome::Neutral
-    };
-    ctx.end_attempt(outcome, Err(failure.describe()));
-    ctx.timed_out = failure == Failure::TimedOut;
+/// Ends the attempt that failed and says whether there may be another. `repeatable`: the request can be sent
+/// again, as far as its method and its body go.
+pub fn judge(ctx: &mut Context, failure: Failure, repeatable: bool) -> bool {
     let now = Instant::now();
+    ctx.timed_out = failure == Failure::TimedOut;
+    let late = ctx
+        .routed
+        .as_ref()
+        .is_some_and(|routed| routed.is_late(now));
+    if failure == Failure::Stale || (ctx.timed_out && late && ctx.is_grpc) {
+        // Neither an idle connection's end nor the client's own deadline is the endpoint's fault.
+        ctx.give_up_attempt();
+    } else {
+        ctx.end_attempt(failure.outcome(), Err(failure.describe()));
+    }
     let Some(routed) = &ctx.routed else {
         return false;
     };
     let route = routed.route();
     if ctx.tried.len() >= route.config.retry.attempts as usize
-        || !failure.is_retryable(true)
-        || routed.is_late(now)
+        || !(repeatable && failure.is_retryable(true))
+        || late
     {
         return false;
     }
@@ -92,6 +95,7 @@ pub async fn answer(session: &mut ServerSession, is_grpc: bool, refusal: &Refusa
     if is_grpc && session.is_http2() {
         unary::refuse_grpc(session, refusal);
     } else {
+        session.set_keepalive(None);
         unary::refuse_rest(session, refusal).await;
     }
 }

@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use forebay_config::gateway::{Mode, Protocol};
 use forebay_proto::status::{self, Code};
-use http::Version;
 use http::header::{self, HeaderMap};
+use http::{StatusCode, Version};
 use opentelemetry::KeyValue;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, HttpPeer};
@@ -26,7 +26,6 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::{ErrorSource, ErrorType, Result};
 
 use crate::context::{Context, Routed};
-use crate::fleet::Outcome;
 use crate::gateway::{Gateway, Snapshot};
 use crate::head_timer::HeadTimer;
 use crate::plan::{self, Plan};
@@ -35,12 +34,12 @@ use crate::protocol::peek::{Peek, peek_framed};
 use crate::protocol::rest_model::RestModel;
 use crate::refusal::Refusal;
 use crate::telemetry::trace::TRACEPARENT;
-use crate::traffic::retry::Failure;
+use crate::traffic::retry::{Failure, Outcome};
 use crate::unary::{self, headers};
 
-/// What is read of a stream before its route is known; pingora replays no more than 64 KiB to the endpoint.
-const PEEK_LIMIT: usize = 32 << 10;
-
+/// What is read of a stream before its route is known. pingora replays at most 64 KiB to the endpoint, and one
+/// frame more than this may have been read (`front::MAX_FRAME`).
+const PEEK_LIMIT: usize = 16 << 10;
 /// How long an HTTP/1 client may pause within a body, and between two requests (nginx's defaults are 60 s and 75 s).
 pub const CLIENT_SILENCE: Duration = Duration::from_secs(60);
 
@@ -59,11 +58,7 @@ impl ProxyHttp for Proxy {
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
         let snapshot = self.gateway.snapshot();
         let http2 = session.is_http2();
-        ctx.is_grpc = session
-            .req_header()
-            .headers
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+        ctx.is_grpc = plan::is_grpc(&session.req_header().headers);
         if !http2 {
             self.relax_timeouts(session);
             if ctx.is_grpc {
@@ -113,12 +108,26 @@ impl ProxyHttp for Proxy {
         _session: &mut Session,
         ctx: &mut Context,
     ) -> Result<Box<HttpPeer>> {
-        let now = Instant::now();
         let Some(routed) = &ctx.routed else {
             return Err(Error::explain(ErrorType::HTTPStatus(404), "no route"));
         };
         let route = routed.route();
         let cluster = &route.cluster;
+        if !ctx.tried.is_empty() {
+            let retry = u32::try_from(ctx.tried.len()).unwrap_or(u32::MAX);
+            tokio::time::sleep(route.backoff.delay(retry, fastrand::u64(..))).await;
+        }
+        let now = Instant::now();
+        if routed.is_late(now) {
+            ctx.refusal = Some(Refusal::TimedOut {
+                cluster: cluster.config.name.clone(),
+                timeout: now.saturating_duration_since(ctx.started),
+            });
+            return Err(Error::explain(
+                ErrorType::HTTPStatus(504),
+                "the deadline has passed",
+            ));
+        }
         let Ok(lease) = cluster.lease(&ctx.tried, fastrand::u64(..), now) else {
             if ctx.refusal.is_none() {
                 ctx.refusal = Some(Refusal::NoHealthyEndpoint(cluster.config.name.clone()));
@@ -164,15 +173,15 @@ impl ProxyHttp for Proxy {
         let mut added = HeaderMap::new();
         let retry = ctx.tried.len() as i64 - 1;
         ctx.attempt = ctx.trace.attempt(&mut added, || {
-            let address = ctx
-                .lease
-                .as_ref()
-                .map(|l| l.endpoint().blueprint.address.clone())
-                .unwrap_or_default();
-            vec![
-                KeyValue::new("server.address", address),
-                KeyValue::new("forebay.retry", retry),
-            ]
+            let mut attributes = vec![KeyValue::new("forebay.retry", retry)];
+            if let (Some(lease), Some(routed)) = (&ctx.lease, &ctx.routed) {
+                let cluster = &routed.route().cluster.config;
+                let address = lease.endpoint().blueprint.address.clone();
+                attributes.push(KeyValue::new("server.address", address));
+                attributes.push(KeyValue::new("forebay.cluster", cluster.name.clone()));
+                attributes.push(KeyValue::new("forebay.policy", cluster.policy.name()));
+            }
+            attributes
         });
         if let Some(value) = added.remove(TRACEPARENT) {
             upstream.insert_header(TRACEPARENT, value)?;
@@ -187,6 +196,7 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
     ) -> Result<()> {
         ctx.head_timer = None;
+        response.remove_header("keep-alive");
         if session.req_header().version == Version::HTTP_10 {
             // It knows no chunks: the body ends with the connection.
             response.remove_header(&header::TRANSFER_ENCODING);
@@ -195,11 +205,25 @@ impl ProxyHttp for Proxy {
         if let Some(lease) = &ctx.lease {
             response.insert_header(headers::ENDPOINT, lease.endpoint().name_header.clone())?;
         }
+        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS
+        {
+            return Ok(());
+        }
         ctx.status = match grpc_status(&response.headers) {
             Some(code) => Some(code),
             None if ctx.is_grpc => None,
+            None if response.status.as_u16() < 400 => Some(Code::Ok),
             None => Some(status::code_of_http(response.status)),
         };
+        if !ctx.is_grpc {
+            ctx.http_status = Some(response.status);
+            if let Some(lease) = &ctx.lease
+                && ctx.status == Some(Code::Ok)
+            {
+                // How long the rest takes is up to what is streamed, and says nothing about the endpoint.
+                lease.head_arrived(Instant::now());
+            }
+        }
         Ok(())
     }
 
@@ -253,7 +277,7 @@ impl ProxyHttp for Proxy {
         mut error: Box<Error>,
     ) -> Box<Error> {
         log::debug!("{peer}: {error}");
-        error.set_retry(failure::judge(ctx, Failure::Connect));
+        error.set_retry(failure::judge(ctx, Failure::Connect, true));
         error
     }
 
@@ -266,21 +290,26 @@ impl ProxyHttp for Proxy {
         reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("endpoint {peer}"));
+        // pingora leaves errors of kept connections undecided, and panics when such an error is asked.
+        error.retry.decide_reuse(reused);
         if *error.esource() != ErrorSource::Upstream {
             error.set_retry(false);
             return error;
         }
+        let fired = ctx.head_timer.take().is_some_and(|timer| timer.has_fired());
         let failure = match error.etype() {
             _ if session.response_written().is_some() => Failure::ResponseStarted,
             ErrorType::ReadTimedout => Failure::TimedOut,
-            _ if ctx.head_timer.take().is_some_and(|timer| timer.has_fired()) => Failure::TimedOut,
-            _ if reused && error.retry() => Failure::Stale,
+            _ if fired => Failure::TimedOut,
+            _ if error.retry() && reused => Failure::Stale,
+            // What pingora says may be retried without reuse was refused before it was processed.
+            _ if error.retry() => Failure::Refused,
             _ => Failure::Reset,
         };
+        let unprocessed = matches!(failure, Failure::Stale | Failure::Refused);
+        let repeatable = session.req_header().method.is_idempotent() || unprocessed;
         let replayable = !session.as_ref().retry_buffer_truncated();
-        let safe = session.req_header().method.is_idempotent() || failure == Failure::Stale;
-        let retry = failure::judge(ctx, failure) && replayable && safe;
-        error.set_retry(retry);
+        error.set_retry(failure::judge(ctx, failure, repeatable && replayable));
         error
     }
 
@@ -321,11 +350,14 @@ impl ProxyHttp for Proxy {
             Code::Unknown
         });
         if error.is_none() || failed_upstream {
-            let failure = Failure::Status(u8::try_from(code as i32).unwrap_or(u8::MAX));
-            let outcome = match code {
-                _ if failed_upstream || failure.counts_against_endpoint() => Outcome::Failure,
-                Code::Ok => Outcome::Success,
-                _ => Outcome::Neutral,
+            let failure = match ctx.http_status {
+                Some(status) => Failure::HttpStatus(status.as_u16()),
+                None => Failure::Status(u8::try_from(code as i32).unwrap_or(u8::MAX)),
+            };
+            let outcome = if failed_upstream {
+                Outcome::Failure
+            } else {
+                failure.outcome()
             };
             ctx.end_attempt(outcome, Ok(u16::try_from(code as i32).unwrap_or(u16::MAX)));
         }
@@ -346,7 +378,7 @@ impl ProxyHttp for Proxy {
 impl Proxy {
     /// After an HTTP/1 head: the connection may be kept, the body may take its time, and a WebSocket may be silent.
     fn relax_timeouts(&self, session: &mut Session) {
-        let silence = (!session.is_upgrade_req()).then_some(CLIENT_SILENCE);
+        let silence = (!request::is_websocket(session.req_header())).then_some(CLIENT_SILENCE);
         session.set_read_timeout(silence);
         // pingora has read from version and headers whether to keep it at all; then without a bound.
         if session.get_keepalive().is_some() {
@@ -367,11 +399,21 @@ impl Proxy {
             && snapshot.routes_by_model()
         {
             session.as_mut().enable_retry_buffering();
-            while seen.len() < PEEK_LIMIT && peek_framed(&seen, fields, false) == Peek::NeedMore {
-                match session.downstream_session.read_request_body().await {
-                    Ok(Some(chunk)) => seen.extend_from_slice(&chunk),
-                    _ => break,
+            let reading = async {
+                while seen.len() < PEEK_LIMIT && peek_framed(&seen, fields, false) == Peek::NeedMore
+                {
+                    match session.downstream_session.read_request_body().await {
+                        Ok(Some(chunk)) => seen.extend_from_slice(&chunk),
+                        Ok(None) => break,
+                        Err(_) => return Err(Refusal::ClientGone),
+                    }
                 }
+                Ok(())
+            };
+            let time = snapshot.max_timeout;
+            match tokio::time::timeout(time, reading).await {
+                Ok(result) => result?,
+                Err(_) => return Err(Refusal::BodyTimedOut(time)),
             }
         }
         let head = session.req_header();

@@ -11,6 +11,7 @@ use crate::gateway::Route;
 
 /// Concurrent streams per pooled connection; part of pingora's reuse key, so one value for all.
 const STREAMS: usize = 128;
+const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// A peer that vanished without a word is noticed after about this long, however quiet the stream may be.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive {
     idle: Duration::from_secs(60),
@@ -32,6 +33,8 @@ pub fn peer(route: &Route, lease: &Lease, left: Option<Duration>) -> Box<HttpPee
         peer.options.max_h2_streams = STREAMS;
         peer.options.h2_stream_window_size = Some(1 << 20);
         peer.options.h2_connection_window_size = Some(4 << 20);
+        // A worker that is stopped, not gone, still has a kernel that acknowledges.
+        peer.options.h2_ping_interval = Some(PING_INTERVAL);
     }
     peer.options.ca = endpoint.roots.clone();
     peer.options.connection_timeout = Some(cluster.connect_timeout);

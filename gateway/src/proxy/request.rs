@@ -7,7 +7,7 @@ use pingora::proxy::Session;
 
 /// Headers that end at this hop (RFC 9110, section 7.6.1); an upgrade keeps those that make it one.
 pub fn end_hop(session: &Session, upstream: &mut RequestHeader) {
-    if session.is_upgrade_req() {
+    if is_websocket(session.req_header()) {
         return;
     }
     for name in [header::CONNECTION, header::UPGRADE] {
@@ -16,6 +16,12 @@ pub fn end_hop(session: &Session, upstream: &mut RequestHeader) {
     for name in ["keep-alive", "proxy-connection"] {
         upstream.remove_header(name);
     }
+}
+
+/// Asks to become a WebSocket. Other upgrades (h2c) end at this hop.
+pub fn is_websocket(head: &RequestHeader) -> bool {
+    let upgrade = head.headers.get(header::UPGRADE);
+    upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// `X-Forwarded-*`, as reverse proxies add them for the application behind.

@@ -2,6 +2,7 @@
 //!
 //! pingora reads listener files by itself and panics on bad ones, so they are proven good here first.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -47,6 +48,8 @@ pub struct UpstreamTrust {
     pub http1: ClientTls,
     /// For pingora's connector; None: the system's roots, which it reads by itself.
     pub roots: Option<Arc<CaType>>,
+    /// Of the roots' contents: tells a rotated bundle from the one before.
+    pub fingerprint: u64,
 }
 
 /// Proves that a listener's certificate and key load and belong together.
@@ -74,6 +77,7 @@ pub fn upstream(tls: &UpstreamTls) -> Result<UpstreamTrust, TlsError> {
         .map_err(|_| TlsError::BadName(tls.server_name.clone()))?;
     let mut store = RootCertStore::empty();
     let mut roots = None;
+    let mut contents = DefaultHasher::new();
     match &tls.ca {
         Some(path) => {
             let mut list = Vec::new();
@@ -82,6 +86,7 @@ pub fn upstream(tls: &UpstreamTls) -> Result<UpstreamTrust, TlsError> {
                     path: path.clone(),
                     reason: e.to_string(),
                 })?;
+                contents.write(&root);
                 list.push(WrappedX509::new(
                     root.to_vec(),
                     pingora::utils::tls::parse_x509,
@@ -113,6 +118,7 @@ pub fn upstream(tls: &UpstreamTls) -> Result<UpstreamTrust, TlsError> {
         http2: with_alpn(b"h2"),
         http1: with_alpn(b"http/1.1"),
         roots,
+        fingerprint: contents.finish(),
     })
 }
 

@@ -142,6 +142,16 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
     );
     out.line("forebay_requests_in_flight", "", gateway.in_flight() as f64);
     out.head(
+        "forebay_client_connections",
+        "gauge",
+        "Client connections that are open.",
+    );
+    out.line(
+        "forebay_client_connections",
+        "",
+        gateway.connections() as f64,
+    );
+    out.head(
         "forebay_unrouted_total",
         "counter",
         "Requests that no route took.",

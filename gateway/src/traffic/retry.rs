@@ -28,6 +28,19 @@ impl Backoff {
     }
 }
 
+/// What an answered call says about the endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Success,
+    /// The endpoint's fault: it counts against it.
+    Failure,
+    /// It answered with an internal error. Whether that is its fault or that of the values it was given cannot
+    /// be told, so it costs it preference, but does not open its breaker.
+    Fault,
+    /// The caller's fault (bad argument, unknown model): the endpoint works, but the latency says nothing.
+    Neutral,
+}
+
 /// How an attempt ended without a usable answer. Cancellation by the caller is none of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
@@ -89,26 +102,23 @@ impl Failure {
         }
     }
 
-    /// Whether breaker and cost see a failure of the endpoint.
+    /// What breaker and cost make of it.
     ///
     /// What the caller can provoke alone is no fault: INVALID_ARGUMENT, NOT_FOUND, CANCELLED, UNIMPLEMENTED and
     /// 501, RESOURCE_EXHAUSTED, and DEADLINE_EXCEEDED, since the caller chooses `grpc-timeout`. A stale connection
     /// is none either: closing an idle one is the endpoint's right, and if it is gone the next connect says so.
-    pub fn counts_against_endpoint(&self) -> bool {
+    pub fn outcome(&self) -> Outcome {
         match self {
             Self::Connect
             | Self::Refused
             | Self::Reset
             | Self::TimedOut
-            | Self::ResponseStarted => true,
-            Self::Stale => false,
-            Self::Status(code) => {
-                matches!(
-                    *code,
-                    code::UNKNOWN | code::INTERNAL | code::UNAVAILABLE | code::DATA_LOSS
-                )
-            }
-            Self::HttpStatus(status) => (500..600).contains(status) && *status != 501,
+            | Self::ResponseStarted
+            | Self::Status(code::UNAVAILABLE)
+            | Self::HttpStatus(502..=504) => Outcome::Failure,
+            Self::Status(code::UNKNOWN | code::INTERNAL | code::DATA_LOSS)
+            | Self::HttpStatus(500 | 505..=599) => Outcome::Fault,
+            Self::Stale | Self::Status(_) | Self::HttpStatus(_) => Outcome::Neutral,
         }
     }
 }
@@ -181,18 +191,20 @@ mod tests {
     }
 
     #[test]
-    fn only_the_endpoints_own_faults_count_against_it() {
-        let counted: Vec<_> = (0..=16)
-            .filter(|code| Failure::Status(*code).counts_against_endpoint())
-            .collect();
-        assert_eq!(counted, [2, 13, 14, 15]);
-        let counted: Vec<_> = (100..=600)
-            .filter(|status| Failure::HttpStatus(*status).counts_against_endpoint())
-            .collect();
-        assert_eq!(
-            counted,
-            std::iter::once(500).chain(502..600).collect::<Vec<_>>()
-        );
+    fn only_what_the_endpoint_alone_can_cause_opens_its_breaker() {
+        let codes = |outcome| -> Vec<u8> {
+            let of = |code: &u8| Failure::Status(*code).outcome() == outcome;
+            (0..=16).filter(of).collect()
+        };
+        assert_eq!(codes(Outcome::Failure), [14]);
+        assert_eq!(codes(Outcome::Fault), [2, 13, 15]);
+        let statuses = |outcome| -> Vec<u16> {
+            let of = |status: &u16| Failure::HttpStatus(*status).outcome() == outcome;
+            (100..=600).filter(of).collect()
+        };
+        assert_eq!(statuses(Outcome::Failure), [502, 503, 504]);
+        let faults = std::iter::once(500).chain(505..600).collect::<Vec<_>>();
+        assert_eq!(statuses(Outcome::Fault), faults);
         for failure in [
             Failure::Connect,
             Failure::Refused,
@@ -200,8 +212,8 @@ mod tests {
             Failure::TimedOut,
             Failure::ResponseStarted,
         ] {
-            assert!(failure.counts_against_endpoint(), "{failure:?}");
+            assert_eq!(failure.outcome(), Outcome::Failure, "{failure:?}");
         }
-        assert!(!Failure::Stale.counts_against_endpoint());
+        assert_eq!(Failure::Stale.outcome(), Outcome::Neutral);
     }
 }

@@ -13,12 +13,12 @@ use opentelemetry::KeyValue;
 use smallvec::SmallVec;
 
 use super::headers;
-use crate::fleet::{Endpoint, Lease, Outcome};
+use crate::fleet::{Endpoint, Lease};
 use crate::gateway::Route;
 use crate::refusal::Refusal;
-use crate::telemetry::trace::RequestTrace;
+use crate::telemetry::trace::{AttemptSpan, RequestTrace};
 use crate::traffic::deadline::Deadline;
-use crate::traffic::retry::Failure;
+use crate::traffic::retry::{Failure, Outcome};
 use crate::upstream::{Answer, Message, exchange};
 
 /// A call, ready to be sent as often as it takes.
@@ -29,6 +29,8 @@ pub struct Call {
     pub deadline: Deadline,
     /// What the client itself allows.
     pub client_timeout: Option<Duration>,
+    /// Answers up to this many bytes are held back until they are complete.
+    pub hold_back: usize,
 }
 
 impl Call {
@@ -50,6 +52,35 @@ pub struct Answered {
     pub status: u16,
     /// Who answered, for `x-forebay-endpoint`.
     pub endpoint: HeaderValue,
+    /// With an answer that was too large to be held back: what its rest still needs.
+    pub tail: Option<Tail>,
+}
+
+/// The attempt goes on while the rest of its answer streams. Dropped, it counts as given up.
+pub struct Tail {
+    lease: Lease,
+    span: Option<AttemptSpan>,
+    deadline: Deadline,
+}
+
+impl Tail {
+    pub fn time_left(&self) -> Duration {
+        self.deadline.remaining(Instant::now()).unwrap_or_default()
+    }
+
+    /// The rest is through, with this status; None: it broke off, or did not come in time.
+    pub fn end(self, status: Option<u16>) {
+        let failure = match status {
+            Some(0) => None,
+            Some(status) => Some(Failure::Status(u8::try_from(status).unwrap_or(u8::MAX))),
+            None => Some(Failure::ResponseStarted),
+        };
+        let outcome = failure.map_or(Outcome::Success, |failure| failure.outcome());
+        self.lease.finish(outcome, Instant::now());
+        if let Some(span) = self.span {
+            span.end(status.ok_or(Failure::ResponseStarted.describe()));
+        }
+    }
 }
 
 /// What one attempt came to, when it did not succeed.
@@ -145,25 +176,33 @@ impl Attempt<'_> {
         } = self;
         let endpoint = lease.endpoint().clone();
         let request = request(&call.path, request_headers, &endpoint);
-        let exchanging = exchange(&endpoint.channels, request, call.body.clone());
+        let body = call.body.clone();
+        let exchanging = exchange(&endpoint.channels, request, body, call.hold_back);
         let result = pin!(pingora::time::timeout(time, exchanging)).await;
         let now = Instant::now();
         let (failure, answer) = match result {
             Ok(Ok(answer)) => {
                 let status = status_of(&answer);
-                let answered = Answered {
+                let mut answered = Answered {
                     answer,
                     status,
                     endpoint: endpoint.name_header.clone(),
+                    tail: None,
                 };
-                match failure_of(&answered) {
-                    None => {
+                let failure = failure_of(&answered);
+                match failure.map(|failure| (failure, failure.outcome())) {
+                    Some((failure, Outcome::Failure)) => (failure, Some(answered)),
+                    _ if answered.answer.rest.is_some() => {
+                        answered.tail = Some(Tail {
+                            lease,
+                            span,
+                            deadline: call.deadline,
+                        });
+                        return Ok(answered);
+                    }
+                    outcome => {
                         lease.finish(
-                            if status == 0 {
-                                Outcome::Success
-                            } else {
-                                Outcome::Neutral
-                            },
+                            outcome.map_or(Outcome::Success, |(_, outcome)| outcome),
                             now,
                         );
                         if let Some(span) = span {
@@ -171,7 +210,6 @@ impl Attempt<'_> {
                         }
                         return Ok(answered);
                     }
-                    Some(failure) => (failure, Some(answered)),
                 }
             }
             Ok(Err(failure)) => (failure, None),
@@ -185,19 +223,12 @@ impl Attempt<'_> {
         };
         let out_of_time =
             matches!(failure, Failure::TimedOut) && call.deadline.remaining(now).is_none();
-        if out_of_time && call.is_impatient(route) {
-            // The client's own deadline says nothing about the endpoint: the lease ends as cancelled.
+        if matches!(failure, Failure::Stale) || (out_of_time && call.is_impatient(route)) {
+            // Neither an idle connection's end nor the client's own deadline says anything about the endpoint:
+            // the lease ends as cancelled.
             drop(lease);
         } else {
-            let blame = failure.counts_against_endpoint();
-            lease.finish(
-                if blame {
-                    Outcome::Failure
-                } else {
-                    Outcome::Neutral
-                },
-                now,
-            );
+            lease.finish(failure.outcome(), now);
         }
         if let Some(span) = span {
             span.end(Err(failure.describe()));
@@ -227,6 +258,14 @@ impl Failed {
     fn into_result(self, route: &Route, call: &Call) -> Result<Answered, Refusal> {
         let cluster = || route.config.cluster.clone();
         match (self.answer, self.failure) {
+            (Some(answered), Failure::HttpStatus(502..=504)) => Err(Refusal::Upstream {
+                cluster: cluster(),
+                failure: match answered.answer.head.status.as_u16() {
+                    502 => "it answered with http status 502",
+                    503 => "it answered with http status 503",
+                    _ => "it answered with http status 504",
+                },
+            }),
             (Some(answered), Failure::HttpStatus(_)) => {
                 let status = answered.answer.head.status;
                 Err(Refusal::BadAnswer {
@@ -282,26 +321,22 @@ fn status_of(answer: &Answer) -> u16 {
     if answer.rest.is_some() {
         return 0;
     }
-    let in_trailers = answer
-        .trailers
-        .as_ref()
-        .and_then(|trailers| trailers.get("grpc-status"));
+    let in_trailers = answer.trailers.as_ref().and_then(grpc_status);
     in_trailers
-        .or_else(|| answer.head.headers.get("grpc-status"))
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.parse().ok())
+        .or_else(|| grpc_status(&answer.head.headers))
         .unwrap_or(Code::Unknown as u16)
 }
 
-/// What makes an answer the endpoint's failure, and so worth another endpoint.
+pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+/// The failure that an answer tells of, if it tells of one.
 fn failure_of(answered: &Answered) -> Option<Failure> {
     let http = answered.answer.head.status;
-    let failure = if http != StatusCode::OK {
-        Failure::HttpStatus(http.as_u16())
-    } else if answered.status != 0 {
-        Failure::Status(u8::try_from(answered.status).unwrap_or(u8::MAX))
-    } else {
-        return None;
-    };
-    failure.counts_against_endpoint().then_some(failure)
+    if http != StatusCode::OK {
+        return Some(Failure::HttpStatus(http.as_u16()));
+    }
+    let status = u8::try_from(answered.status).unwrap_or(u8::MAX);
+    (status != 0).then_some(Failure::Status(status))
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use http::HeaderMap;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, EXPECT};
 use pingora::protocols::http::ServerSession;
 
+use crate::proxy::CLIENT_SILENCE;
 use crate::refusal::Refusal;
 use crate::upstream::Message;
 
@@ -17,6 +18,12 @@ pub async fn read(
 ) -> Result<Message, Refusal> {
     if declared_length(&session.req_header().headers).is_some_and(|length| length > limit) {
         return Err(Refusal::TooLarge { limit });
+    }
+    session.set_write_timeout(Some(CLIENT_SILENCE));
+    if !session.is_http2() && session.req_header().headers.contains_key(EXPECT) {
+        // The client waits for leave to send its body.
+        let leave = session.write_continue_response().await;
+        leave.map_err(|_| Refusal::ClientGone)?;
     }
     let work = async {
         let mut message = Message::default();

@@ -5,14 +5,15 @@ use std::time::Instant;
 
 use forebay_proto::framing;
 use forebay_proto::status::{self, Code};
+use h2::RecvStream;
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use opentelemetry::KeyValue;
-use pingora::http::ResponseHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::HttpSession;
 
-use super::attempts::{self, Answered, Call};
+use super::attempts::{self, Answered, Call, Tail};
 use super::inflate::inflate;
 use super::{body, headers};
 use crate::gateway::{Gateway, Route, Snapshot};
@@ -23,6 +24,10 @@ use crate::refusal::Refusal;
 use crate::telemetry::trace::RequestTrace;
 use crate::traffic::deadline::Deadline;
 use crate::upstream::Message;
+
+/// Answers up to this size are held back until they are complete, so that a worker that dies in mid-answer costs
+/// a retry.
+const HOLD_BACK: usize = 4 << 20;
 
 /// Serves one call to its end; whatever goes wrong becomes a status.
 pub async fn serve(
@@ -39,7 +44,8 @@ pub async fn serve(
         Ok((route, answered)) => {
             let code = Code::from_i32(i32::from(answered.status));
             pin!(respond(session, answered)).await;
-            (Some(route), code, None)
+            let error = (code != Code::Ok).then(|| code.description().to_owned());
+            (Some(route), code, error)
         }
         Err((route, refusal)) => {
             refuse(session, &refusal);
@@ -69,39 +75,52 @@ async fn handle<'s>(
     started: Instant,
     trace: &RequestTrace,
 ) -> Handled<'s> {
-    let mut message = pin!(body::read(
-        session,
-        snapshot.max_request_bytes,
-        snapshot.max_timeout
-    ))
-    .await
-    .map_err(|refusal| (None, refusal))?;
-    let route = find_route(snapshot, session, method, &mut message).map_err(|refusal| {
-        gateway.count_unrouted();
-        (None, refusal)
-    })?;
-    if message.len() as u64 > route.config.max_request_bytes {
-        return Err((
-            Some(route),
-            Refusal::TooLarge {
-                limit: route.config.max_request_bytes,
-            },
-        ));
-    }
     let head = session.req_header();
+    let client_timeout = headers::client_timeout(&head.headers);
+    let named = snapshot.routes_by_model() && method.model_fields().is_some();
+    // A route that looks at models is known only after the body: the most that any route allows bounds it.
+    let early = match named {
+        true => None,
+        false => Some(
+            find_route(snapshot, head, ModelRef::default()).map_err(|refusal| {
+                gateway.count_unrouted();
+                (None, refusal)
+            })?,
+        ),
+    };
+    let limit = early.map_or(snapshot.max_request_bytes, |route| {
+        route.config.max_request_bytes
+    });
+    let time = early.map_or(snapshot.max_timeout, |route| route.config.timeout);
+    let time = client_timeout.map_or(time, |own| own.min(time));
+    let mut message = pin!(body::read(session, limit, time))
+        .await
+        .map_err(|refusal| (early, refusal))?;
+    let head = session.req_header();
+    let route = match early {
+        Some(route) => route,
+        None => route_by_model(snapshot, head, method, &mut message).map_err(|refusal| {
+            gateway.count_unrouted();
+            (None, refusal)
+        })?,
+    };
+    if message.len() as u64 > route.config.max_request_bytes {
+        let limit = route.config.max_request_bytes;
+        return Err((Some(route), Refusal::TooLarge { limit }));
+    }
     let Some(path) = head.uri.path_and_query().cloned() else {
         return Err((
             Some(route),
             Refusal::BadRequest("a request needs a path".into()),
         ));
     };
-    let client_timeout = headers::client_timeout(&head.headers);
     let call = Call {
         path,
         headers: headers::for_grpc(&head.headers),
         body: message,
         deadline: Deadline::from(started, route.config.timeout, client_timeout),
         client_timeout,
+        hold_back: HOLD_BACK,
     };
     let mut run = pin!(attempts::run(route, call, trace));
     // A client that resets its stream ends the attempts, which resets them in turn.
@@ -115,43 +134,42 @@ async fn handle<'s>(
     }
 }
 
-fn find_route<'s>(
+/// The route of a call whose model stands in its message, which is read as the worker will read it: a field given
+/// twice must not route to one model and run another.
+fn route_by_model<'s>(
     snapshot: &'s Snapshot,
-    session: &ServerSession,
+    head: &RequestHeader,
     method: Method,
     message: &mut Message,
 ) -> Result<&'s Route, Refusal> {
-    let head = session.req_header();
-    let mut model = ModelRef::default();
+    let Some(fields) = method.model_fields() else {
+        return find_route(snapshot, head, ModelRef::default());
+    };
+    let framed = message.make_contiguous();
     let inflated;
-    if snapshot.routes_by_model()
-        && let Some(fields) = method.model_fields()
-    {
-        // The whole message, as the worker will read it: a field given twice must not route to one model and
-        // run another.
-        let framed = message.make_contiguous();
-        let peeked = match peek_framed(framed, fields, true) {
-            Peek::Compressed => {
-                let encoding = head
-                    .headers
-                    .get("grpc-encoding")
-                    .map_or(&b"identity"[..], |value| value.as_bytes());
-                inflated = inflate(
-                    encoding,
-                    &framed[framing::HEADER_LENGTH..],
-                    snapshot.max_request_bytes,
-                )?;
-                peek_model(&inflated, fields, true)
-            }
-            peeked => peeked,
-        };
-        let Peek::Found(found) = peeked else {
-            return Err(Refusal::BadRequest(
-                "the request message is malformed: it names no model".into(),
-            ));
-        };
-        model = found;
+    let peeked = match peek_framed(framed, fields, true) {
+        Peek::Compressed => {
+            let encoding = head.headers.get("grpc-encoding");
+            let encoding = encoding.map_or(&b"identity"[..], |value| value.as_bytes());
+            let body = &framed[framing::HEADER_LENGTH..];
+            inflated = inflate(encoding, body, snapshot.max_request_bytes)?;
+            peek_model(&inflated, fields, true)
+        }
+        peeked => peeked,
+    };
+    match peeked {
+        Peek::Found(model) => find_route(snapshot, head, model),
+        _ => Err(Refusal::BadRequest(
+            "the request message is malformed: it names no model".into(),
+        )),
     }
+}
+
+fn find_route<'s>(
+    snapshot: &'s Snapshot,
+    head: &RequestHeader,
+    model: ModelRef<'_>,
+) -> Result<&'s Route, Refusal> {
     let wanted = plan::request_head(head, model.name, model.version);
     let route = snapshot.route(&wanted).ok_or_else(|| Refusal::NoRoute {
         method: head.method.to_string(),
@@ -185,7 +203,10 @@ async fn respond(session: &mut ServerSession, answered: Answered) {
 
 async fn write(session: &mut HttpSession, answered: Answered) -> pingora::Result<()> {
     let Answered {
-        answer, endpoint, ..
+        answer,
+        endpoint,
+        tail,
+        ..
     } = answered;
     let mut head = answer.head;
     headers::remove_hop_by_hop(&mut head.headers);
@@ -196,21 +217,60 @@ async fn write(session: &mut HttpSession, answered: Answered) -> pingora::Result
         session.write_body(chunk, false).await?;
     }
     let mut trailers = answer.trailers;
-    if let Some(mut rest) = answer.rest {
-        let broken = |e: h2::Error| {
-            pingora::Error::because(pingora::ErrorType::ReadError, "answer broke off", e)
-        };
-        while let Some(chunk) = rest.data().await {
-            let chunk = chunk.map_err(broken)?;
-            let length = chunk.len();
-            session.write_body(chunk, false).await?;
-            let _ = rest.flow_control().release_capacity(length);
-        }
-        trailers = rest.trailers().await.map_err(broken)?;
+    if let (Some(rest), Some(tail)) = (answer.rest, tail) {
+        trailers = stream(session, rest, tail).await?;
     }
     match trailers {
         Some(trailers) => session.write_trailers(trailers),
         None => session.finish(),
+    }
+}
+
+/// Passes on the rest of an answer that was too large to be held back, and gives back its trailers. The call's
+/// deadline holds, and a client that goes away ends it.
+async fn stream(
+    session: &mut HttpSession,
+    mut rest: RecvStream,
+    tail: Tail,
+) -> pingora::Result<Option<HeaderMap>> {
+    let broken = |reason: String| pingora::Error::explain(pingora::ErrorType::ReadError, reason);
+    let passing = async {
+        loop {
+            let chunk = tokio::select! {
+                biased;
+                chunk = rest.data() => chunk,
+                gone = session.read_body_or_idle(true) => return gone.map(|_| Ok(None)),
+            };
+            let Some(chunk) = chunk else {
+                return Ok(rest.trailers().await);
+            };
+            let chunk = match chunk {
+                Ok(chunk) => chunk,
+                Err(error) => return Ok(Err(error)),
+            };
+            let length = chunk.len();
+            session.write_body(chunk, false).await?;
+            let _ = rest.flow_control().release_capacity(length);
+        }
+    };
+    match tokio::time::timeout(tail.time_left(), passing).await {
+        Err(_) => {
+            tail.end(None);
+            Err(broken(
+                "the rest of the answer did not come in time".to_owned(),
+            ))
+        }
+        // The client went away: the tail is dropped, and the attempt counts as given up.
+        Ok(Err(gone)) => Err(gone),
+        Ok(Ok(Err(error))) => {
+            tail.end(None);
+            Err(broken(error.to_string()))
+        }
+        Ok(Ok(Ok(trailers))) => {
+            let status = trailers.as_ref().and_then(attempts::grpc_status);
+            tail.end(Some(status.unwrap_or(Code::Unknown as u16)));
+            Ok(trailers)
+        }
     }
 }
 

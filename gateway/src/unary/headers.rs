@@ -10,23 +10,26 @@ pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub const ENDPOINT: HeaderName = HeaderName::from_static("x-forebay-endpoint");
 
 /// Connection-level headers, which end at each hop (RFC 9110, section 7.6.1).
-const HOP_BY_HOP: [HeaderName; 6] = [
+const HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::TRANSFER_ENCODING,
     header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
     header::HOST,
 ];
 
 /// What describes the REST body and its answer, and means nothing to the gRPC call made of it.
-const REST_ONLY: [HeaderName; 6] = [
+const REST_ONLY: [HeaderName; 8] = [
     header::CONTENT_TYPE,
     header::CONTENT_LENGTH,
     header::CONTENT_ENCODING,
     header::ACCEPT,
     header::ACCEPT_ENCODING,
     header::EXPECT,
+    HeaderName::from_static("grpc-encoding"),
+    HeaderName::from_static("grpc-accept-encoding"),
 ];
 
 /// The headers of a gRPC call as they go on to an endpoint.
@@ -55,6 +58,13 @@ pub fn for_rest(incoming: &HeaderMap) -> HeaderMap {
 
 /// Removes what must not cross a hop; cheap when there is nothing, as on HTTP/2.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if let Some(nominated) = headers.get(header::CONNECTION).cloned() {
+        for name in nominated.as_bytes().split(|byte| *byte == b',') {
+            if let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) {
+                headers.remove(name);
+            }
+        }
+    }
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }

@@ -37,15 +37,17 @@ pub async fn serve(gateway: &Gateway, snapshot: &Snapshot, session: &mut ServerS
         &format!("{} {}", head.method, head.uri.path()),
     );
     let result = handle(gateway, snapshot, session, started, &trace).await;
-    let (route, code, error) = match result {
+    let (route, code, status, error) = match result {
         Ok((route, reply)) => {
-            let code = reply.code;
+            let (code, status) = (reply.code, reply.page.status);
             write(session, reply).await;
-            (Some(route), code, None)
+            let error = (code != Code::Ok).then(|| code.description().to_owned());
+            (Some(route), code, status, error)
         }
         Err((route, refusal)) => {
             refuse(session, &refusal).await;
-            (route, refusal.code(), Some(refusal.to_string()))
+            let error = Some(refusal.to_string());
+            (route, refusal.code(), refusal.http(), error)
         }
     };
     if let Some(route) = route {
@@ -53,10 +55,8 @@ pub async fn serve(gateway: &Gateway, snapshot: &Snapshot, session: &mut ServerS
         trace.describe(|| vec![KeyValue::new("forebay.route", route.config.name.clone())]);
     }
     trace.describe(|| {
-        vec![KeyValue::new(
-            "http.response.status_code",
-            i64::from(status::http_status(code).as_u16()),
-        )]
+        let status = i64::from(status.as_u16());
+        vec![KeyValue::new("http.response.status_code", status)]
     });
     trace.end(error.as_deref());
 }
@@ -112,6 +112,8 @@ async fn handle<'s>(
         body: Message::from(outgoing.message),
         deadline: Deadline::from(started, route.config.timeout, client_timeout),
         client_timeout,
+        // JSON needs all of it: the route's bound on bodies holds for answers too.
+        hold_back: usize::try_from(limit).unwrap_or(usize::MAX),
     };
     let answered = tokio::select! {
         biased;
@@ -138,9 +140,13 @@ fn reply(
         mut answer,
         status,
         endpoint,
+        ..
     } = answered;
     if answer.rest.is_some() {
-        return Err(bad("larger than what can be turned into JSON".to_owned()));
+        return Err(Refusal::AnswerTooLarge {
+            cluster: route.config.cluster.clone(),
+            limit: route.config.max_request_bytes,
+        });
     }
     let code = Code::from_i32(i32::from(status));
     if code != Code::Ok {

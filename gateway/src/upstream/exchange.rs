@@ -14,9 +14,6 @@ use smallvec::SmallVec;
 use super::channel::Channels;
 use crate::traffic::retry::Failure;
 
-/// Answers up to this size are held back until they are complete.
-const HOLD_BACK: usize = 4 << 20;
-
 /// A request or answer body as it was read: chunks that are shared, never copied.
 #[derive(Debug, Default, Clone)]
 pub struct Message {
@@ -73,7 +70,8 @@ impl From<Bytes> for Message {
     }
 }
 
-/// Sends `request` with `body` over the endpoint's connection and reads the answer.
+/// Sends `request` with `body` over the endpoint's connection and reads the answer, of which at most
+/// `hold_back` bytes (and one frame) are held back.
 ///
 /// A pooled connection that turns out to be dead before the request left is replaced once, at no cost to the
 /// caller's retries.
@@ -81,6 +79,7 @@ pub async fn exchange(
     channels: &Channels,
     request: http::Request<()>,
     body: Message,
+    hold_back: usize,
 ) -> Result<Answer, Failure> {
     let mut reconnected = false;
     let (sender, generation) = loop {
@@ -123,7 +122,7 @@ pub async fn exchange(
         let chunk = chunk.map_err(failed)?;
         let _ = incoming.flow_control().release_capacity(chunk.len());
         body.push(chunk);
-        if body.len() > HOLD_BACK {
+        if body.len() > hold_back {
             return Ok(Answer {
                 head,
                 body,

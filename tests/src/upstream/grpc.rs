@@ -41,6 +41,9 @@ pub enum Behaviour {
     Never,
 }
 
+/// Messages up to this size are taken and given.
+const LARGEST: usize = 64 << 20;
+
 pub struct Upstream {
     pub address: SocketAddr,
     pub script: Arc<Script>,
@@ -106,9 +109,11 @@ impl Upstream {
 
     /// Listens again, on the same port.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
-        let routes = Routes::new(GrpcInferenceServiceServer::from_arc(Arc::new(Calls(
-            self.script.clone(),
-        ))))
+        let routes = Routes::new(
+            GrpcInferenceServiceServer::from_arc(Arc::new(Calls(self.script.clone())))
+                .max_decoding_message_size(LARGEST)
+                .max_encoding_message_size(LARGEST),
+        )
         .add_service(HealthServer::new(Calls(self.script.clone())))
         .prepare();
         let handler = move |request| {
