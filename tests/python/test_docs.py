@@ -65,4 +65,7 @@ def test_configurations_are_valid(block: str, tmp_path: Path) -> None:
     file.write_text(text)
     command = [str(binaries() / program), "--config", str(file), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    # Certificates and keys that an example names are not there; nothing else may be wrong.
+    problems = done.stderr.splitlines()[1:]
+    assert done.returncode == 0 or all(" cannot read " in problem for problem in problems), done.stderr
+    assert done.returncode == 0 or problems, done.stderr

@@ -104,7 +104,7 @@ def test_one_request_is_one_trace(
     assert (trace_id, work.span_id) in batch.links
 
     assert attempt.attributes["server.address"] == worker.grpc
-    assert attempt.attributes["forebay.policy"] == "least_request"
+    assert attempt.attributes["forebay.policy"] == "least_work"
     assert attempt.attributes["forebay.retry"] == 0
     assert batch.attributes["forebay.batch.requests"] == 1
     for span in spans:

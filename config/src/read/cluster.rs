@@ -44,9 +44,7 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
     let table = value.table(KEYS)?;
     let name = names::required_name(&table);
     let protocol = table.or("protocol", Protocol::Grpc, |value| value.choice(&PROTOCOLS));
-    let policy = table.or("policy", Policy::LeastWork, |value| {
-        value.choice(&POLICIES)
-    });
+    let policy = table.or("policy", Policy::LeastWork, |value| value.choice(&POLICIES));
     let endpoints = table.required("endpoints", &format!("an array of {ENDPOINTS}"), |value| {
         endpoints(&value)
     });

@@ -179,7 +179,7 @@ impl Endpoint {
     pub fn inherit(&self, former: &Self) {
         let former = former.vital.lock();
         let mut vital = self.vital.lock();
-        vital.latency = former.latency.clone();
+        vital.latency = former.latency;
         vital.line = former.line.clone();
         let was_healthy = former
             .health
