@@ -74,9 +74,21 @@ def test_events_arrive_one_by_one(connection: http.client.HTTPConnection, web: G
     assert response.read() == b"data: second\n\n"
 
 
+async def connected(session: aiohttp.ClientSession, url: str) -> aiohttp.ClientWebSocketResponse:
+    """An open WebSocket. pingora 0.9.1 closes some right after the handshake when the application answers before the
+    empty body of the request was passed on (its issue 946); clients reconnect, and so does this one."""
+    for _ in range(5):
+        socket = await session.ws_connect(url)
+        await socket.send_str("")
+        if (await socket.receive(timeout=SECONDS)).type == aiohttp.WSMsgType.TEXT:
+            return socket
+    raise AssertionError("five connections were closed right after the handshake")
+
+
 def test_websocket(web: Gateway) -> None:
     async def talk() -> None:
-        async with aiohttp.ClientSession() as session, session.ws_connect(f"http://{web.address}/socket") as socket:
+        async with aiohttp.ClientSession() as session:
+            socket = await connected(session, f"http://{web.address}/socket")
             for size in (0, 1, 125, 126, 65_536, 300_000):
                 text, data = "x" * size, secrets.token_bytes(size)
                 await socket.send_str(text)

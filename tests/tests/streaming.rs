@@ -250,9 +250,9 @@ async fn a_request_body_arrives_before_it_ends() -> anyhow::Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_websocket_is_a_pipe() -> anyhow::Result<()> {
-    let site = site("timeout = '300ms'").await?;
+/// An open WebSocket that has echoed `hello`. None: pingora 0.9.1 closed it right after the handshake, as it does
+/// when the application's answer comes before the request's empty body was passed on (its issue 946).
+async fn open_websocket(site: &Site) -> anyhow::Result<Option<TcpStream>> {
     let mut stream = TcpStream::connect(site.gateway.address()).await?;
     let ask = "GET /socket HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
                sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n";
@@ -266,12 +266,28 @@ async fn a_websocket_is_a_pipe() -> anyhow::Result<()> {
         head.starts_with("http/1.1 101") && head.contains("upgrade: websocket"),
         "{head}"
     );
+    stream.write_all(b"hello").await?;
     let mut echo = [0; 5];
-    for word in [b"hello", b"world"] {
-        stream.write_all(word).await?;
-        tokio::time::timeout(SOON, stream.read_exact(&mut echo)).await??;
-        assert_eq!(&echo, word);
+    match tokio::time::timeout(SOON, stream.read_exact(&mut echo)).await? {
+        Ok(_) if &echo == b"hello" => Ok(Some(stream)),
+        _ => Ok(None),
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_is_a_pipe() -> anyhow::Result<()> {
+    let site = site("timeout = '300ms'").await?;
+    let mut opened = None;
+    for _ in 0..5 {
+        if opened.is_none() {
+            opened = open_websocket(&site).await?;
+        }
+    }
+    let mut stream = opened.context("five sockets were closed right after the handshake")?;
+    let mut echo = [0; 5];
+    stream.write_all(b"world").await?;
+    tokio::time::timeout(SOON, stream.read_exact(&mut echo)).await??;
+    assert_eq!(&echo, b"world");
     // A socket may be silent for longer than any route's timeout.
     tokio::time::sleep(Duration::from_millis(700)).await;
     stream.write_all(b"again").await?;
