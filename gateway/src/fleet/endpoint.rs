@@ -82,6 +82,8 @@ pub struct Endpoint {
     born: Instant,
     /// Nanoseconds after `born` of the last answer of any kind.
     last_answer: AtomicU64,
+    /// The same, of the last time a request came while none was in flight.
+    busy_since: AtomicU64,
     prober: Mutex<Option<AbortHandle>>,
 }
 
@@ -171,6 +173,7 @@ impl Endpoint {
             vital: Mutex::new(vital),
             born: now,
             last_answer: AtomicU64::new(0),
+            busy_since: AtomicU64::new(0),
             prober: Mutex::new(None),
         })
     }
@@ -218,7 +221,10 @@ impl Endpoint {
                 _ => 0.0,
             },
             expectation: match policy {
-                config::Policy::LeastWork => vital.line.expectation(now),
+                config::Policy::LeastWork => vital
+                    .line
+                    .expectation(now)
+                    .map(|expectation| expectation.after_silence(self.silence(now))),
                 _ => None,
             },
         })
@@ -231,6 +237,9 @@ impl Endpoint {
             Some(breaker) => Some(breaker.admit(now)?),
         };
         let others = self.active.fetch_add(1, Ordering::Relaxed);
+        if others == 0 {
+            self.busy_since.store(self.nanos(now), Ordering::Relaxed);
+        }
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         Some(Entry {
             permit,
@@ -359,9 +368,23 @@ impl Endpoint {
     }
 
     fn note_answer(&self, now: Instant) {
-        let nanos = now.saturating_duration_since(self.born).as_nanos();
-        self.last_answer
-            .store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.last_answer.store(self.nanos(now), Ordering::Relaxed);
+    }
+
+    /// How long requests have been in flight without any of them being answered.
+    fn silence(&self, now: Instant) -> Duration {
+        if self.active() == 0 {
+            return Duration::ZERO;
+        }
+        let answered = self.last_answer.load(Ordering::Relaxed);
+        let since = answered.max(self.busy_since.load(Ordering::Relaxed));
+        Duration::from_nanos(self.nanos(now).saturating_sub(since))
+    }
+
+    /// Since this endpoint was made.
+    fn nanos(&self, now: Instant) -> u64 {
+        let age = now.saturating_duration_since(self.born).as_nanos();
+        u64::try_from(age).unwrap_or(u64::MAX)
     }
 
     /// No answer of any kind came after `since`.

@@ -52,6 +52,8 @@ pub struct Expectation {
     trust: f64,
     /// Seconds on top, after failures.
     penalty: f64,
+    /// Seconds without any answer while requests are in flight.
+    silence: f64,
 }
 
 impl ServiceLine {
@@ -102,6 +104,7 @@ impl ServiceLine {
                 least: 0.0,
                 trust: 1.0,
                 penalty: self.fading_penalty(now),
+                silence: 0.0,
             });
         }
         let prior = 0.5 * self.mean_time / self.mean_load.max(1.0);
@@ -114,6 +117,7 @@ impl ServiceLine {
             least: self.mean_time * LEAST_SHARE,
             trust: fade(now, self.measured, TAU),
             penalty: self.fading_penalty(now),
+            silence: 0.0,
         })
     }
 
@@ -126,10 +130,19 @@ impl ServiceLine {
 }
 
 impl Expectation {
+    /// Nothing was answered for so long, although requests are in flight: no answer is sooner than that. A worker
+    /// that hangs gets no more requests once it has been silent for longer than others take.
+    pub fn after_silence(self, silence: Duration) -> Self {
+        Self {
+            silence: silence.as_secs_f64(),
+            ..self
+        }
+    }
+
     /// Seconds that a request sent now would take, with `active` others in flight there.
     pub fn time(&self, active: u32) -> f64 {
         let line = self.base + self.slope * (f64::from(active) + 1.0);
-        line.max(self.least) * self.trust + self.penalty
+        (line.max(self.least) * self.trust).max(self.silence) + self.penalty
     }
 }
 
@@ -221,6 +234,15 @@ mod tests {
         assert_eq!(line.expectation(now), None);
         line.penalize(now);
         assert!(line.expectation(now).unwrap().time(0) >= LEAST_PENALTY);
+    }
+
+    #[test]
+    fn silence_counts_once_it_is_longer_than_an_answer_takes() {
+        let now = Instant::now();
+        let expectation = fitted(now, 240, |_| 50.0).expectation(now).unwrap();
+        let usual = expectation.time(3);
+        assert_eq!(expectation.after_silence(seconds(20.0)).time(3), usual);
+        assert_eq!(expectation.after_silence(seconds(400.0)).time(3), 0.4);
     }
 
     #[test]

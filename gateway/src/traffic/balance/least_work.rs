@@ -5,6 +5,9 @@
 //! answered yet counts like the mean of those that have; while none has, fewest in flight decides. Weights
 //! divide the expected time.
 //!
+//! An endpoint with requests in flight that answers nothing is expected to take at least as long as it has been
+//! silent, so one that hangs loses the traffic before any timeout fires.
+//!
 //! All candidates are compared, and the in-flight counts are this gateway's own and exact, so each choice sees the
 //! one before it and none of them herds. Above `FULL_SCAN` candidates two are drawn instead, as the scan would cost
 //! more than it finds.
