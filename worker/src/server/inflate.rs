@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn a_bomb_stops_at_the_limit() {
         let bomb = gzip(&vec![0; 8 << 20]);
-        assert!(bomb.len() < 64 << 10);
+        assert!(bomb.len() < 1 << 18);
         assert_eq!(
             Encoding::Gzip.inflate(&bomb, 1 << 20),
             Err(InflateError::TooLarge(1 << 20))
