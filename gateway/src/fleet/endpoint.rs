@@ -105,7 +105,7 @@ impl Vital {
     /// What it did before it failed says nothing about it now.
     fn well_again(&mut self, now: Instant) {
         self.latency = PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now);
-        self.line.forgive();
+        self.line = ServiceLine::new(now);
     }
 }
 

@@ -90,11 +90,6 @@ impl ServiceLine {
         self.penalized = now;
     }
 
-    /// It is well again: failures are forgotten at once.
-    pub fn forgive(&mut self) {
-        self.penalty = 0.0;
-    }
-
     /// None: nothing was measured yet.
     pub fn expectation(&self, now: Instant) -> Option<Expectation> {
         if self.weight == 0.0 {
@@ -223,8 +218,6 @@ mod tests {
             "eight times a hundred, on top"
         );
         assert!(expected_ms(&line, now + 10 * TAU, 0) < 10.0);
-        line.forgive();
-        assert_eq!(expected_ms(&line, now, 0), fresh);
     }
 
     #[test]
