@@ -311,6 +311,9 @@ impl Endpoint {
             .and_then(|health| health.record(passed));
         if changed == Some(HealthState::Healthy) {
             vital.well_again(Instant::now());
+            if let Some(breaker) = vital.breaker.as_mut() {
+                breaker.end_pause();
+            }
         }
         drop(vital);
         let Some(state) = changed else { return };
