@@ -2,7 +2,7 @@
 //! endpoint's answers were fitted to (`traffic::service_line`) and by what is in flight there now.
 //!
 //! Needs no reports and no tuning: a slower worker has a steeper line, a batching one a flatter one. What has not
-//! answered yet counts like the mean of those that have; while none has, fewest in flight decides. Weights
+//! answered yet counts like the fastest of those that have; while none has, fewest in flight decides. Weights
 //! divide the expected time.
 //!
 //! An endpoint with requests in flight that answers nothing is expected to take at least as long as it has been
@@ -20,6 +20,8 @@ const FULL_SCAN: usize = 512;
 /// Estimates are compared with this much play: equal workers share light load instead of taking turns at being a
 /// hair faster.
 const BLUR: f64 = 0.2;
+/// Seconds of play at least: what a first request pays for its connection must not keep others away for long.
+const LEAST_PLAY: f64 = 0.003;
 
 pub struct LeastWork;
 
@@ -28,7 +30,10 @@ impl Policy for LeastWork {
         let Some(typical) = Typical::of(candidates) else {
             return sample::least(candidates, random, by_count);
         };
-        let time = |candidate: &Candidate| typical.time(candidate) * blur(candidate, random);
+        let time = |candidate: &Candidate| {
+            let play = play(candidate, random);
+            typical.time(candidate) * (1.0 + BLUR * play) + LEAST_PLAY * play
+        };
         let compare = |a: &Candidate, b: &Candidate| time(a).total_cmp(&time(b));
         if candidates.len() <= FULL_SCAN {
             return sample::least(candidates, random, compare);
@@ -52,10 +57,9 @@ impl Typical {
             let expected = candidate.expectation?.time(candidate.active);
             Some(expected / (f64::from(candidate.active) + 1.0))
         });
-        let (count, sum) = known.fold((0_u32, 0.0), |(count, sum), time| (count + 1, sum + time));
-        (count > 0).then(|| Self {
-            per_request: sum / f64::from(count),
-        })
+        known
+            .min_by(f64::total_cmp)
+            .map(|per_request| Self { per_request })
     }
 
     fn time(&self, candidate: &Candidate) -> f64 {
@@ -67,14 +71,14 @@ impl Typical {
     }
 }
 
-/// Between 1 and 1 + `BLUR`, different for each candidate and call.
-fn blur(candidate: &Candidate, random: u64) -> f64 {
+/// Between 0 and 1, different for each candidate and call.
+fn play(candidate: &Candidate, random: u64) -> f64 {
     // SplitMix64's finalizer (Steele, Lea, Flood, 2014), so that neighbouring indexes get unrelated numbers.
     let mut mixed =
         random.wrapping_add((candidate.index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    1.0 + BLUR * ((mixed >> 32) as f64 / f64::from(u32::MAX))
+    (mixed >> 32) as f64 / f64::from(u32::MAX)
 }
 
 fn by_count(a: &Candidate, b: &Candidate) -> Ordering {
