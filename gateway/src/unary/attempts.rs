@@ -191,7 +191,9 @@ impl Attempt<'_> {
                 };
                 let failure = failure_of(&answered);
                 match failure.map(|failure| (failure, failure.outcome())) {
-                    Some((failure, Outcome::Failure)) => (failure, Some(answered)),
+                    // An answer that is not gRPC at all is never passed on, whoever is to blame.
+                    Some((failure, Outcome::Failure))
+                    | Some((failure @ Failure::HttpStatus(_), _)) => (failure, Some(answered)),
                     _ if answered.answer.rest.is_some() => {
                         answered.tail = Some(Tail {
                             lease,
