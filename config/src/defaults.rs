@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::gateway::{Breaker, Retry};
 use crate::telemetry::Telemetry;
-use crate::worker::{Model, Provider, Worker};
+use crate::worker::{Model, ModelControl, Provider, ProviderOptions, VersionPolicy, Worker};
 
 pub(crate) const DRAIN_DELAY: Duration = Duration::ZERO;
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -69,12 +69,22 @@ impl Default for Model {
     fn default() -> Self {
         Self {
             max_batch_size: 32,
+            preferred_batch_sizes: Vec::new(),
             max_queue_delay: Duration::ZERO,
+            latency_target: None,
             max_queue_size: 1024,
+            priority_levels: 0,
+            default_priority: 0,
             instances: 1,
             provider: Provider::Auto,
+            provider_options: ProviderOptions::default(),
+            devices: Vec::new(),
             default_timeout: None,
             learn_batch_size: true,
+            versions: VersionPolicy::Latest(1),
+            warm_up: true,
+            padding: None,
+            response_cache_bytes: 0,
         }
     }
 }
@@ -92,7 +102,11 @@ pub(crate) fn worker(repository: PathBuf) -> Worker {
     Worker {
         listen: every_address(WORKER_PORT),
         http_listen: Some(every_address(WORKER_HTTP_PORT)),
+        tls: None,
+        repository_token_file: None,
         repository,
+        model_control: ModelControl::None,
+        memory_budget_bytes: None,
         onnxruntime: None,
         threads: None,
         max_message_bytes: MAX_MESSAGE_BYTES,

@@ -334,6 +334,7 @@ fn the_smallest_worker_is_the_default_one() {
             provider: Provider::Auto,
             default_timeout: None,
             learn_batch_size: true,
+            ..Model::default()
         }
     );
     assert!(smallest.models.is_empty());

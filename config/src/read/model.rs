@@ -80,5 +80,6 @@ fn model(table: &Table<'_>, base: Model) -> Read<Model> {
         provider: provider?,
         default_timeout: default_timeout?,
         learn_batch_size: learn_batch_size?,
+        ..base
     })
 }

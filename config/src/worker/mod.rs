@@ -1,12 +1,18 @@
 //! The validated worker configuration.
 
 mod model;
+mod provider;
+mod repository;
+mod security;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use model::{Model, Provider};
+pub use model::{Model, Padding, VersionPolicy};
+pub use provider::{Cuda, Device, Provider, ProviderOptions};
+pub use repository::ModelControl;
+pub use security::WorkerTls;
 
 use crate::problem::Problems;
 use crate::telemetry::Telemetry;
@@ -19,8 +25,15 @@ pub struct Worker {
     pub listen: SocketAddr,
     /// REST of the Open Inference Protocol, `/metrics`; off when `None`.
     pub http_listen: Option<SocketAddr>,
+    /// Of both listeners; plain text when `None`.
+    pub tls: Option<WorkerTls>,
+    /// File with the bearer token that calls which load or unload models must carry; None: nobody needs one.
+    pub repository_token_file: Option<PathBuf>,
     /// `<repository>/<model>/<version>/model.onnx`
     pub repository: PathBuf,
+    pub model_control: ModelControl,
+    /// Bytes that the loaded models may take; instances that are idle longest go when it is exceeded. None: unbounded.
+    pub memory_budget_bytes: Option<u64>,
     /// Path of libonnxruntime; None: searched (ORT_DYLIB_PATH, beside the binary, Python package).
     pub onnxruntime: Option<PathBuf>,
     /// Intra-op threads of each instance; None: cores divided by instances, at least 1.

@@ -12,12 +12,10 @@ use crate::inference::Tensor;
 fn config() -> ModelConfig {
     ModelConfig {
         max_batch_size: 8,
-        max_queue_delay: Duration::ZERO,
         max_queue_size: 100,
-        instances: 1,
         provider: Provider::Cpu,
-        default_timeout: None,
         learn_batch_size: false,
+        ..ModelConfig::default()
     }
 }
 

@@ -30,6 +30,7 @@ impl Placement {
         match provider {
             Provider::Cpu => &[Self::Cpu],
             Provider::Cuda => &[Self::Cuda { strict: true }],
+            Provider::TensorRt | Provider::OpenVino => &[],
             Provider::Auto => &[Self::Cuda { strict: false }, Self::Cpu],
         }
     }
