@@ -47,6 +47,8 @@ pub struct InferRequest {
     /// Rows along the batch axis; 1 for a model that is not batched.
     pub rows: usize,
     pub deadline: Option<Instant>,
+    /// 1 goes first; 0: the model's default.
+    pub priority: u32,
     /// The caller's span, if this request is traced.
     pub trace: Option<opentelemetry::trace::SpanContext>,
 }
@@ -81,6 +83,14 @@ pub enum InferError {
     InvalidInput(String),
     #[error("queue of model '{model}' is full ({limit} requests wait)")]
     QueueFull { model: String, limit: u32 },
+    /// What waits and runs before it would take longer than the request has; it was not queued.
+    #[error(
+        "model '{model}' cannot meet the deadline (an answer is expected in {expected_wait:?})"
+    )]
+    CannotMeetDeadline {
+        model: String,
+        expected_wait: Duration,
+    },
     #[error("deadline passed while the request waited in the queue of model '{0}'")]
     DeadlineInQueue(String),
     #[error("model '{0}' is unloading")]

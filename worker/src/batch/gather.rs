@@ -105,6 +105,7 @@ mod tests {
             outputs: vec![0],
             rows,
             deadline: None,
+            priority: 0,
             trace: None,
         }
     }

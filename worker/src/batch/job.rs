@@ -127,6 +127,7 @@ mod tests {
                 .and_then(|(_, shape)| shape.first())
                 .map_or(1, |rows| *rows as usize),
             deadline: None,
+            priority: 0,
             trace: None,
         }
     }

@@ -42,6 +42,7 @@ pub fn synthetic_request(signature: &Signature) -> Option<InferRequest> {
         outputs: (0..signature.outputs.len()).collect(),
         rows: 1,
         deadline: None,
+        priority: 0,
         trace: None,
     })
 }

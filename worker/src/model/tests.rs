@@ -61,6 +61,7 @@ fn request(values: &[f32]) -> InferRequest {
         outputs: vec![0],
         rows,
         deadline: None,
+        priority: 0,
         trace: None,
     }
 }

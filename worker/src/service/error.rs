@@ -14,6 +14,8 @@ use crate::server::{InflateError, UnknownEncoding};
 
 /// Asks a gRPC client not to retry before so many milliseconds (gRPC's retry design, "server pushback").
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
+pub(super) const MIN_RETRY_DELAY: Duration = Duration::from_millis(1);
+pub(super) const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 /// Longest message in bytes: it travels in a header, and may repeat what the caller sent.
 const MAX_MESSAGE: usize = 2 << 10;
 
@@ -57,6 +59,10 @@ impl Fault {
             InferError::QueueFull { .. } => Fault::Busy {
                 message: text,
                 retry_after: retry_after(),
+            },
+            InferError::CannotMeetDeadline { expected_wait, .. } => Fault::Busy {
+                message: text,
+                retry_after: expected_wait.clamp(MIN_RETRY_DELAY, MAX_RETRY_DELAY),
             },
             InferError::DeadlineInQueue(_) => Fault::DeadlineExceeded(text),
             InferError::Unavailable(_) => Fault::Unavailable(text),
@@ -211,6 +217,13 @@ mod tests {
                 },
                 Code::ResourceExhausted,
             ),
+            (
+                InferError::CannotMeetDeadline {
+                    model: model(),
+                    expected_wait: Duration::from_millis(40),
+                },
+                Code::ResourceExhausted,
+            ),
             (InferError::DeadlineInQueue(model()), Code::DeadlineExceeded),
             (InferError::Unavailable(model()), Code::Unavailable),
             (
@@ -225,6 +238,24 @@ mod tests {
             let text = error.to_string();
             let fault = Fault::from_model(error, || Duration::from_secs(1));
             assert_eq!((fault.code(), fault.to_string()), (code, text));
+        }
+    }
+
+    #[test]
+    fn who_cannot_be_in_time_is_told_when_to_come_back() {
+        for (expected_wait, retry_after) in [
+            (Duration::from_millis(40), Duration::from_millis(40)),
+            (Duration::from_secs(60), MAX_RETRY_DELAY),
+            (Duration::ZERO, MIN_RETRY_DELAY),
+        ] {
+            let error = InferError::CannotMeetDeadline {
+                model: "mlp".into(),
+                expected_wait,
+            };
+            let fault = Fault::from_model(error, || Duration::MAX);
+            assert!(
+                matches!(fault, Fault::Busy { retry_after: after, .. } if after == retry_after)
+            );
         }
     }
 

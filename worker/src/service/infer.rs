@@ -318,20 +318,30 @@ fn refuse_shared_memory(
 
 /// The request parameter `timeout`, in microseconds; zero and absent: none.
 pub fn timeout(parameters: &BTreeMap<String, InferParameter>) -> Result<Option<u64>, Fault> {
-    let Some(parameter) = parameters.get("timeout") else {
-        return Ok(None);
-    };
-    let microseconds = match &parameter.parameter_choice {
+    let microseconds = parameters.get("timeout").map_or(Some(0), count);
+    let microseconds = microseconds.ok_or_else(|| {
+        Fault::Invalid(
+            "parameter 'timeout' must be an int64 of 0 or more, in microseconds".to_owned(),
+        )
+    })?;
+    Ok((microseconds > 0).then_some(microseconds))
+}
+
+/// The request parameter `priority`; zero and absent: the model's default.
+pub fn priority(parameters: &BTreeMap<String, InferParameter>) -> Result<u32, Fault> {
+    let priority = parameters.get("priority").map_or(Some(0), count);
+    let priority = priority.ok_or_else(|| {
+        Fault::Invalid("parameter 'priority' must be a uint64 or an int64 of 0 or more".to_owned())
+    })?;
+    Ok(u32::try_from(priority).unwrap_or(u32::MAX))
+}
+
+/// An integer of 0 or more.
+fn count(parameter: &InferParameter) -> Option<u64> {
+    match &parameter.parameter_choice {
         Some(ParameterChoice::Int64Param(value)) => u64::try_from(*value).ok(),
         Some(ParameterChoice::Uint64Param(value)) => Some(*value),
         _ => None,
-    };
-    match microseconds {
-        Some(0) => Ok(None),
-        Some(microseconds) => Ok(Some(microseconds)),
-        None => Err(Fault::Invalid(
-            "parameter 'timeout' must be an int64 of 0 or more, in microseconds".to_owned(),
-        )),
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use error::Fault;
+use error::{MAX_RETRY_DELAY, MIN_RETRY_DELAY};
 use forebay_proto::inference::{ModelInferRequest, ModelInferResponse};
 use opentelemetry::trace::SpanContext;
 use tokio::sync::watch;
@@ -27,8 +28,6 @@ use crate::telemetry::spans::ServerSpan;
 
 /// Until the durations of a model are known, a full queue is taken to need this long to become half empty.
 const UNKNOWN_RETRY_DELAY: Duration = Duration::from_millis(100);
-const MIN_RETRY_DELAY: Duration = Duration::from_millis(1);
-const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// The models, and what every answer needs besides.
 #[derive(Debug)]
@@ -105,6 +104,7 @@ async fn ask(
     };
     let named = infer::timeout(&message.parameters)?;
     let deadline = deadline(&arrival, named, model.config().default_timeout);
+    let priority = infer::priority(&message.parameters)?;
     let Tensors {
         inputs,
         outputs,
@@ -122,6 +122,7 @@ async fn ask(
         outputs,
         rows,
         deadline,
+        priority,
         trace,
     };
     let refused = |error: InferError| Fault::from_model(error, || retry_delay(model));

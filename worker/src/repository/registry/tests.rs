@@ -103,6 +103,7 @@ fn token(value: i64) -> InferRequest {
         outputs: vec![0],
         rows: 1,
         deadline: None,
+        priority: 0,
         trace: None,
     }
 }

@@ -300,6 +300,27 @@ fn what_the_server_cannot_do_is_not_ignored() {
 }
 
 #[test]
+fn the_priority_is_a_number() {
+    let with = |choice| {
+        let parameter = InferParameter {
+            parameter_choice: choice,
+        };
+        BTreeMap::from([("priority".to_owned(), parameter)])
+    };
+    let cases = [
+        (ParameterChoice::Int64Param(3), Some(3)),
+        (ParameterChoice::Uint64Param(0), Some(0)),
+        (ParameterChoice::Uint64Param(u64::MAX), Some(u32::MAX)),
+        (ParameterChoice::Int64Param(-1), None),
+        (ParameterChoice::StringParam("1".to_owned()), None),
+    ];
+    for (choice, expected) in cases {
+        assert_eq!(priority(&with(Some(choice))).ok(), expected);
+    }
+    assert_eq!(priority(&BTreeMap::new()), Ok(0));
+}
+
+#[test]
 fn the_timeout_is_a_number_of_microseconds() {
     let with = |choice| {
         BTreeMap::from([(
