@@ -1,6 +1,6 @@
 //! The worker as a library, so that tests reach its parts; `main.rs` only assembles them.
 //!
-//! Layers, downward only: services → model and repository → batch → engine → inference, config, proto.
+//! Layers, downward only: services → repository → served → model → batch → engine → inference, config, proto.
 
 pub mod args;
 pub mod batch;
@@ -10,6 +10,7 @@ pub mod inference;
 pub mod model;
 pub mod process;
 pub mod repository;
+pub mod served;
 pub mod server;
 pub mod service;
 pub mod shutdown;

@@ -17,6 +17,7 @@ use crate::engine::onnx::{self, Runtime, SessionOptions};
 use crate::model::{Model, ModelSpec};
 use crate::repository::disk;
 use crate::repository::layout::{self, FoundModel, MODEL_FILE};
+use crate::served::Served;
 
 /// Why a name and version lead to no model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,7 +73,7 @@ pub enum LoadEvent<'a> {
 #[derive(Debug, Clone)]
 enum Slot {
     Loading(u64),
-    Ready(Arc<Model>),
+    Ready(Arc<Served>),
     Failed {
         version: Option<u64>,
         reason: String,
@@ -137,7 +138,7 @@ impl Registry {
                         provider_note: model.provider_note(),
                         took,
                     });
-                    self.slots.insert(name, Slot::Ready(Arc::new(model)));
+                    self.slots.insert(name, Slot::Ready(Arc::new(model.into())));
                 }
                 Err(reason) => {
                     let version = version.ok();
@@ -161,7 +162,7 @@ impl Registry {
     ///
     /// # Errors
     /// No such model or version, or it is not ready.
-    pub fn get(&self, name: &str, version: &str) -> Result<Arc<Model>, LookupError> {
+    pub fn get(&self, name: &str, version: &str) -> Result<Arc<Served>, LookupError> {
         let Some(slot) = self.slots.get(name) else {
             return Err(self.missing(name));
         };
@@ -201,12 +202,12 @@ impl Registry {
     }
 
     /// The models that take requests, by name.
-    pub fn models(&self) -> Vec<Arc<Model>> {
+    pub fn models(&self) -> Vec<Arc<Served>> {
         let ready = self.slots.iter().filter_map(|slot| match slot.value() {
             Slot::Ready(model) => Some(Arc::clone(model)),
             Slot::Loading(_) | Slot::Failed { .. } => None,
         });
-        let mut models: Vec<Arc<Model>> = ready.collect();
+        let mut models: Vec<Arc<Served>> = ready.collect();
         models.sort_by(|a, b| a.name().cmp(b.name()));
         models
     }
@@ -244,7 +245,7 @@ impl Registry {
     pub fn of(models: impl IntoIterator<Item = Model>) -> Self {
         let slots = models
             .into_iter()
-            .map(|model| (model.name().to_owned(), Slot::Ready(Arc::new(model))));
+            .map(|model| (model.name().to_owned(), Slot::Ready(Arc::new(model.into()))));
         Self {
             slots: slots.collect(),
             complete: AtomicBool::new(true),

@@ -15,6 +15,7 @@ use crate::batch::statistics::Total;
 use crate::inference::TensorSpec;
 use crate::model::Model;
 use crate::repository::ModelState;
+use crate::served::Served;
 
 const PLATFORM: &str = "onnxruntime_onnx";
 const BACKEND: &str = "onnxruntime";
@@ -23,20 +24,12 @@ const MODEL_FILE: &str = "model.onnx";
 /// Parts of the protocol beyond its core that this server has.
 const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "model_configuration", "statistics"];
 
-/// Rows of one request at most. `None`: the model does not batch, or batching is turned off, and a request
-/// may have any number.
-pub fn batch_limit(model: &Model) -> Option<usize> {
-    let limit = model.config().max_batch_size;
-    let batches = model.signature().batched && limit > 1;
-    batches.then(|| usize::try_from(limit).unwrap_or(usize::MAX))
-}
-
 impl Front {
     /// Says in its extensions where the models run, and which would rather run elsewhere.
     pub fn server_metadata(&self) -> wire::ServerMetadataResponse {
         let mut extensions: Vec<String> = EXTENSIONS.map(str::to_owned).into();
         let models = self.registry.models();
-        let mut providers: Vec<&str> = models.iter().map(|model| model.provider()).collect();
+        let mut providers: Vec<&str> = models.iter().filter_map(|model| model.provider()).collect();
         providers.sort_unstable();
         providers.dedup();
         for provider in providers {
@@ -89,9 +82,12 @@ impl Front {
         name: &str,
         version: &str,
     ) -> Result<wire::ModelConfigResponse, Fault> {
-        let model = self.model(name, version)?;
+        let served = self.model(name, version)?;
+        let config = match &*served {
+            Served::Model(model) => configuration(model, served.row_limit()),
+        };
         Ok(wire::ModelConfigResponse {
-            config: Some(configuration(&model)),
+            config: Some(config),
         })
     }
 
@@ -136,9 +132,8 @@ fn state(state: ModelState) -> &'static str {
     }
 }
 
-fn configuration(model: &Model) -> wire::ModelConfig {
+fn configuration(model: &Model, limit: Option<usize>) -> wire::ModelConfig {
     let config = model.config();
-    let limit = batch_limit(model);
     let dims = |spec: &TensorSpec| {
         let mut dims = shape(spec);
         if limit.is_some() && !spec.optional && !dims.is_empty() {
@@ -195,7 +190,7 @@ fn configuration(model: &Model) -> wire::ModelConfig {
     }
 }
 
-fn statistics(model: &Model) -> wire::ModelStatistics {
+fn statistics(model: &Served) -> wire::ModelStatistics {
     let statistics = model.statistics();
     let zero = Some(wire::StatisticDuration::default());
     wire::ModelStatistics {

@@ -21,8 +21,8 @@ use tokio::sync::watch;
 
 use self::infer::{Target, Tensors};
 use crate::inference::{InferError, InferRequest};
-use crate::model::Model;
 use crate::repository::Registry;
+use crate::served::Served;
 use crate::telemetry::Observer;
 use crate::telemetry::spans::ServerSpan;
 
@@ -64,7 +64,7 @@ impl Front {
         *self.drain.borrow()
     }
 
-    pub fn model(&self, name: &str, version: &str) -> Result<Arc<Model>, Fault> {
+    pub fn model(&self, name: &str, version: &str) -> Result<Arc<Served>, Fault> {
         Ok(self.registry.get(name, version)?)
     }
 
@@ -92,7 +92,7 @@ impl Front {
 }
 
 async fn ask(
-    model: &Model,
+    model: &Served,
     mut message: ModelInferRequest,
     arrival: Arrival,
     trace: Option<SpanContext>,
@@ -100,10 +100,10 @@ async fn ask(
     let target = Target {
         model: model.name(),
         signature: model.signature(),
-        max_rows: documents::batch_limit(model),
+        max_rows: model.row_limit(),
     };
     let named = infer::timeout(&message.parameters)?;
-    let deadline = deadline(&arrival, named, model.config().default_timeout);
+    let deadline = deadline(&arrival, named, model.default_timeout());
     let priority = infer::priority(&message.parameters)?;
     let Tensors {
         inputs,
@@ -126,7 +126,7 @@ async fn ask(
         trace,
     };
     let refused = |error: InferError| Fault::from_model(error, || retry_delay(model));
-    let answer = model.submit(request, now).map_err(refused)?;
+    let answer = model.infer(request, now);
     let answer = match deadline {
         None => answer.await,
         Some(deadline) => tokio::time::timeout_at(deadline.into(), answer)
@@ -138,9 +138,7 @@ async fn ask(
                 ))
             })?,
     };
-    let answer = answer
-        .map_err(|_| Fault::Internal(format!("model '{}' dropped the request", model.name())))?
-        .map_err(refused)?;
+    let answer = answer.map_err(refused)?;
     Ok(infer::response(
         target,
         model.version(),
@@ -162,7 +160,7 @@ fn deadline(
 }
 
 /// When a queue that is full now is likely to be half empty.
-fn retry_delay(model: &Model) -> Duration {
+fn retry_delay(model: &Served) -> Duration {
     let statistics = model.statistics();
     let best = statistics.best_size.max(1);
     let known = statistics.curve.iter().find(|(rows, _)| *rows >= best);

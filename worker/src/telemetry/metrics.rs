@@ -50,8 +50,8 @@ impl Default for ModelMetrics {
 pub struct Shown<'a> {
     pub name: &'a str,
     pub version: u64,
-    /// Where the model runs.
-    pub provider: &'a str,
+    /// Where the model runs, if an engine runs it.
+    pub provider: Option<&'a str>,
     /// It would rather run elsewhere.
     pub fell_back: bool,
     pub statistics: Statistics,
@@ -236,9 +236,12 @@ fn gauges(page: &mut Page, models: &[Shown<'_>]) {
         "Always 1; says which execution provider runs the model.",
     );
     each(models, |labels, model| {
+        let Some(provider) = model.provider else {
+            return;
+        };
         let fell_back = if model.fell_back { "true" } else { "false" };
-        let provider = [("provider", model.provider), ("fell_back", fell_back)];
-        page.sample(name, &[labels[0], labels[1], provider[0], provider[1]], 1);
+        let runs = [("provider", provider), ("fell_back", fell_back)];
+        page.sample(name, &[labels[0], labels[1], runs[0], runs[1]], 1);
     });
 }
 
@@ -312,7 +315,7 @@ mod tests {
         let page = metrics.page(&[Shown {
             name: "mlp",
             version: 2,
-            provider: "cpu",
+            provider: Some("cpu"),
             fell_back: true,
             statistics,
         }]);

@@ -214,7 +214,8 @@ fn a_bad_token_does_not_harm_its_neighbours() {
     assert!(model.signature().batched);
     // The delay keeps them together until the batch of eight is full.
     let tokens = [0, 1, 2, 99, 2, 1, 0, 1];
-    let answers = tokens.map(|value| (value, model.submit(token(value), Instant::now()).unwrap()));
+    let queued = model.model().unwrap();
+    let answers = tokens.map(|value| (value, queued.submit(token(value), Instant::now()).unwrap()));
     for (value, answer) in answers {
         match answer.blocking_recv().unwrap() {
             Ok(response) => {
@@ -272,7 +273,7 @@ fn after_shutdown_nothing_is_taken() {
     registry.shutdown();
     assert!(!registry.ready());
     assert!(matches!(
-        model.submit(token(0), Instant::now()),
+        model.model().unwrap().submit(token(0), Instant::now()),
         Err(InferError::Unavailable(_))
     ));
 }

@@ -1,0 +1,112 @@
+//! What a name and a version lead to: everything that takes requests, whatever answers them.
+//!
+//! The services know models only through this: what they take, how they are to be asked, how they do. What a
+//! kind alone has (the queue of a model, its provider) is reached by matching on the kind.
+
+use std::time::{Duration, Instant};
+
+use crate::batch::job::Answer;
+use crate::inference::{InferError, InferRequest, Signature};
+use crate::model::{Model, Statistics};
+
+/// One served version.
+#[derive(Debug)]
+pub enum Served {
+    /// Run by an engine behind a queue of its own.
+    Model(Model),
+}
+
+impl Served {
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Model(model) => model.name(),
+        }
+    }
+
+    pub fn version(&self) -> u64 {
+        match self {
+            Self::Model(model) => model.version(),
+        }
+    }
+
+    pub fn signature(&self) -> &Signature {
+        match self {
+            Self::Model(model) => model.signature(),
+        }
+    }
+
+    pub fn statistics(&self) -> Statistics {
+        match self {
+            Self::Model(model) => model.statistics(),
+        }
+    }
+
+    /// Time that a request may take when its caller names none.
+    pub fn default_timeout(&self) -> Option<Duration> {
+        match self {
+            Self::Model(model) => model.config().default_timeout,
+        }
+    }
+
+    /// Rows of one request at most. `None`: it does not batch, or batching is turned off, and a request may
+    /// have any number.
+    pub fn row_limit(&self) -> Option<usize> {
+        let limit = match self {
+            Self::Model(model) => model.config().max_batch_size,
+        };
+        let batches = self.signature().batched && limit > 1;
+        batches.then(|| usize::try_from(limit).unwrap_or(usize::MAX))
+    }
+
+    /// Where it runs, if it is a model that an engine runs.
+    pub fn provider(&self) -> Option<&str> {
+        self.model().map(Model::provider)
+    }
+
+    /// Why it does not run where the configuration would rather have it.
+    pub fn provider_note(&self) -> Option<&str> {
+        self.model().and_then(Model::provider_note)
+    }
+
+    /// The model, if it is one that an engine runs.
+    pub fn model(&self) -> Option<&Model> {
+        match self {
+            Self::Model(model) => Some(model),
+        }
+    }
+
+    /// Answers a request that was checked against the signature. Dropping the future takes the request back,
+    /// if it was not started yet.
+    ///
+    /// A deadline is honoured while the request waits, and noticed when somebody looks at the queue: who must
+    /// answer in time also watches the clock.
+    ///
+    /// # Errors
+    /// As `Model::submit`, and what becomes of the request later.
+    pub async fn infer(&self, request: InferRequest, now: Instant) -> Answer {
+        match self {
+            Self::Model(model) => {
+                let answer = model.submit(request, now)?.await;
+                answer.unwrap_or_else(|_| {
+                    Err(InferError::Engine {
+                        model: model.name().into(),
+                        message: "it dropped the request".to_owned(),
+                    })
+                })
+            }
+        }
+    }
+
+    /// Refuses new requests, answers those that wait, and returns when nothing runs any more. Blocks.
+    pub fn shutdown(&self) {
+        match self {
+            Self::Model(model) => model.shutdown(),
+        }
+    }
+}
+
+impl From<Model> for Served {
+    fn from(model: Model) -> Self {
+        Self::Model(model)
+    }
+}
