@@ -241,9 +241,9 @@ impl Instance {
             }
             Failure::Engine(error) if jobs.len() == 1 => self.fail(jobs, |model| match &error {
                 EngineError::InvalidInput(message) => InferError::InvalidInput(message.clone()),
-                EngineError::Failed(message) => InferError::Engine {
+                EngineError::Interrupted | EngineError::Failed(_) => InferError::Engine {
                     model: Arc::clone(model),
-                    message: message.clone(),
+                    message: error.to_string(),
                 },
             }),
             Failure::Engine(_) => {

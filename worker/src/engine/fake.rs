@@ -3,6 +3,7 @@
 //! Takes any number of inputs; output i is input i. An FP32 element of `BAD` anywhere is a caller's mistake,
 //! `PANIC` a panic, `FAIL` a failure of the engine.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use forebay_proto::tensor::DataType;
 use parking_lot::{Condvar, Mutex};
 
-use crate::engine::{BoundTensor, Engine, EngineError, EngineFactory};
+use crate::engine::{BoundTensor, Engine, EngineError, EngineFactory, Interrupt};
 use crate::inference::{Signature, Tensor, TensorSpec};
 
 pub const BAD: f32 = -1.0;
@@ -36,6 +37,10 @@ struct Gate {
     closed: bool,
     /// Runs that stand at the gate.
     standing: usize,
+    /// Engines, by number, whose run was interrupted at the gate.
+    interrupted: BTreeSet<usize>,
+    /// Engines, by number, that are between the start of a run and the far side of the gate.
+    entered: BTreeSet<usize>,
 }
 
 impl Script {
@@ -57,14 +62,20 @@ impl Script {
         }
     }
 
-    fn pass(&self) {
+    fn pass(&self, engine: usize) -> Result<(), EngineError> {
         let mut gate = self.gate.lock();
         gate.standing += 1;
+        gate.entered.insert(engine);
         self.changed.notify_all();
-        while gate.closed {
+        while gate.closed && !gate.interrupted.contains(&engine) {
             self.changed.wait(&mut gate);
         }
         gate.standing -= 1;
+        gate.entered.remove(&engine);
+        if gate.interrupted.remove(&engine) {
+            return Err(EngineError::Interrupted);
+        }
+        Ok(())
     }
 
     pub fn factory(self: &Arc<Self>) -> EngineFactory {
@@ -73,9 +84,10 @@ impl Script {
             if script.barren.load(Ordering::SeqCst) {
                 return Err("no more of these".to_owned());
             }
-            script.instances.fetch_add(1, Ordering::SeqCst);
+            let number = script.instances.fetch_add(1, Ordering::SeqCst);
             Ok(Box::new(Fake {
                 script: Arc::clone(&script),
+                number,
             }))
         })
     }
@@ -98,6 +110,23 @@ pub fn signature() -> Signature {
 
 struct Fake {
     script: Arc<Script>,
+    number: usize,
+}
+
+struct Interrupter {
+    script: Arc<Script>,
+    engine: usize,
+}
+
+impl Interrupt for Interrupter {
+    /// Acts on a run that stands at the gate.
+    fn interrupt(&self) {
+        let mut gate = self.script.gate.lock();
+        if gate.entered.contains(&self.engine) {
+            gate.interrupted.insert(self.engine);
+            self.script.changed.notify_all();
+        }
+    }
 }
 
 impl Engine for Fake {
@@ -112,7 +141,7 @@ impl Engine for Fake {
             .copied()
             .unwrap_or(1);
         self.script.runs.lock().push(rows as usize);
-        self.script.pass();
+        self.script.pass(self.number)?;
         for input in inputs
             .iter()
             .filter(|input| input.datatype == DataType::Fp32)
@@ -141,5 +170,42 @@ impl Engine for Fake {
             }
         });
         Ok(answers.collect())
+    }
+    fn interrupter(&self) -> Option<Arc<dyn Interrupt>> {
+        Some(Arc::new(Interrupter {
+            script: Arc::clone(&self.script),
+            engine: self.number,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupt_ends_the_run_that_stands_at_the_gate_and_no_other() {
+        let script: Arc<Script> = Arc::default();
+        let mut engine = script.factory()().unwrap();
+        let interrupter = engine.interrupter().unwrap();
+        let data = 1.0f32.to_le_bytes();
+        let input = BoundTensor {
+            input: 0,
+            datatype: DataType::Fp32,
+            shape: vec![1, 1],
+            data: &data,
+        };
+        interrupter.interrupt();
+        assert!(engine.run(std::slice::from_ref(&input), &[0]).is_ok());
+        script.close();
+        let interrupted = std::thread::scope(|scope| {
+            let run = scope.spawn(|| engine.run(std::slice::from_ref(&input), &[0]));
+            script.wait_for_standing(1);
+            interrupter.interrupt();
+            run.join().unwrap()
+        });
+        assert_eq!(interrupted, Err(EngineError::Interrupted));
+        script.open();
+        assert!(engine.run(&[input], &[0]).is_ok());
     }
 }

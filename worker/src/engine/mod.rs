@@ -35,6 +35,17 @@ pub trait Engine: Send {
         inputs: &[BoundTensor<'_>],
         outputs: &[usize],
     ) -> Result<Vec<Tensor>, EngineError>;
+
+    /// A handle for other threads, good for the life of the engine; `None` if runs cannot be interrupted.
+    fn interrupter(&self) -> Option<Arc<dyn Interrupt>>;
+}
+
+/// Ends a run that nobody needs any more.
+pub trait Interrupt: Send + Sync {
+    /// Ends the run that is in progress, as soon as the engine can, with `EngineError::Interrupted`. Does nothing
+    /// between runs: a run that starts later is not touched. Who means one particular run must see to it that
+    /// the engine cannot start the next one in the meantime.
+    fn interrupt(&self);
 }
 
 /// Why a run failed.
@@ -43,6 +54,8 @@ pub enum EngineError {
     /// These values cannot be computed: an index out of range, shapes that do not fit together.
     #[error("{0}")]
     InvalidInput(String),
+    #[error("the run was interrupted")]
+    Interrupted,
     /// Anything else.
     #[error("{0}")]
     Failed(String),

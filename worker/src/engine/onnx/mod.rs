@@ -1,5 +1,6 @@
 //! ONNX Runtime: found and loaded at run time, a session per instance.
 
+mod interrupt;
 pub mod library;
 mod providers;
 mod session;

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use forebay_config::worker::Provider;
 use ort::ErrorCode;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionInputValue};
+use ort::session::{OutputSelector, RunOptions, Session, SessionInputValue};
 
+use crate::engine::onnx::interrupt::{SharedOptions, Termination};
 use crate::engine::onnx::library::Runtime;
 use crate::engine::onnx::providers::Placement;
 use crate::engine::onnx::{signature, values};
-use crate::engine::{BoundTensor, Engine, EngineError, LoadedModel};
+use crate::engine::{BoundTensor, Engine, EngineError, Interrupt, LoadedModel};
 use crate::inference::Tensor;
 
 /// How the sessions of one model are made.
@@ -109,7 +110,8 @@ struct Onnx {
     outputs: Vec<String>,
     /// What the last run computed, kept because most runs ask for the same.
     selected: Vec<usize>,
-    options: RunOptions<HasSelectedOutputs>,
+    options: Arc<SharedOptions>,
+    termination: Arc<Termination>,
 }
 
 impl Onnx {
@@ -130,18 +132,19 @@ impl Onnx {
             inputs,
             outputs,
             selected,
+            termination: Arc::default(),
         })
     }
 }
 
-fn select(names: &[String], outputs: &[usize]) -> Result<RunOptions<HasSelectedOutputs>, String> {
+fn select(names: &[String], outputs: &[usize]) -> Result<Arc<SharedOptions>, String> {
     let mut selector = OutputSelector::no_default();
     for output in outputs {
         let name = names.get(*output);
         selector = selector.with(name.ok_or_else(|| format!("the model has no output {output}"))?);
     }
     let options = RunOptions::new().map_err(|error| error.to_string())?;
-    Ok(options.with_outputs(selector))
+    Ok(SharedOptions::new(options.with_outputs(selector)))
 }
 
 impl Engine for Onnx {
@@ -162,14 +165,24 @@ impl Engine for Onnx {
             })?;
             feed.push((Cow::Borrowed(name), values::bind(tensor)?));
         }
-        let results = self
+        let running = self.termination.run(&self.options);
+        let answers = self
             .session
-            .run_with_options(feed, &self.options)
-            .map_err(classify)?;
-        results
-            .into_iter()
-            .map(|(_, value)| values::take(&value))
-            .collect()
+            .run_with_options(feed, self.options.get())
+            .map_err(classify)
+            .and_then(|results| {
+                let values = results.into_iter();
+                values.map(|(_, value)| values::take(&value)).collect()
+            });
+        if !running.end() {
+            return answers;
+        }
+        self.options = select(&self.outputs, &self.selected).map_err(EngineError::Failed)?;
+        answers.map_err(|_| EngineError::Interrupted)
+    }
+
+    fn interrupter(&self) -> Option<Arc<dyn Interrupt>> {
+        Some(Arc::<Termination>::clone(&self.termination))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The real ONNX Runtime on tiny models. Needs the library; without it these tests fail and say so.
 
+mod interrupt;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -8,8 +10,8 @@ use forebay_proto::tensor::{DataType, encode_bytes_element};
 use half::{bf16, f16};
 use zerocopy::IntoBytes;
 
-use super::testmodel::{FLOAT, FLOAT16, INT64, STRING, TestModel};
-use super::{Runtime, SessionOptions, load, load_model};
+use crate::engine::onnx::testmodel::{FLOAT, FLOAT16, INT64, STRING, TestModel};
+use crate::engine::onnx::{Runtime, SessionOptions, load, load_model};
 use crate::engine::{BoundTensor, EngineError, LoadedModel};
 use crate::inference::Tensor;
 
