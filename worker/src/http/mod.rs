@@ -19,10 +19,9 @@ use hyper::body::Incoming;
 
 use self::refusal::Refusal;
 use crate::server::Body;
-use crate::service::{Arrival, Fault, Front};
+use crate::service::{Arrival, Fault, Front, Progress};
 use crate::telemetry::metrics::Shown;
 use crate::telemetry::prometheus;
-use crate::telemetry::spans::ServerSpan;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Of an answer with binary tensors.
@@ -111,11 +110,12 @@ async fn traced(
     const ROUTE: &str = "/v2/models/{model}/infer";
     const NAME: &str = "POST /v2/models/{model}/infer";
     let traceparent = parts.headers.get("traceparent").map(HeaderValue::as_bytes);
-    let mut span = front.observer.tracing.server(NAME, traceparent);
-    let answered = infer(front, model, &parts.headers, body, at, span.as_mut()).await;
+    let mut progress = Progress::new(front.observer.tracing.server(NAME, traceparent));
+    let answered = infer(front, model, &parts.headers, body, at, &mut progress).await;
     let error = answered.as_ref().err().map(Refusal::to_string);
-    let response = answered.unwrap_or_else(Refusal::into_response);
-    if let Some(mut span) = span {
+    let mut response = answered.unwrap_or_else(Refusal::into_response);
+    progress.tell(response.headers_mut());
+    if let Some(mut span) = progress.span {
         span.set("http.request.method", "POST");
         span.set("http.route", ROUTE);
         span.set("url.path", parts.uri.path().to_owned());
@@ -134,7 +134,7 @@ async fn infer(
     headers: &HeaderMap,
     body: Incoming,
     at: Instant,
-    span: Option<&mut ServerSpan>,
+    progress: &mut Progress,
 ) -> Result<Response<Body>, Refusal> {
     let body = body::read(headers, body, front.max_message_bytes).await?;
     let json_length = headers
@@ -160,7 +160,7 @@ async fn infer(
     .await??;
     let form = call.form;
     let response = front
-        .infer(call.request, Arrival { at, timeout: None }, span)
+        .infer(call.request, Arrival { at, timeout: None }, progress)
         .await?;
     let bytes: usize = response.raw_output_contents.iter().map(Bytes::len).sum();
     let answer = aside(bytes, move || rest::infer_answer(&response, &form)).await??;

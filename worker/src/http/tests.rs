@@ -311,3 +311,19 @@ async fn a_traced_request_has_its_server_span() {
         .collect();
     assert_eq!(statuses, [200, 400]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_say_how_far_the_request_got() {
+    let bed = Bed::start().await;
+    let bad =
+        json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [-3, 1]}]});
+    for (body, status, stage) in [
+        (request(), 200, "done"),
+        (json!({"inputs": []}), 400, "queued"),
+        (bad, 500, "executing"),
+    ] {
+        let answer = send(&bed, "POST", INFER, &[], body.to_string()).await;
+        assert_eq!(answer.status, status, "{:?}", answer.body);
+        assert_eq!(answer.headers["forebay-stage"], stage);
+    }
+}

@@ -17,7 +17,7 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use super::frame::{self, Messages};
-use super::{Arrival, Fault, Front, health, stream};
+use super::{Arrival, Fault, Front, Progress, health, stream};
 use crate::server::{Body, Encoding};
 use crate::telemetry::spans::ServerSpan;
 
@@ -126,27 +126,33 @@ async fn inference(front: &Arc<Front>, method: &str, call: Call) -> Response<Bod
 
 async fn model_infer(front: &Front, call: Call) -> Response<Body> {
     const NAME: &str = "inference.GRPCInferenceService/ModelInfer";
-    let mut span = front
+    let span = front
         .observer
         .tracing
         .server(NAME, traceparent(&call.headers));
+    let mut progress = Progress::new(span);
     let arrival = Arrival {
         at: call.at,
         timeout: timeout(&call.headers),
     };
     let answer = async {
         let message = call.message(front).await?;
-        let response = front.infer(message, arrival, span.as_mut()).await?;
+        let response = front.infer(message, arrival, &mut progress).await?;
         frame::frame_inference(response, front.max_message_bytes)
     }
     .await;
-    end(span, "ModelInfer", answer.as_ref().err());
+    end(progress.span.take(), "ModelInfer", answer.as_ref().err());
     match answer {
-        Ok(pieces) => respond(Body::Message {
-            pieces,
-            trailers: trailers(None),
-        }),
-        Err(fault) => refusal(fault),
+        Ok(pieces) => {
+            let mut trailers = trailers(None);
+            progress.tell(&mut trailers);
+            respond(Body::Message { pieces, trailers })
+        }
+        Err(fault) => {
+            let mut response = refusal(fault);
+            progress.tell(response.headers_mut());
+            response
+        }
     }
 }
 

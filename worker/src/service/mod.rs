@@ -8,6 +8,7 @@ pub mod frame;
 pub mod grpc;
 pub mod health;
 pub mod infer;
+pub mod progress;
 mod stream;
 
 use std::sync::Arc;
@@ -20,11 +21,12 @@ use opentelemetry::trace::SpanContext;
 use tokio::sync::watch;
 
 use self::infer::{Target, Tensors};
+pub use self::progress::Progress;
+use self::progress::Stage;
 use crate::inference::{InferError, InferRequest};
 use crate::repository::Registry;
 use crate::served::Served;
 use crate::telemetry::Observer;
-use crate::telemetry::spans::ServerSpan;
 
 /// Until the durations of a model are known, a full queue is taken to need this long to become half empty.
 const UNKNOWN_RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -68,20 +70,25 @@ impl Front {
         Ok(self.registry.get(name, version)?)
     }
 
-    /// One inference, from the message to the message. `span` is the request's own, if it is traced.
+    /// One inference, from the message to the message. `progress` says afterwards how far it got.
     pub async fn infer(
         &self,
         message: ModelInferRequest,
         arrival: Arrival,
-        span: Option<&mut ServerSpan>,
+        progress: &mut Progress,
     ) -> Result<ModelInferResponse, Fault> {
         let model = self.model(&message.model_name, &message.model_version)?;
-        let trace = span.map(|span| {
+        let trace = progress.span.as_mut().map(|span| {
             span.set("forebay.model.name", model.name().to_owned());
             span.set("forebay.model.version", model.version().to_string());
             span.context()
         });
-        let answer = ask(&model, message, arrival, trace).await;
+        let asked = Asked {
+            message,
+            arrival,
+            trace,
+        };
+        let answer = ask(&model, asked, &mut progress.stage).await;
         if let Err(fault) = &answer {
             self.observer
                 .metrics
@@ -91,12 +98,19 @@ impl Front {
     }
 }
 
-async fn ask(
-    model: &Served,
-    mut message: ModelInferRequest,
+/// A request as it came, for a model that is known.
+struct Asked {
+    message: ModelInferRequest,
     arrival: Arrival,
     trace: Option<SpanContext>,
-) -> Result<ModelInferResponse, Fault> {
+}
+
+async fn ask(model: &Served, asked: Asked, stage: &mut Stage) -> Result<ModelInferResponse, Fault> {
+    let Asked {
+        mut message,
+        arrival,
+        trace,
+    } = asked;
     let target = Target {
         model: model.name(),
         signature: model.signature(),
@@ -126,6 +140,7 @@ async fn ask(
         trace,
     };
     let refused = |error: InferError| Fault::from_model(error, || retry_delay(model));
+    *stage = Stage::Executing;
     let answer = model.infer(request, now);
     let answer = match deadline {
         None => answer.await,
@@ -138,7 +153,11 @@ async fn ask(
                 ))
             })?,
     };
-    let answer = answer.map_err(refused)?;
+    let answer = answer.map_err(|error| {
+        *stage = Stage::from(&error);
+        refused(error)
+    })?;
+    *stage = Stage::Done;
     Ok(infer::response(
         target,
         model.version(),

@@ -17,7 +17,7 @@ use http::HeaderMap;
 use hyper::body::Incoming;
 
 use super::frame::{self, Messages};
-use super::{Arrival, Fault, Front, grpc};
+use super::{Arrival, Fault, Front, Progress, grpc};
 use crate::server::draining;
 
 /// Requests of one stream that are worked on at the same time; further ones wait unread.
@@ -69,13 +69,14 @@ impl Stream {
                 .and_then(|value| value.parameter_choice.as_ref()),
             Some(ParameterChoice::BoolParam(true))
         );
-        let mut span = self
+        let span = self
             .front
             .observer
             .tracing
             .server(NAME, grpc::traceparent(&self.headers));
-        let answer = self.front.infer(request, arrival, span.as_mut()).await;
-        grpc::end(span, "ModelStreamInfer", answer.as_ref().err());
+        let mut progress = Progress::new(span);
+        let answer = self.front.infer(request, arrival, &mut progress).await;
+        grpc::end(progress.span, "ModelStreamInfer", answer.as_ref().err());
 
         let (mut response, error_message) = match answer {
             Ok(response) => (response, String::new()),

@@ -3,6 +3,7 @@
 mod answers;
 mod hostile;
 mod patience;
+mod stages;
 mod streams;
 
 use bytes::Bytes;

@@ -1,0 +1,120 @@
+//! What is noted of one inference while it goes, for its span and for the metadata of its answer.
+//!
+//! `forebay-stage` says how far the request got, on answers and errors alike. Whoever calls on behalf of others
+//! may repeat what is `queued` anywhere: it was surely not begun. `executing` means handed to a model, or that
+//! nobody can tell any more; such a request is only repeated if running it twice does no harm.
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::inference::InferError;
+use crate::telemetry::spans::ServerSpan;
+
+/// Trailer or header with the stage.
+pub const STAGE: HeaderName = HeaderName::from_static("forebay-stage");
+
+/// How far a request got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stage {
+    /// Refused, or left the queue, before any model began with it.
+    #[default]
+    Queued,
+    /// A model began with it, or may have.
+    Executing,
+    /// The model answered.
+    Done,
+}
+
+impl Stage {
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Queued => "queued",
+            Stage::Executing => "executing",
+            Stage::Done => "done",
+        }
+    }
+}
+
+impl From<&InferError> for Stage {
+    fn from(error: &InferError) -> Stage {
+        match error {
+            InferError::QueueFull { .. }
+            | InferError::DeadlineInQueue(_)
+            | InferError::CannotMeetDeadline { .. }
+            | InferError::Unavailable(_) => Stage::Queued,
+            // Values are looked at before the queue and by the engine.
+            InferError::InvalidInput(_) | InferError::Engine { .. } => Stage::Executing,
+        }
+    }
+}
+
+/// One inference under way.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// The request's own, if it is traced.
+    pub span: Option<ServerSpan>,
+    pub stage: Stage,
+}
+
+impl Progress {
+    pub fn new(span: Option<ServerSpan>) -> Progress {
+        Progress {
+            span,
+            stage: Stage::default(),
+        }
+    }
+
+    /// Adds what callers want to know to an answer's trailers, or to its headers where there are none.
+    pub fn tell(&self, metadata: &mut HeaderMap) {
+        metadata.insert(STAGE, HeaderValue::from_static(self.stage.name()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn only_what_never_left_the_queue_is_called_queued() {
+        let model = || "mlp".to_owned();
+        let queued = [
+            InferError::QueueFull {
+                model: model(),
+                limit: 4,
+            },
+            InferError::DeadlineInQueue(model()),
+            InferError::CannotMeetDeadline {
+                model: model(),
+                expected_wait: Duration::from_secs(1),
+            },
+            InferError::Unavailable(model()),
+        ];
+        for error in &queued {
+            assert_eq!(Stage::from(error), Stage::Queued, "{error}");
+        }
+        let begun = [
+            InferError::InvalidInput("index 7".to_owned()),
+            InferError::Engine {
+                model: "mlp".into(),
+                message: "broke".to_owned(),
+            },
+        ];
+        for error in &begun {
+            assert_eq!(Stage::from(error), Stage::Executing, "{error}");
+        }
+    }
+
+    #[test]
+    fn the_stage_is_told_under_its_name() {
+        for (stage, name) in [
+            (Stage::Queued, "queued"),
+            (Stage::Executing, "executing"),
+            (Stage::Done, "done"),
+        ] {
+            let mut metadata = HeaderMap::new();
+            Progress { span: None, stage }.tell(&mut metadata);
+            assert_eq!(metadata["forebay-stage"], name);
+        }
+    }
+}
