@@ -1,5 +1,6 @@
 //! Every default of every table, in one place. `docs/configuration.md` lists them; a test compares.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,6 +38,7 @@ pub(crate) const UNHEALTHY_THRESHOLD: u32 = 2;
 
 pub(crate) const WORKER_PORT: u16 = 8001;
 pub(crate) const WORKER_HTTP_PORT: u16 = 8000;
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) const MAX_MESSAGE_BYTES: u64 = 64 << 20;
 
 impl Default for Retry {
@@ -75,6 +77,7 @@ impl Default for Model {
             max_queue_size: 1024,
             priority_levels: 0,
             default_priority: 0,
+            threads: None,
             instances: 1,
             provider: Provider::Auto,
             provider_options: ProviderOptions::default(),
@@ -113,7 +116,7 @@ pub(crate) fn worker(repository: PathBuf) -> Worker {
         drain_timeout: DRAIN_TIMEOUT,
         telemetry: telemetry(WORKER_SERVICE_NAME),
         defaults: Model::default(),
-        models: std::collections::BTreeMap::new(),
+        models: BTreeMap::new(),
     }
 }
 

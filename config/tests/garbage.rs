@@ -59,6 +59,18 @@ fn plausible() -> impl Strategy<Value = String> {
         "max_request_size",
         "models",
         "provider",
+        "preferred_batch_sizes",
+        "priority_levels",
+        "default_priority",
+        "devices",
+        "versions",
+        "padding",
+        "inputs",
+        "buckets",
+        "cuda",
+        "openvino",
+        "model_control",
+        "load_at_start",
         "tls",
         "cluster",
         "\"a b\"",
@@ -76,6 +88,9 @@ fn plausible() -> impl Strategy<Value = String> {
         "[[clusters.endpoints]]",
         "[defaults]",
         "[models.a]",
+        "[models.a.padding]",
+        "[models.a.tensorrt]",
+        "[tls]",
     ]);
     let line = prop_oneof![4 => (key, value).prop_map(|(key, value)| format!("{key} = {value}")), 1 => header.prop_map(str::to_owned)];
     prop::collection::vec(line, 0..12).prop_map(|lines| lines.join("\n"))

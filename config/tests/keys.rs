@@ -10,7 +10,7 @@ use std::path::Path;
 
 use forebay_config::Problems;
 use forebay_config::gateway::Gateway;
-use forebay_config::worker::Worker;
+use forebay_config::worker::{Model, Worker};
 
 const LISTENER: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\n";
 const CLUSTER: &str = "[[clusters]]\nname = \"workers\"\nendpoints = [\"127.0.0.1:8001\"]\n";
@@ -47,7 +47,18 @@ fn gateway(
 }
 
 fn worker(before: &str, required: &'static str, path: &'static str, heading: &'static str) -> Case {
-    let parse = |text: &str| Worker::parse(text).map(|worker| format!("{worker:?}"));
+    // Of a model's table, what it comes to.
+    let parse = |text: &str| {
+        Worker::parse(text).map(|mut worker| {
+            let named: Vec<Model> = worker
+                .models
+                .keys()
+                .map(|name| worker.model(name))
+                .collect();
+            worker.models.clear();
+            format!("{worker:?} {named:?}")
+        })
+    };
     Case {
         before: before.to_owned(),
         required,
@@ -166,7 +177,31 @@ fn cases() -> Vec<Case> {
             "telemetry.otlp",
             "OTLP",
         ),
+        worker(
+            &format!("{WORKER}[tls]\n"),
+            "certificate = \"a\"\nkey = \"b\"\n",
+            "tls",
+            "Worker TLS",
+        ),
         worker(&format!("{WORKER}[defaults]\n"), "", "defaults", models),
+        worker(
+            &format!("{WORKER}[defaults.cuda]\n"),
+            "",
+            "defaults.cuda",
+            "CUDA options",
+        ),
+        worker(
+            &format!("{WORKER}[models.minilm.cuda]\n"),
+            "",
+            "models.minilm.cuda",
+            "CUDA options",
+        ),
+        worker(
+            &format!("{WORKER}[models.minilm.padding]\n"),
+            "inputs = { attention_mask = 0 }\n",
+            "models.minilm.padding",
+            "Padding",
+        ),
         worker(
             &format!("{WORKER}[models.minilm]\n"),
             "",

@@ -1,13 +1,11 @@
-//! What right files mean: defaults, the two ways of writing things, and the forms that values are kept in.
+//! What right files of the gateway mean: defaults, the two ways of writing things, and the forms that values are kept in.
 
 #![expect(clippy::panic, reason = "tests fail by panicking")]
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use forebay_config::gateway::*;
 use forebay_config::telemetry::OtlpProtocol;
-use forebay_config::worker::{Model, Provider, Worker};
 
 const LISTENER: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\n";
 const CLUSTER: &str = "[[clusters]]\nname = \"workers\"\nendpoints = [\"127.0.0.1:8001\"]\n";
@@ -29,10 +27,6 @@ fn route(keys: &str) -> Route {
     ])
     .routes
     .remove(0)
-}
-
-fn worker(text: &str) -> Worker {
-    Worker::parse(text).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 #[test]
@@ -310,63 +304,4 @@ fn otlp_speaks_what_its_port_suggests_unless_told() {
         protocol("endpoint = \"http://jaeger:9\"\nprotocol = \"grpc\"\n"),
         Some(OtlpProtocol::Grpc)
     );
-}
-
-#[test]
-fn the_smallest_worker_is_the_default_one() {
-    let smallest = worker("repository = \"/models\"\n");
-    assert_eq!(smallest, Worker::default_for(PathBuf::from("/models")));
-    assert_eq!(smallest.listen, "0.0.0.0:8001".parse().unwrap());
-    assert_eq!(smallest.http_listen, Some("0.0.0.0:8000".parse().unwrap()));
-    assert_eq!((smallest.onnxruntime, smallest.threads), (None, None));
-    assert_eq!(
-        (smallest.max_message_bytes, smallest.drain_timeout),
-        (64 << 20, Duration::from_secs(30))
-    );
-    assert_eq!(smallest.telemetry.service_name, "forebay-worker");
-    assert_eq!(
-        smallest.defaults,
-        Model {
-            max_batch_size: 32,
-            max_queue_delay: Duration::ZERO,
-            max_queue_size: 1024,
-            instances: 1,
-            provider: Provider::Auto,
-            default_timeout: None,
-            learn_batch_size: true,
-            ..Model::default()
-        }
-    );
-    assert!(smallest.models.is_empty());
-}
-
-#[test]
-fn models_stand_on_the_defaults() {
-    let worker = worker(
-        "repository = \"models\"\nhttp_listen = false\n[defaults]\nmax_batch_size = 8\ndefault_timeout = \"2s\"\n\
-         [models.a]\ninstances = 2\n[models.\"b.1\"]\nmax_batch_size = 1\ndefault_timeout = false\nprovider = \"cuda\"\n",
-    );
-    assert_eq!(worker.http_listen, None);
-    let defaults = Model {
-        max_batch_size: 8,
-        default_timeout: Some(Duration::from_secs(2)),
-        ..Model::default()
-    };
-    assert_eq!(
-        worker.models["a"],
-        Model {
-            instances: 2,
-            ..defaults.clone()
-        }
-    );
-    assert_eq!(
-        worker.models["b.1"],
-        Model {
-            max_batch_size: 1,
-            default_timeout: None,
-            provider: Provider::Cuda,
-            ..defaults.clone()
-        }
-    );
-    assert_eq!(worker.defaults, defaults);
 }

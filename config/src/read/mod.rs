@@ -5,6 +5,7 @@
 //! recording a problem, hence a reader that fails has always said why.
 
 mod address;
+mod batching;
 mod cluster;
 mod document;
 mod gateway;
@@ -15,7 +16,11 @@ mod matches;
 mod model;
 mod names;
 mod nearest;
+mod padding;
+mod provider;
+mod repository;
 mod route;
+mod security;
 mod source;
 mod table;
 mod telemetry;

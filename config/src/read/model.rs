@@ -1,85 +1,135 @@
 //! `[defaults]` and `[models.NAME]` of the worker.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use super::{Keys, Read, Table, Value, all};
-use crate::worker::{Model, Provider};
+use super::{Keys, Read, Table, Value, all, batching, names, padding, provider};
+use crate::worker::{Model, Overrides, VersionPolicy};
 
 const KEYS: Keys = &[
     "max_batch_size",
+    "preferred_batch_sizes",
     "max_queue_delay",
+    "latency_target",
     "max_queue_size",
-    "instances",
-    "provider",
+    "priority_levels",
+    "default_priority",
     "default_timeout",
     "learn_batch_size",
+    "padding",
+    "threads",
+    "instances",
+    "provider",
+    "devices",
+    "cuda",
+    "tensorrt",
+    "openvino",
+    "versions",
+    "warm_up",
+    "response_cache",
 ];
 
-const PROVIDERS: [(&str, Provider); 3] = [
-    ("cpu", Provider::Cpu),
-    ("cuda", Provider::Cuda),
-    ("auto", Provider::Auto),
-];
+const VERSIONS: &str =
+    r#""all", the number of the highest ones, such as { latest = 2 }, or some, such as [1, 3]"#;
+const LARGEST_CACHE: u64 = 1 << 40;
 
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
-
-pub(super) fn defaults(root: &Table<'_>) -> Read<Model> {
-    model(&root.table("defaults", KEYS)?, Model::default())
+/// What a table may say, and what it stands on.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Defaults,
+    Model { below: &'a Model },
 }
 
-/// Each over `base`: what a model does not say, `[defaults]` says.
-pub(super) fn models(root: &Table<'_>, base: &Model) -> Read<BTreeMap<String, Model>> {
+pub(super) fn defaults(root: &Table<'_>) -> Read<Model> {
+    let table = root.table("defaults", KEYS)?;
+    Ok(overrides(&table, Place::Defaults)?.over(Model::default()))
+}
+
+/// `below`: what `[defaults]` says, for comparison only.
+pub(super) fn models(root: &Table<'_>, below: &Model) -> Read<BTreeMap<String, Overrides>> {
     let Some(models) = root.get("models") else {
         return Ok(BTreeMap::new());
     };
     let entries = models.entries("a table for each model, such as [models.minilm]")?;
-    let named = all(entries.iter().map(|(name, value)| named(name, value, base)));
+    let named = all(entries
+        .iter()
+        .map(|(name, value)| named(name, value, below)));
     Ok(named?.into_iter().collect())
 }
 
-fn named(name: &str, value: &Value<'_>, base: &Model) -> Read<(String, Model)> {
-    let is_directory = !matches!(name, "" | "." | "..")
-        && !name.contains(['/', '\\'])
-        && !name.contains(char::is_control);
-    if !is_directory {
+fn named(name: &str, value: &Value<'_>, below: &Model) -> Read<(String, Overrides)> {
+    if !names::is_folder(name) {
         return value.wrong("the name of a model's directory as its key");
     }
-    let model = model(&value.table(KEYS)?, base.clone())?;
-    Ok((name.to_owned(), model))
+    let overrides = overrides(&value.table(KEYS)?, Place::Model { below })?;
+    Ok((name.to_owned(), overrides))
 }
 
-fn model(table: &Table<'_>, base: Model) -> Read<Model> {
-    let max_batch_size = table.or("max_batch_size", base.max_batch_size, |value| {
-        value.integer(1..=65_536)
+fn overrides(table: &Table<'_>, place: Place<'_>) -> Read<Overrides> {
+    let built_in = Model::default();
+    let below = match place {
+        Place::Defaults => &built_in,
+        Place::Model { below } => below,
+    };
+    let batching = batching::batching(table, below);
+    let padding = table.optional("padding", |value| match place {
+        Place::Defaults => value.wrong(
+            "no padding here, as the names of tensors are a model's own: say it in [models.NAME.padding]",
+        ),
+        Place::Model { .. } => padding::padding(&value),
     });
-    let max_queue_delay = table.or("max_queue_delay", base.max_queue_delay, |value| {
-        value.duration(Duration::ZERO..=Duration::from_secs(60))
+    let threads = table.optional("threads", |value| value.integer(1..=1024));
+    let placement = provider::placement(table);
+    let versions = table.optional("versions", |value| versions(&value));
+    let warm_up = table.optional("warm_up", |value| value.boolean());
+    let response_cache_bytes = table.optional("response_cache", |value| match value.as_bool() {
+        Some(false) => Ok(0),
+        _ => value.bytes(0..=LARGEST_CACHE),
     });
-    let max_queue_size = table.or("max_queue_size", base.max_queue_size, |value| {
-        value.integer(1..=1_000_000)
-    });
-    let instances = table.or("instances", base.instances, |value| value.integer(1..=1024));
-    let provider = table.or("provider", base.provider, |value| value.choice(&PROVIDERS));
-    let default_timeout = table.or("default_timeout", base.default_timeout, |value| match value
-        .as_bool()
-    {
-        Some(false) => Ok(None),
-        _ => value
-            .duration(Duration::from_millis(1)..=LONGEST_TIMEOUT)
-            .map(Some),
-    });
-    let learn_batch_size = table.or("learn_batch_size", base.learn_batch_size, |value| {
-        value.boolean()
-    });
-    Ok(Model {
-        max_batch_size: max_batch_size?,
-        max_queue_delay: max_queue_delay?,
-        max_queue_size: max_queue_size?,
-        instances: instances?,
-        provider: provider?,
-        default_timeout: default_timeout?,
-        learn_batch_size: learn_batch_size?,
-        ..base
+    let (batching, placement) = (batching?, placement?);
+    Ok(Overrides {
+        max_batch_size: batching.max_batch_size,
+        preferred_batch_sizes: batching.preferred_batch_sizes,
+        max_queue_delay: batching.max_queue_delay,
+        latency_target: batching.latency_target,
+        max_queue_size: batching.max_queue_size,
+        priority_levels: batching.priority_levels,
+        default_priority: batching.default_priority,
+        default_timeout: batching.default_timeout,
+        learn_batch_size: batching.learn_batch_size,
+        padding: padding?,
+        threads: threads?,
+        instances: placement.instances,
+        provider: placement.provider,
+        devices: placement.devices,
+        cuda: placement.cuda,
+        tensorrt: placement.tensorrt,
+        openvino: placement.openvino,
+        versions: versions?,
+        warm_up: warm_up?,
+        response_cache_bytes: response_cache_bytes?,
     })
+}
+
+fn versions(value: &Value<'_>) -> Read<VersionPolicy> {
+    if value.is_table() {
+        let table = value.table(&["latest"])?;
+        let latest = table.required("latest", "how many versions, such as latest = 2", |value| {
+            value.integer(1..=1_000_000)
+        });
+        return latest.map(VersionPolicy::Latest);
+    }
+    if let Some(items) = value.peek_items() {
+        if items.is_empty() {
+            return value.wrong("at least one version");
+        }
+        let mut numbers = all(items.iter().map(|item| item.integer(1..=u64::MAX)))?;
+        let written = items.iter().cloned().zip(numbers.iter().copied());
+        names::unique("a number", written)?;
+        numbers.sort_unstable();
+        return Ok(VersionPolicy::Specific(numbers));
+    }
+    match value.as_str() {
+        Some("all") => Ok(VersionPolicy::All),
+        _ => value.wrong(VERSIONS),
+    }
 }

@@ -1,4 +1,4 @@
-//! Names of listeners, routes and clusters: their form, and that each is used once.
+//! Names of listeners, routes, clusters and models: their form, and that each is used once.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -16,6 +16,13 @@ pub(super) fn name(value: &Value<'_>) -> Read<String> {
                 .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
     };
     value.string_that(NAME, is_name).map(str::to_owned)
+}
+
+/// Whether it can name a folder of a model repository and leads nowhere else.
+pub(super) fn is_folder(name: &str) -> bool {
+    !matches!(name, "" | "." | "..")
+        && !name.contains(['/', '\\'])
+        && !name.contains(char::is_control)
 }
 
 /// The name, or `listener-1` for the first listener, and so on.

@@ -146,14 +146,36 @@ impl<'a> Value<'a> {
 
     /// 0.0 to 1.0.
     pub(super) fn ratio(&self) -> Read<f64> {
-        let number = match self.value {
-            DeValue::Float(number) => number.as_str().parse().ok(),
-            DeValue::Integer(number) => number.as_str().parse().ok(),
-            _ => None,
-        };
-        match number {
+        match self.as_number() {
             Some(number) if (0.0..=1.0).contains(&number) => Ok(number),
             _ => self.wrong("a number from 0.0 to 1.0"),
+        }
+    }
+
+    /// Neither infinite nor NaN.
+    pub(super) fn number(&self) -> Read<f64> {
+        match self.as_number() {
+            Some(number) if number.is_finite() => Ok(number),
+            _ => self.wrong("a number"),
+        }
+    }
+
+    fn as_number(&self) -> Option<f64> {
+        match self.value {
+            DeValue::Float(number) => number.as_str().parse().ok(),
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str().parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// What a library takes as text: a string, or a number or truth value as it is written.
+    pub(super) fn option(&self) -> Read<String> {
+        match self.value {
+            DeValue::String(text) if !text.contains('\0') => Ok(text.clone().into_owned()),
+            DeValue::Boolean(flag) => Ok(flag.to_string()),
+            DeValue::Integer(number) if number.radix() == 10 => Ok(number.as_str().to_owned()),
+            DeValue::Float(number) => Ok(number.as_str().to_owned()),
+            _ => self.wrong("a string, a decimal number, true or false"),
         }
     }
 

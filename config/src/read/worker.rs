@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Keys, Read, Table, Value, address, document, model, names, telemetry};
+use super::{
+    Keys, Read, Table, Value, address, document, model, names, repository, security, telemetry,
+};
 use crate::defaults;
 use crate::problem::Problems;
 use crate::worker::Worker;
@@ -12,6 +14,12 @@ const KEYS: Keys = &[
     "repository",
     "listen",
     "http_listen",
+    "tls",
+    "repository_token_file",
+    "model_control",
+    "poll_interval",
+    "load_at_start",
+    "memory_budget",
     "onnxruntime",
     "threads",
     "max_message_size",
@@ -23,6 +31,8 @@ const KEYS: Keys = &[
 
 /// Protobuf refuses messages of 2 GiB and more.
 const LARGEST_MESSAGE: u64 = 2047 << 20;
+const SMALLEST_BUDGET: u64 = 1 << 20;
+const LARGEST_BUDGET: u64 = 1 << 50;
 const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 3600);
 
 pub(crate) fn worker(text: &str) -> Result<Worker, Problems> {
@@ -43,6 +53,12 @@ fn root(table: &Table<'_>) -> Read<Worker> {
         http_listen(&value)
     });
     let apart = addresses_apart(table, listen, http_listen);
+    let tls = security::tls(table);
+    let repository_token_file = table.optional("repository_token_file", |value| value.file());
+    let model_control = repository::model_control(table);
+    let memory_budget_bytes = table.optional("memory_budget", |value| {
+        value.bytes(SMALLEST_BUDGET..=LARGEST_BUDGET)
+    });
     let onnxruntime = table.optional("onnxruntime", |value| value.file());
     let threads = table.optional("threads", |value| value.integer(1..=1024));
     let max_message_bytes = table.or("max_message_size", default.max_message_bytes, |value| {
@@ -56,10 +72,13 @@ fn root(table: &Table<'_>) -> Read<Worker> {
     let base = model_defaults.clone().unwrap_or_default();
     let models = model::models(table, &base);
     apart?;
-    repository?;
     Ok(Worker {
         listen: listen?,
         http_listen: http_listen?,
+        tls: tls?,
+        repository_token_file: repository_token_file?,
+        model_control: model_control?,
+        memory_budget_bytes: memory_budget_bytes?,
         onnxruntime: onnxruntime?,
         threads: threads?,
         max_message_bytes: max_message_bytes?,
@@ -67,7 +86,7 @@ fn root(table: &Table<'_>) -> Read<Worker> {
         telemetry: telemetry?,
         defaults: model_defaults?,
         models: models?,
-        ..default
+        repository: repository?,
     })
 }
 

@@ -1,15 +1,18 @@
 //! The validated worker configuration.
 
 mod model;
+mod overrides;
 mod provider;
 mod repository;
 mod security;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use model::{Model, Padding, VersionPolicy};
+pub use overrides::{CudaOverrides, Overrides};
 pub use provider::{Cuda, Device, Provider, ProviderOptions};
 pub use repository::ModelControl;
 pub use security::WorkerTls;
@@ -44,14 +47,28 @@ pub struct Worker {
     pub telemetry: Telemetry,
     /// What applies to models that `models` does not name.
     pub defaults: Model,
-    /// Overrides by model name; each entry is already merged with `defaults`.
-    pub models: std::collections::BTreeMap<String, Model>,
+    /// What is said of one model alone, by its name; `model` puts it over `defaults`.
+    pub models: BTreeMap<String, Overrides>,
 }
 
 impl Worker {
     /// Every problem at once, or a configuration that needs no rechecking.
     pub fn parse(text: &str) -> Result<Self, Problems> {
         read::worker(text)
+    }
+
+    /// How the model of this name is to be served, if nothing but this file speaks of it.
+    pub fn model(&self, name: &str) -> Model {
+        self.model_over(name, self.defaults.clone())
+    }
+
+    /// The same where something else, such as the model's own folder, speaks of it too: what that comes to over
+    /// `defaults` is `below`.
+    pub fn model_over(&self, name: &str, below: Model) -> Model {
+        match self.models.get(name) {
+            Some(overrides) => overrides.over(below),
+            None => below,
+        }
     }
 
     /// What a file that says nothing but `repository` yields.

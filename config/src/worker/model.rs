@@ -22,6 +22,8 @@ pub struct Model {
     pub priority_levels: u32,
     /// Of requests that name none (or 0); 1 to `priority_levels`, or 0 when there are no levels.
     pub default_priority: u32,
+    /// Threads within one operator, of each instance; None: as the worker has it.
+    pub threads: Option<usize>,
     /// Sessions on each device, each with a thread of its own; 1 or more.
     pub instances: u32,
     pub provider: Provider,

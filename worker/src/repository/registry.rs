@@ -286,9 +286,12 @@ fn load_one(
     name: &str,
     version: u64,
 ) -> Result<Model, String> {
-    let config = worker.models.get(name).unwrap_or(&worker.defaults).clone();
+    let config = worker.model(name);
     let options = SessionOptions {
-        threads: worker.threads.unwrap_or_else(|| threads_of_each(&config)),
+        threads: config
+            .threads
+            .or(worker.threads)
+            .unwrap_or_else(|| threads_of_each(&config)),
         provider: config.provider,
     };
     let path = worker
