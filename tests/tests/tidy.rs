@@ -8,7 +8,7 @@ use forebay_config::gateway::Gateway;
 use forebay_config::worker::Worker;
 
 /// Decisions live here: no runtime, no clock.
-const PURE: [&str; 11] = [
+const PURE: [&str; 13] = [
     "config/src",
     "proto/src",
     "gateway/src/traffic",
@@ -16,6 +16,8 @@ const PURE: [&str; 11] = [
     "worker/src/batch/curve.rs",
     "worker/src/batch/forming.rs",
     "worker/src/batch/queue.rs",
+    "worker/src/batch/padding.rs",
+    "worker/src/batch/padding",
     "worker/src/batch/gather.rs",
     "worker/src/batch/scatter.rs",
     "worker/src/inference.rs",

@@ -13,6 +13,7 @@ use crate::batch::forming::Forming;
 use crate::batch::instance::{Common, Instance};
 use crate::batch::job::{self, Answer, Job};
 use crate::batch::lane::{Lane, Refusal};
+use crate::batch::padding::{Extent, Padding};
 use crate::batch::queue::Group;
 use crate::batch::report::BatchObserver;
 use crate::batch::warmup::{self, WarmUp};
@@ -46,7 +47,7 @@ impl Model {
     /// Makes the remaining instances, warms all of them up and starts their threads. Blocks.
     ///
     /// # Errors
-    /// An instance or a thread cannot be made.
+    /// An instance or a thread cannot be made, or the model cannot be padded as configured.
     pub fn start(loaded: LoadedModel, spec: ModelSpec) -> Result<Self, String> {
         let config = spec.config;
         let max_rows = if loaded.signature.batched {
@@ -54,6 +55,7 @@ impl Model {
         } else {
             1
         };
+        let padding = padding(&config, &loaded)?;
         let mut engines = vec![loaded.first];
         for _ in 1..config.instances.max(1) {
             engines.push((loaded.factory)()?);
@@ -69,6 +71,7 @@ impl Model {
             statistics: Mutex::default(),
             observer: spec.observer,
             factory: loaded.factory,
+            padding,
         });
         let model = Self {
             common,
@@ -151,7 +154,7 @@ impl Model {
         if request.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(InferError::DeadlineInQueue(self.name().to_owned()));
         }
-        let group = job::group(&self.signature, &request);
+        let group = job::group(&self.signature, self.common.padding.as_ref(), &request);
         let (job, answer) = Job::new(request, group, now);
         let (pushed, dropped) = self.common.lane.push(job, now);
         self.common.answer_dropped(dropped);
@@ -206,6 +209,19 @@ impl std::fmt::Debug for Model {
     }
 }
 
+/// The padding that the configuration asks for. CUDA graphs and TensorRT pay for every new shape.
+fn padding(config: &ModelConfig, loaded: &LoadedModel) -> Result<Option<Padding>, String> {
+    let Some(padding) = &config.padding else {
+        return Ok(None);
+    };
+    let extent = match loaded.provider {
+        "cuda" if config.provider_options.cuda.graphs => Extent::Bucket,
+        "tensorrt" => Extent::Bucket,
+        _ => Extent::Longest,
+    };
+    Padding::new(padding, &loaded.signature, extent).map(Some)
+}
+
 /// Lets every engine run once per size and the first one teach the durations.
 fn warm_up(
     signature: &Signature,
@@ -224,7 +240,7 @@ fn warm_up(
         if !stackable {
             forming.stop_stacking();
         }
-        let Group::Shape { row_bytes, .. } = job::group(signature, &request) else {
+        let Group::Shape { row_bytes, .. } = job::group(signature, None, &request) else {
             continue;
         };
         for sample in samples.iter().filter(|_| number == 0) {

@@ -11,12 +11,13 @@ use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
 
-use crate::batch::gather::Gather;
+use crate::batch::gather::{Fill, Gather};
 use crate::batch::job::Job;
 use crate::batch::lane::{DroppedJobs, Lane, Work};
+use crate::batch::padding::Padding;
 use crate::batch::queue::{Dropped, Group};
 use crate::batch::report::{BatchObserver, BatchReport, RequestReport, Span};
-use crate::batch::scatter::scatter;
+use crate::batch::scatter::{scatter, shorten};
 use crate::batch::statistics::{Phases, Statistics};
 use crate::engine::{Engine, EngineError, EngineFactory};
 use crate::inference::{InferError, InferRequest, InferResponse, Tensor, Timing};
@@ -29,6 +30,7 @@ pub struct Common {
     pub statistics: Mutex<Statistics>,
     pub observer: Arc<dyn BatchObserver>,
     pub factory: EngineFactory,
+    pub padding: Option<Padding>,
 }
 
 impl Common {
@@ -72,6 +74,8 @@ enum Failure {
     Lost(String),
     /// Rows must not be stacked.
     NotByRow(String),
+    /// An output to be cut to length does not have the length of the inputs.
+    NotByLength(String),
 }
 
 impl Instance {
@@ -119,7 +123,9 @@ impl Instance {
             Err(failure) => {
                 let error = match &failure {
                     Failure::Engine(error) => error.to_string(),
-                    Failure::Lost(reason) | Failure::NotByRow(reason) => reason.clone(),
+                    Failure::Lost(reason)
+                    | Failure::NotByRow(reason)
+                    | Failure::NotByLength(reason) => reason.clone(),
                 };
                 self.report(rows, &phases, Some(&error));
                 self.recover(jobs, failure, started);
@@ -134,6 +140,11 @@ impl Instance {
         rows: usize,
     ) -> (Result<Vec<Vec<Tensor>>, Failure>, Phases) {
         let outputs = wanted_outputs(jobs);
+        let common = Arc::clone(&self.common);
+        let fill = common.padding.as_ref().and_then(|padding| {
+            let length = padding.extent(jobs.iter().map(|job| &job.request))?;
+            Some(Fill { padding, length })
+        });
         let gather_start = Instant::now();
         let mut run_start = gather_start;
         let mut run_end = None;
@@ -144,7 +155,7 @@ impl Instance {
                     return Err(EngineError::Failed("the instance has no engine".to_owned()));
                 };
                 let requests: Vec<&InferRequest> = jobs.iter().map(|job| &job.request).collect();
-                let inputs = gather.gather(&requests, rows);
+                let inputs = gather.gather(&requests, rows, fill);
                 run_start = Instant::now();
                 let results = engine.run(&inputs, &outputs);
                 run_end = Some(Instant::now());
@@ -159,7 +170,7 @@ impl Instance {
             }
         });
         let run_end = run_end.unwrap_or_else(Instant::now);
-        let result = result.and_then(|results| distribute(jobs, &outputs, results));
+        let result = result.and_then(|results| distribute(jobs, &outputs, results, fill));
         let phases = Phases {
             gather: Span {
                 start: gather_start,
@@ -200,6 +211,12 @@ impl Instance {
         let mut statistics = self.common.statistics.lock();
         let now = Instant::now();
         statistics.executed(rows, phases);
+        if let Some(padding) = &self.common.padding {
+            let requests = || jobs.iter().map(|job| &job.request);
+            statistics
+                .padding
+                .add(padding.waste(requests(), padding.extent(requests())));
+        }
         for job in &jobs {
             let queue = started.saturating_duration_since(job.enqueued);
             let total = now.saturating_duration_since(job.enqueued);
@@ -235,6 +252,15 @@ impl Instance {
             Failure::NotByRow(reason) => {
                 tracing::warn!(model = %self.common.model, reason, "rows are not independent, batching is off for this model");
                 self.common.lane.stop_stacking();
+                for job in jobs {
+                    self.process(vec![job], started);
+                }
+            }
+            Failure::NotByLength(reason) => {
+                tracing::warn!(model = %self.common.model, reason, "outputs cannot be cut to length, padding is off for this model");
+                if let Some(padding) = &self.common.padding {
+                    padding.abandon();
+                }
                 for job in jobs {
                     self.process(vec![job], started);
                 }
@@ -319,6 +345,7 @@ fn distribute(
     jobs: &[Job],
     outputs: &[usize],
     results: Vec<Tensor>,
+    fill: Option<Fill<'_>>,
 ) -> Result<Vec<Vec<Tensor>>, Failure> {
     let answers = match jobs {
         [_] => vec![results],
@@ -338,11 +365,38 @@ fn distribute(
             .collect()
     };
     let picked: Option<Vec<Vec<Tensor>>> = jobs.iter().zip(answers).map(pick).collect();
-    picked.ok_or_else(|| {
+    let mut picked = picked.ok_or_else(|| {
         Failure::Engine(EngineError::Failed(
             "the engine gave fewer outputs than asked for".to_owned(),
         ))
-    })
+    })?;
+    if let Some(fill) = fill {
+        for (job, answer) in jobs.iter().zip(&mut picked) {
+            cut_to_length(&job.request, answer, fill)?;
+        }
+    }
+    Ok(picked)
+}
+
+/// Gives an answer out of a filled up batch the length of its request.
+fn cut_to_length(
+    request: &InferRequest,
+    answer: &mut [Tensor],
+    fill: Fill<'_>,
+) -> Result<(), Failure> {
+    let own = fill.padding.length(request).unwrap_or(fill.length);
+    for (output, tensor) in request.outputs.iter().zip(answer) {
+        if own == fill.length || !fill.padding.cuts(*output) {
+            continue;
+        }
+        *tensor = shorten(tensor, fill.length, own).ok_or_else(|| {
+            Failure::NotByLength(format!(
+                "output {output} has shape {:?} for inputs of length {}",
+                tensor.shape, fill.length
+            ))
+        })?;
+    }
+    Ok(())
 }
 
 /// The caller may be gone; then nobody minds.

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use crate::batch::padding::{LENGTH_AXIS, Padding};
 use crate::batch::queue::{Group, Waiting};
 use crate::inference::{InferError, InferRequest, InferResponse, Signature};
 
@@ -58,8 +59,9 @@ impl Waiting for Job {
 }
 
 /// Whom a request may share a batch with. Inputs with a default have no batch axis, so whoever sets one goes
-/// alone; so does a request without rows.
-pub fn group(signature: &Signature, request: &InferRequest) -> Group {
+/// alone; so does a request without rows. With padding, the bucket stands for the length, and the weight is that
+/// of a row filled up to it.
+pub fn group(signature: &Signature, padding: Option<&Padding>, request: &InferRequest) -> Group {
     let optional = |index: usize| signature.inputs.get(index).is_none_or(|spec| spec.optional);
     if !signature.batched
         || request.rows == 0
@@ -67,6 +69,7 @@ pub fn group(signature: &Signature, request: &InferRequest) -> Group {
     {
         return Group::Alone;
     }
+    let bucket = padding.and_then(|padding| Some((padding, padding.bucket(request)?)));
     let mut dims = Vec::with_capacity(request.inputs.len() * 4);
     let mut row_bytes = 0usize;
     for (index, tensor) in &request.inputs {
@@ -75,7 +78,15 @@ pub fn group(signature: &Signature, request: &InferRequest) -> Group {
         };
         dims.push(*index as i64);
         dims.push(row.len() as i64);
+        let start = dims.len();
         dims.extend_from_slice(row);
+        if let Some((padding, bucket)) = bucket
+            && padding.filling(*index).is_some()
+            && let Some(length) = dims.get_mut(start + LENGTH_AXIS - 1)
+        {
+            *length = i64::try_from(bucket).unwrap_or(i64::MAX);
+        }
+        let row = dims.get(start..).unwrap_or_default();
         let elements = row.iter().fold(1usize, |product, dim| {
             product.saturating_mul(usize::try_from(*dim).unwrap_or(0))
         });
@@ -94,6 +105,7 @@ mod tests {
     use forebay_proto::tensor::DataType;
 
     use super::*;
+    use crate::batch::padding::Extent;
     use crate::inference::{Tensor, TensorSpec};
 
     fn signature(batched: bool) -> Signature {
@@ -133,7 +145,7 @@ mod tests {
     }
 
     fn of(inputs: &[(usize, &[i64])]) -> Group {
-        group(&signature(true), &request(inputs))
+        group(&signature(true), None, &request(inputs))
     }
 
     #[test]
@@ -156,7 +168,7 @@ mod tests {
     #[test]
     fn whoever_cannot_be_stacked_goes_alone() {
         assert_eq!(
-            group(&signature(false), &request(&[(0, &[1, 5])])),
+            group(&signature(false), None, &request(&[(0, &[1, 5])])),
             Group::Alone
         );
         assert_eq!(
@@ -167,5 +179,29 @@ mod tests {
         assert_eq!(of(&[(0, &[0, 5])]), Group::Alone, "no rows");
         assert_eq!(of(&[(0, &[])]), Group::Alone, "no dimensions");
         assert_eq!(of(&[(9, &[1])]), Group::Alone, "no such input");
+    }
+
+    #[test]
+    fn with_padding_the_bucket_stands_for_the_length() {
+        let config = forebay_config::worker::Padding {
+            inputs: [("ids".to_owned(), 0.0)].into(),
+            outputs: vec![],
+            buckets: vec![8],
+        };
+        let padding = Padding::new(&config, &signature(true), Extent::Longest).unwrap();
+        let of =
+            |inputs: &[(usize, &[i64])]| group(&signature(true), Some(&padding), &request(inputs));
+        let group = of(&[(0, &[1, 5]), (1, &[1, 3])]);
+        assert!(
+            matches!(group, Group::Shape { row_bytes: 88, .. }),
+            "{group:?}"
+        );
+        assert_eq!(group, of(&[(0, &[2, 8]), (1, &[2, 3])]));
+        assert_ne!(group, of(&[(0, &[1, 5]), (1, &[1, 4])]), "not filled up");
+        assert_ne!(
+            of(&[(0, &[1, 9])]),
+            of(&[(0, &[1, 10])]),
+            "beyond the buckets"
+        );
     }
 }

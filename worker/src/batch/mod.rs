@@ -1,6 +1,6 @@
 //! From single requests to batches: who waits, what goes together, how large, and the thread that runs it.
 //!
-//! `queue`, `curve` and `forming` are pure decisions; `gather`, `scatter` and `warmup` move tensors;
+//! `queue`, `curve`, `forming` and `padding` are pure decisions; `gather`, `scatter` and `warmup` move tensors;
 //! `lane` is the queue behind its lock and `instance` the one thread per session that obeys the decisions.
 
 pub mod curve;
@@ -9,6 +9,7 @@ pub mod gather;
 pub mod instance;
 pub mod job;
 pub mod lane;
+pub mod padding;
 pub mod queue;
 pub mod report;
 pub mod scatter;

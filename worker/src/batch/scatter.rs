@@ -1,7 +1,10 @@
 //! Cuts the outputs of a batch into the answers of its requests, without copying them.
+//!
+//! Only what was filled up costs a copy: the rows of a shorter request do not lie one after the other.
 
 use forebay_proto::tensor::bytes_row_offsets;
 
+use crate::batch::padding::LENGTH_AXIS;
 use crate::inference::Tensor;
 
 /// The outputs do not have one row per row of input: the model mixes or drops rows and must not be batched.
@@ -44,6 +47,30 @@ pub fn scatter(outputs: &[Tensor], rows: &[usize]) -> Result<Vec<Vec<Tensor>>, N
         }
     }
     Ok(answers)
+}
+
+/// The first `length` places of axis 1, of `extent` that the tensor has; `None` if it has another number.
+pub fn shorten(tensor: &Tensor, extent: usize, length: usize) -> Option<Tensor> {
+    let size = |axis: usize| usize::try_from(*tensor.shape.get(axis)?).ok();
+    if size(LENGTH_AXIS)? != extent || length > extent {
+        return None;
+    }
+    if length == extent {
+        return Some(tensor.clone());
+    }
+    let row_bytes = tensor.data.len() / size(0)?.max(1);
+    let own_bytes = row_bytes / extent * length;
+    let mut data = Vec::with_capacity(own_bytes * size(0)?);
+    for row in tensor.data.chunks_exact(row_bytes.max(1)) {
+        data.extend_from_slice(row.get(..own_bytes)?);
+    }
+    let mut shape = tensor.shape.clone();
+    *shape.get_mut(LENGTH_AXIS)? = i64::try_from(length).ok()?;
+    Some(Tensor {
+        datatype: tensor.datatype,
+        shape,
+        data: data.into(),
+    })
 }
 
 /// Where in the bytes each request's rows end.
@@ -126,5 +153,24 @@ mod tests {
             let error = scatter(&[output], &[1, 1]).unwrap_err();
             assert_eq!((error.output, error.rows), (0, 2));
         }
+    }
+
+    #[test]
+    fn a_short_request_loses_the_filling_of_each_row() {
+        let padded = tensor(DataType::Uint8, &[2, 3, 2], (0..12).collect());
+        let own = shorten(&padded, 3, 2).unwrap();
+        assert_eq!(own.shape, [2, 2, 2]);
+        assert_eq!(&own.data[..], [0, 1, 2, 3, 6, 7, 8, 9]);
+        let same = shorten(&padded, 3, 3).unwrap();
+        assert_eq!(same.data.as_ptr(), padded.data.as_ptr(), "no copy");
+        for (extent, length) in [(4, 2), (2, 1), (3, 4)] {
+            assert_eq!(shorten(&padded, extent, length), None);
+        }
+        assert_eq!(
+            shorten(&tensor(DataType::Uint8, &[3], vec![0; 3]), 3, 2),
+            None
+        );
+        let empty = shorten(&tensor(DataType::Uint8, &[2, 3, 0], vec![]), 3, 2).unwrap();
+        assert_eq!(empty.shape, [2, 2, 0]);
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::batch::padding::Waste;
 use crate::batch::report::Span;
 
 const MAX_BATCH_SIZES: usize = 1024;
@@ -52,6 +53,8 @@ pub struct Statistics {
     pub batch_sizes: BTreeMap<usize, BatchSize>,
     /// Milliseconds since 1970 of the last answer; 0 before the first.
     pub last_inference_ms: u64,
+    /// What filling up short requests cost, of successful runs.
+    pub padding: Waste,
     /// Requests and rows that wait now.
     pub queued_requests: usize,
     pub queued_rows: usize,

@@ -122,7 +122,7 @@ fn run_once(
     rows: usize,
 ) -> Turn {
     let requests = vec![request; rows];
-    let inputs = gather.gather(&requests, rows);
+    let inputs = gather.gather(&requests, rows, None);
     match engine.run(&inputs, &request.outputs) {
         Ok(outputs) if rows == 1 || scatter(&outputs, &vec![1; rows]).is_ok() => Turn::Worked,
         Ok(_) => Turn::NotByRow,

@@ -427,3 +427,5 @@ fn every_run_is_reported() {
     ];
     assert_eq!(*notes.0.lock(), expected);
 }
+
+mod padded;
