@@ -88,6 +88,7 @@ impl Default for Model {
             warm_up: true,
             padding: None,
             response_cache_bytes: 0,
+            labels: BTreeMap::new(),
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::batch::report::BatchObserver;
 use crate::batch::warmup::{self, WarmUp};
 use crate::engine::{Engine, LoadedModel, content};
 use crate::inference::{InferError, InferRequest, Signature};
+use crate::repository::labels::Labels;
 
 pub use crate::batch::statistics::{BatchSize, Statistics, Total};
 
@@ -30,6 +31,7 @@ pub struct Model {
     common: Arc<Common>,
     signature: Signature,
     config: ModelConfig,
+    labels: Labels,
     provider: &'static str,
     provider_note: Option<String>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -40,6 +42,8 @@ pub struct ModelSpec {
     pub name: String,
     pub version: u64,
     pub config: ModelConfig,
+    /// Of the classes of its outputs.
+    pub labels: Labels,
     pub observer: Arc<dyn BatchObserver>,
 }
 
@@ -77,6 +81,7 @@ impl Model {
             common,
             signature: loaded.signature,
             config,
+            labels: spec.labels,
             provider: loaded.provider,
             provider_note: loaded.provider_note,
             threads: Mutex::default(),
@@ -107,6 +112,10 @@ impl Model {
 
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    pub fn labels(&self) -> &Labels {
+        &self.labels
     }
 
     /// Where it really runs: "cpu" or "cuda".

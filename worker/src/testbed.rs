@@ -15,6 +15,7 @@ use crate::engine::{EngineFactory, LoadedModel};
 use crate::http;
 use crate::model::{Model, ModelSpec};
 use crate::repository::Registry;
+use crate::repository::labels::Labels;
 use crate::server::{Protocols, Server};
 use crate::service::{Front, grpc};
 use crate::telemetry::Observer;
@@ -56,6 +57,7 @@ impl Bed {
             name: "fake".to_owned(),
             version: 1,
             config,
+            labels: Labels::default(),
             observer: Arc::new(observer.clone()),
         };
         let (start_drain, drain) = watch::channel(false);

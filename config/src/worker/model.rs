@@ -1,6 +1,7 @@
 //! `[defaults]` and `[models.NAME]`: how one model is batched and run.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::provider::{Device, Provider, ProviderOptions};
@@ -43,6 +44,8 @@ pub struct Model {
     pub padding: Option<Padding>,
     /// Bytes that kept answers of this model may take; 0: no cache.
     pub response_cache_bytes: u64,
+    /// Files with the names of an output's classes, by output: one label a line, paths from the model's folder.
+    pub labels: BTreeMap<String, PathBuf>,
 }
 
 /// Which versions of a model are served. A request without a version goes to the highest of them.

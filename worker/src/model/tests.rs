@@ -36,6 +36,7 @@ fn start_with(
         name: "fake".to_owned(),
         version: 3,
         config,
+        labels: Labels::default(),
         observer,
     };
     let model = Model::start(loaded, spec).unwrap();

@@ -1,6 +1,7 @@
 //! The models on disk and in memory: what the repository holds, and what of it is loaded.
 
 mod disk;
+pub mod labels;
 mod layout;
 mod registry;
 

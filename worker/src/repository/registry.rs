@@ -16,6 +16,7 @@ use crate::batch::report::BatchObserver;
 use crate::engine::onnx::{self, Runtime, SessionOptions};
 use crate::model::{Model, ModelSpec};
 use crate::repository::disk;
+use crate::repository::labels::Labels;
 use crate::repository::layout::{self, FoundModel, MODEL_FILE};
 use crate::served::Served;
 
@@ -301,10 +302,13 @@ fn load_one(
         .join(MODEL_FILE);
     let load = || {
         let loaded = onnx::load_model(runtime, Path::new(&path), options)?;
+        let folder = worker.repository.join(name);
+        let labels = Labels::read(&folder, &config.labels, &loaded.signature)?;
         let spec = ModelSpec {
             name: name.to_owned(),
             version,
             config,
+            labels,
             observer: Arc::clone(observer),
         };
         Model::start(loaded, spec)

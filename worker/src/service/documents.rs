@@ -22,7 +22,13 @@ const BACKEND: &str = "onnxruntime";
 const MODEL_FILE: &str = "model.onnx";
 
 /// Parts of the protocol beyond its core that this server has.
-const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "model_configuration", "statistics"];
+const EXTENSIONS: [&str; 5] = [
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "parameters",
+    "statistics",
+];
 
 impl Front {
     /// Says in its extensions where the models run, and which would rather run elsewhere.
@@ -148,10 +154,15 @@ fn configuration(model: &Model, limit: Option<usize>) -> wire::ModelConfig {
         optional: spec.optional,
         ..wire::ModelInput::default()
     };
+    let label_file = |output: &str| {
+        let file = config.labels.get(output);
+        file.map_or_else(String::new, |file| file.display().to_string())
+    };
     let output = |spec: &TensorSpec| wire::ModelOutput {
         name: spec.name.clone(),
         data_type: spec.datatype.config_type().into(),
         dims: dims(spec),
+        label_filename: label_file(&spec.name),
         ..wire::ModelOutput::default()
     };
     let kind = match model.provider() {

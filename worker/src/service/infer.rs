@@ -2,8 +2,7 @@
 //!
 //! Checks names, datatypes, shapes and bytes against the model's signature. Raw tensors stay slices of the
 //! message they came in, and nothing is allocated by what a shape claims. The wording is Triton's where
-//! clients are used to it. Unknown parameters are ignored; those that ask for another kind of answer than
-//! the one given (shared memory, classification) are refused.
+//! clients are used to it. Unknown parameters are ignored.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,11 +10,11 @@ use std::fmt::Write;
 use bytes::Bytes;
 use forebay_proto::inference::infer_parameter::ParameterChoice;
 use forebay_proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
-use forebay_proto::inference::model_infer_response::InferOutputTensor;
-use forebay_proto::inference::{InferParameter, ModelInferRequest, ModelInferResponse};
+use forebay_proto::inference::{InferParameter, ModelInferRequest};
 use forebay_proto::tensor::{DataType, TensorError, check_raw, raw_from_contents};
 
 use super::Fault;
+use super::delivery::Delivery;
 use crate::inference::{Signature, Tensor, TensorSpec};
 
 /// What a request is checked against.
@@ -32,6 +31,8 @@ pub struct Target<'a> {
 pub struct Tensors {
     pub inputs: Vec<(usize, Tensor)>,
     pub outputs: Vec<usize>,
+    /// How each of `outputs` is to be delivered.
+    pub deliveries: Vec<Delivery>,
     pub rows: usize,
 }
 
@@ -39,53 +40,13 @@ pub struct Tensors {
 pub fn tensors(target: Target<'_>, message: &mut ModelInferRequest) -> Result<Tensors, Fault> {
     let inputs = target.inputs(message)?;
     let rows = target.rows(&inputs)?;
-    let outputs = target.outputs(&message.outputs)?;
+    let (outputs, deliveries) = target.outputs(&message.outputs)?;
     Ok(Tensors {
         inputs,
         outputs,
+        deliveries,
         rows,
     })
-}
-
-/// The answer as it travels: tensors raw, in the order in which `message` asked for them.
-pub fn response(
-    target: Target<'_>,
-    version: u64,
-    message: ModelInferRequest,
-    tensors: Vec<Tensor>,
-) -> ModelInferResponse {
-    let mut response = ModelInferResponse {
-        model_name: message.model_name,
-        model_version: version.to_string(),
-        id: message.id,
-        parameters: BTreeMap::new(),
-        outputs: Vec::with_capacity(tensors.len()),
-        raw_output_contents: Vec::with_capacity(tensors.len()),
-    };
-    let names: Vec<String> = if message.outputs.is_empty() {
-        target
-            .signature
-            .outputs
-            .iter()
-            .map(|spec| spec.name.clone())
-            .collect()
-    } else {
-        message
-            .outputs
-            .into_iter()
-            .map(|output| output.name)
-            .collect()
-    };
-    for (tensor, name) in tensors.into_iter().zip(names) {
-        response.outputs.push(InferOutputTensor {
-            name,
-            datatype: tensor.datatype.name().to_owned(),
-            shape: tensor.shape,
-            ..InferOutputTensor::default()
-        });
-        response.raw_output_contents.push(tensor.data);
-    }
-    response
 }
 
 impl Target<'_> {
@@ -145,7 +106,7 @@ impl Target<'_> {
         input: InferInputTensor,
         raw: Option<Bytes>,
     ) -> Result<Tensor, Fault> {
-        refuse_shared_memory(&input.parameters, "input", &spec.name)?;
+        refuse_shared_memory(&input.parameters, &spec.name)?;
         let datatype =
             DataType::parse(&input.datatype).filter(|datatype| *datatype == spec.datatype);
         let Some(datatype) = datatype else {
@@ -270,12 +231,19 @@ impl Target<'_> {
         }
     }
 
-    fn outputs(&self, requested: &[InferRequestedOutputTensor]) -> Result<Vec<usize>, Fault> {
+    fn outputs(
+        &self,
+        requested: &[InferRequestedOutputTensor],
+    ) -> Result<(Vec<usize>, Vec<Delivery>), Fault> {
         let specs = &self.signature.outputs;
         if requested.is_empty() {
-            return Ok((0..specs.len()).collect());
+            return Ok((
+                (0..specs.len()).collect(),
+                vec![Delivery::Tensor; specs.len()],
+            ));
         }
         let mut outputs = Vec::with_capacity(requested.len().min(specs.len()));
+        let mut deliveries = Vec::with_capacity(outputs.capacity());
         for output in requested {
             let Some(index) = specs.iter().position(|spec| spec.name == output.name) else {
                 return Err(Fault::Invalid(format!(
@@ -290,27 +258,20 @@ impl Target<'_> {
                     output.name
                 )));
             }
-            refuse_shared_memory(&output.parameters, "output", &output.name)?;
-            if output.parameters.contains_key("classification") {
-                return Err(Fault::Invalid(format!(
-                    "classification is not supported, asked for output '{}'",
-                    output.name
-                )));
-            }
+            deliveries.push(Delivery::asked(&output.name, &output.parameters)?);
             outputs.push(index);
         }
-        Ok(outputs)
+        Ok((outputs, deliveries))
     }
 }
 
 fn refuse_shared_memory(
     parameters: &BTreeMap<String, InferParameter>,
-    direction: &str,
     name: &str,
 ) -> Result<(), Fault> {
     if parameters.contains_key("shared_memory_region") {
         return Err(Fault::Invalid(format!(
-            "shared memory is not supported, asked for {direction} '{name}'"
+            "shared memory is not supported, asked for input '{name}'"
         )));
     }
     Ok(())

@@ -2,6 +2,8 @@
 //!
 //! gRPC (`grpc`) and REST (`crate::http`) only translate; every request goes through `Front`.
 
+mod classification;
+mod delivery;
 pub mod documents;
 mod error;
 pub mod frame;
@@ -9,6 +11,7 @@ pub mod grpc;
 pub mod health;
 pub mod infer;
 pub mod progress;
+mod respond;
 mod stream;
 
 use std::sync::Arc;
@@ -23,7 +26,9 @@ use tokio::sync::watch;
 use self::infer::{Target, Tensors};
 pub use self::progress::Progress;
 use self::progress::Stage;
+use self::respond::Answerer;
 use crate::inference::{InferError, InferRequest};
+use crate::model::Model;
 use crate::repository::Registry;
 use crate::served::Served;
 use crate::telemetry::Observer;
@@ -122,6 +127,7 @@ async fn ask(model: &Served, asked: Asked, stage: &mut Stage) -> Result<ModelInf
     let Tensors {
         inputs,
         outputs,
+        deliveries,
         rows,
     } = infer::tensors(target, &mut message)?;
     let now = Instant::now();
@@ -158,12 +164,16 @@ async fn ask(model: &Served, asked: Asked, stage: &mut Stage) -> Result<ModelInf
         refused(error)
     })?;
     *stage = Stage::Done;
-    Ok(infer::response(
-        target,
-        model.version(),
+    let answerer = Answerer {
+        version: model.version(),
+        signature: model.signature(),
+        labels: model.model().map(Model::labels),
+    };
+    respond::respond(
+        answerer,
         message,
-        answer.outputs,
-    ))
+        answer.outputs.into_iter().zip(deliveries),
+    )
 }
 
 /// The earlier of what the transport and the parameter `timeout` (microseconds) say; without either the

@@ -261,25 +261,6 @@ fn outputs_are_those_asked_for_in_that_order() {
         refused(&mlp(), ask(&["y", "y"])),
         "output 'y' already exists in request"
     );
-
-    let model = mlp();
-    let tensor = |datatype| Tensor {
-        datatype,
-        shape: vec![1],
-        data: Bytes::from_static(b"d"),
-    };
-    let answer = vec![tensor(DataType::Int64), tensor(DataType::Fp32)];
-    let named = response(target(&model), 3, ask(&["z", "y"]), answer);
-    let found: Vec<(&str, &str)> = named
-        .outputs
-        .iter()
-        .map(|output| (&output.name[..], &output.datatype[..]))
-        .collect();
-    assert_eq!(found, [("z", "INT64"), ("y", "FP32")]);
-    assert_eq!(
-        (&named.model_version[..], named.raw_output_contents.len()),
-        ("3", 2)
-    );
 }
 
 #[test]
@@ -288,12 +269,6 @@ fn what_the_server_cannot_do_is_not_ignored() {
     let mut shared = request(vec![input("x", "FP32", &[1, 4])], &[16]);
     shared.inputs[0].parameters = with("shared_memory_region");
     assert!(refused(&mlp(), shared).contains("shared memory"));
-    let mut classified = request(vec![input("x", "FP32", &[1, 4])], &[16]);
-    classified.outputs.push(InferRequestedOutputTensor {
-        name: "y".to_owned(),
-        parameters: with("classification"),
-    });
-    assert!(refused(&mlp(), classified).contains("classification"));
     let mut unknown = request(vec![input("x", "FP32", &[1, 4])], &[16]);
     unknown.inputs[0].parameters = with("of_the_future");
     assert!(tensors(target(&mlp()), &mut unknown).is_ok());
@@ -318,6 +293,32 @@ fn the_priority_is_a_number() {
         assert_eq!(priority(&with(Some(choice))).ok(), expected);
     }
     assert_eq!(priority(&BTreeMap::new()), Ok(0));
+}
+
+#[test]
+fn classes_are_asked_for_by_their_number() {
+    let ask = |choice| {
+        let mut request = request(vec![input("x", "FP32", &[1, 4])], &[16]);
+        let parameter = InferParameter {
+            parameter_choice: Some(choice),
+        };
+        request.outputs.push(InferRequestedOutputTensor {
+            name: "y".to_owned(),
+            parameters: BTreeMap::from([("classification".to_owned(), parameter)]),
+        });
+        request
+    };
+    for (count, delivery) in [(0, Delivery::Tensor), (3, Delivery::Classes(3))] {
+        let mut request = ask(ParameterChoice::Int64Param(count));
+        let found = tensors(target(&mlp()), &mut request).unwrap();
+        assert_eq!(found.deliveries, [delivery]);
+    }
+    for choice in [
+        ParameterChoice::Int64Param(-1),
+        ParameterChoice::StringParam("3".into()),
+    ] {
+        assert!(refused(&mlp(), ask(choice)).contains("'classification' parameter, expected"));
+    }
 }
 
 #[test]
