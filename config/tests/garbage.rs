@@ -65,6 +65,7 @@ fn plausible() -> impl Strategy<Value = String> {
         "devices",
         "versions",
         "padding",
+        "labels",
         "inputs",
         "buckets",
         "cuda",

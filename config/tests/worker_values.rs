@@ -149,7 +149,7 @@ fn options_of_providers_become_text() {
 fn batching_keys_are_kept_as_written() {
     let model = model(
         "preferred_batch_sizes = [4, 16]\nlatency_target = \"50ms\"\nwarm_up = false\n\
-         response_cache = \"64MiB\"\ndevices = [1, 0]\nthreads = 2\n\
+         response_cache = \"64MiB\"\nlabels = { scores = \"l.txt\" }\ndevices = [1, 0]\nthreads = 2\n\
          [models.a.padding]\ninputs = { input_ids = 0, attention_mask = 0, bias = -1.5 }\n\
          outputs = [\"last_hidden_state\"]\nbuckets = [32, 64]\n",
     );
@@ -158,6 +158,7 @@ fn batching_keys_are_kept_as_written() {
     assert!(!model.warm_up);
     assert_eq!(model.response_cache_bytes, 64 << 20);
     assert_eq!((model.devices, model.threads), (vec![1, 0], Some(2)));
+    assert_eq!(model.labels["scores"], std::path::Path::new("l.txt"));
     let padding = model.padding.expect("padding is written");
     assert_eq!(padding.inputs["bias"], -1.5);
     assert_eq!(padding.inputs.len(), 3);

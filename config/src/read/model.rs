@@ -1,6 +1,7 @@
 //! `[defaults]` and `[models.NAME]` of the worker.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use super::{Keys, Read, Table, Value, all, batching, names, padding, provider};
 use crate::worker::{Model, Overrides, VersionPolicy};
@@ -26,6 +27,7 @@ const KEYS: Keys = &[
     "versions",
     "warm_up",
     "response_cache",
+    "labels",
 ];
 
 const VERSIONS: &str =
@@ -85,6 +87,12 @@ fn overrides(table: &Table<'_>, place: Place<'_>) -> Read<Overrides> {
         Some(false) => Ok(0),
         _ => value.bytes(0..=LARGEST_CACHE),
     });
+    let labels = table.or("labels", BTreeMap::new(), |value| match place {
+        Place::Defaults => value.wrong(
+            "no labels here, as the names of outputs are a model's own: say it in [models.NAME]",
+        ),
+        Place::Model { .. } => labels(&value),
+    });
     let (batching, placement) = (batching?, placement?);
     Ok(Overrides {
         max_batch_size: batching.max_batch_size,
@@ -107,7 +115,15 @@ fn overrides(table: &Table<'_>, place: Place<'_>) -> Read<Overrides> {
         versions: versions?,
         warm_up: warm_up?,
         response_cache_bytes: response_cache_bytes?,
+        labels: labels?,
     })
+}
+
+fn labels(value: &Value<'_>) -> Read<BTreeMap<String, PathBuf>> {
+    let expected = r#"a table of outputs and files, such as { scores = "labels.txt" }"#;
+    let entries = value.entries(expected)?.into_iter();
+    let read = all(entries.map(|(name, value)| Ok((name.to_owned(), value.file()?))));
+    Ok(read?.into_iter().collect())
 }
 
 fn versions(value: &Value<'_>) -> Read<VersionPolicy> {

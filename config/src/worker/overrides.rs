@@ -1,10 +1,11 @@
 //! What one place says about a model, over what the place below it says.
 //!
 //! The places, lowest first: the defaults of this crate, `[defaults]`, the `config.pbtxt` in the model's
-//! folder, `[models.NAME]`. Tables of provider options are merged key by key; anything else that a place
+//! folder, `[models.NAME]`. Tables of provider options and of labels are merged key by key; anything else that a place
 //! says stands for itself.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::model::{Model, Padding, VersionPolicy};
@@ -33,6 +34,8 @@ pub struct Overrides {
     pub warm_up: Option<bool>,
     pub padding: Option<Padding>,
     pub response_cache_bytes: Option<u64>,
+    /// Merged output by output.
+    pub labels: BTreeMap<String, PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -80,6 +83,7 @@ impl Overrides {
             response_cache_bytes: self
                 .response_cache_bytes
                 .unwrap_or(below.response_cache_bytes),
+            labels: over(&self.labels, below.labels),
         }
     }
 }
@@ -94,10 +98,10 @@ impl CudaOverrides {
     }
 }
 
-fn over(
-    said: &BTreeMap<String, String>,
-    mut below: BTreeMap<String, String>,
-) -> BTreeMap<String, String> {
+fn over<T: Clone>(
+    said: &BTreeMap<String, T>,
+    mut below: BTreeMap<String, T>,
+) -> BTreeMap<String, T> {
     below.extend(said.iter().map(|(key, value)| (key.clone(), value.clone())));
     below
 }
