@@ -41,6 +41,7 @@ fn start_cutting(script: &Arc<Script>, outputs: &[&str]) -> Result<Model, String
             padding: Some(padding),
             ..config()
         },
+        labels: Labels::default(),
         observer: Arc::new(NoObserver),
     };
     let model = Model::start(loaded, spec)?;
