@@ -8,7 +8,7 @@ use forebay_config::gateway::Gateway;
 use forebay_config::worker::Worker;
 
 /// Decisions live here: no runtime, no clock.
-const PURE: [&str; 13] = [
+const PURE: [&str; 14] = [
     "config/src",
     "proto/src",
     "gateway/src/traffic",
@@ -22,6 +22,7 @@ const PURE: [&str; 13] = [
     "worker/src/batch/scatter.rs",
     "worker/src/inference.rs",
     "worker/src/repository/layout.rs",
+    "worker/src/repository/lifecycle.rs",
 ];
 const MOST_LINES: usize = 500;
 

@@ -4,18 +4,16 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use forebay_config::worker::Worker;
+use forebay_config::worker::{ModelControl, Worker};
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::batch::report::BatchObserver;
 use crate::engine::onnx::Runtime;
 use crate::http;
-use crate::repository::{LoadEvent, Registry};
+use crate::repository::{Commands, Control, Counts, LoadEvent, Loader, Registry};
 use crate::server::{Protocols, Server};
 use crate::service::{Front, grpc};
 use crate::shutdown::Shutdown;
@@ -49,18 +47,32 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let mut shutdown = Shutdown::listen().map_err(ServeError::Signals)?;
     let (start_drain, drain) = watch::channel(false);
+    let (control, commands) = match config.model_control {
+        ModelControl::None => (Control::none(), None),
+        ModelControl::Poll { .. } | ModelControl::Explicit { .. } => {
+            let (control, commands) = Control::new();
+            (control, Some(commands))
+        }
+    };
     let front = Arc::new(Front {
         registry: Arc::new(Registry::new()),
+        control,
         observer: Observer {
             tracing: Tracing::new(spans),
             ..Observer::default()
         },
         max_message_bytes: usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX),
         drain: drain.clone(),
-        changes: watch::Sender::new(0),
     });
     let servers = listen(&config, &front, drain).await?;
-    let loaded = load(config, library, front.clone())?;
+    let loader = Loader {
+        registry: Arc::clone(&front.registry),
+        runtime: library,
+        config,
+        observer: Arc::new(front.observer.clone()),
+        tell: Box::new(tell),
+    };
+    let loaded = load(loader, commands)?;
 
     let failed = tokio::select! {
         signal = shutdown.requested() => {
@@ -119,45 +131,33 @@ async fn listen(
     Ok(servers)
 }
 
-/// Loads the repository on a thread of its own. The receiver hears only of a failure that ends the process.
+/// Loads the repository on a thread of its own, then carries out commands. The receiver hears only of a failure
+/// that ends the process.
 fn load(
-    config: Worker,
-    library: Runtime,
-    front: Arc<Front>,
+    loader: Loader,
+    commands: Option<Commands>,
 ) -> Result<oneshot::Receiver<String>, ServeError> {
     let (failed, hear_failure) = oneshot::channel();
-    let load = move || {
-        let observer: Arc<dyn BatchObserver> = Arc::new(front.observer.clone());
-        let (ready, broken) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let progress = |event: LoadEvent<'_>| {
-            tell(&event);
-            match event {
-                LoadEvent::Started { .. } => {}
-                LoadEvent::Ready { .. } => _ = ready.fetch_add(1, Ordering::Relaxed),
-                LoadEvent::Failed { .. } => _ = broken.fetch_add(1, Ordering::Relaxed),
+    let work = move || {
+        match loader.start() {
+            Ok(Counts { ready, failed }) => announce(&format!(
+                "forebay-worker ready models={ready} failed={failed}"
+            )),
+            Err(error) => {
+                _ = failed.send(error);
+                return;
             }
-            front.changes.send_modify(|changes| *changes += 1);
-        };
-        match front
-            .registry
-            .load_all(&library, &config, &observer, &progress)
-        {
-            Ok(()) => {
-                let (ready, broken) = (ready.into_inner(), broken.into_inner());
-                front.changes.send_modify(|changes| *changes += 1);
-                announce(&format!(
-                    "forebay-worker ready models={ready} failed={broken}"
-                ));
-            }
-            Err(error) => _ = failed.send(error),
+        }
+        if let Some(commands) = commands {
+            commands.carry_out(&loader);
         }
     };
     let thread = std::thread::Builder::new().name("load".to_owned());
-    thread.spawn(load).map_err(ServeError::Thread)?;
+    thread.spawn(work).map_err(ServeError::Thread)?;
     Ok(hear_failure)
 }
 
-fn tell(event: &LoadEvent<'_>) {
+fn tell(event: LoadEvent<'_>) {
     match event {
         LoadEvent::Started { name, version } => {
             tracing::info!("loading model '{name}' version {version}")
@@ -184,6 +184,9 @@ fn tell(event: &LoadEvent<'_>) {
                 format!("version {version}")
             });
             tracing::error!("model '{name}' {version} cannot be served: {reason}");
+        }
+        LoadEvent::LetGo { name, version } => {
+            tracing::info!("model '{name}' version {version} takes no more requests");
         }
     }
 }

@@ -14,8 +14,8 @@ use crate::engine::fake::{self, Script};
 use crate::engine::{EngineFactory, LoadedModel};
 use crate::http;
 use crate::model::{Model, ModelSpec};
-use crate::repository::Registry;
 use crate::repository::labels::Labels;
+use crate::repository::{Control, Registry};
 use crate::server::{Protocols, Server};
 use crate::service::{Front, grpc};
 use crate::telemetry::Observer;
@@ -63,10 +63,10 @@ impl Bed {
         let (start_drain, drain) = watch::channel(false);
         let front = Arc::new(Front {
             registry: Arc::new(Registry::of([Model::start(loaded, spec).unwrap()])),
+            control: Control::none(),
             observer,
             max_message_bytes: MAX_MESSAGE_BYTES,
             drain: drain.clone(),
-            changes: watch::Sender::new(0),
         });
         let bind = async |protocols| {
             let address = "127.0.0.1:0".parse().unwrap();

@@ -89,7 +89,18 @@ async fn document(
                 &front.repository_index(request.ready),
             ))
         }
-        Call::Infer(_) | Call::RepositoryLoad(_) | Call::RepositoryUnload(_) => {
+        Call::RepositoryLoad(name) => {
+            let body = body::read(&parts.headers, body, front.max_message_bytes).await?;
+            front.load_model(rest::load_request(&name, &body)?).await?;
+            Response::new(Body::Empty)
+        }
+        Call::RepositoryUnload(name) => {
+            let body = body::read(&parts.headers, body, front.max_message_bytes).await?;
+            let request = rest::unload_request(&name, &body)?;
+            front.unload_model(request).await?;
+            Response::new(Body::Empty)
+        }
+        Call::Infer(_) => {
             return Err(Fault::Unimplemented(format!(
                 "this server does not support '{}'",
                 parts.uri.path()

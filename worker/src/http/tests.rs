@@ -210,7 +210,7 @@ async fn every_error_is_a_status_and_a_json_object() {
             "POST",
             "/v2/repository/models/fake/load",
             String::new(),
-            501,
+            503,
         ),
         ("GET", "/v2/models/%ff", String::new(), 400),
     ];

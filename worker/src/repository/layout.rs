@@ -1,68 +1,104 @@
 //! What a repository's folders mean: `<repository>/<model>/<version>/model.onnx`.
 //!
 //! Versions are folders named by a positive number without leading zeros; other names beside them are not
-//! versions and are ignored, as are hidden folders and plain files. Of several versions the highest is served.
-//! Pure: the listing comes from `disk`.
+//! versions and are ignored, as are hidden folders and plain files. A version policy says which of them are
+//! served. Pure: the listing comes from `disk`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
-/// The file that makes a folder a version.
+use forebay_config::worker::VersionPolicy;
+
+/// The file that makes a folder a version, unless the model's configuration names another.
 pub const MODEL_FILE: &str = "model.onnx";
 
-/// One folder of the repository, hidden or not, with the folders in it and the names of their files.
+/// One model's folder as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Folder {
     pub name: String,
-    /// Subfolders by name; or why the folder could not be read.
-    pub children: Result<BTreeMap<String, Vec<String>>, String>,
+    /// Or why it could not be read.
+    pub contents: Result<Contents, String>,
 }
 
-/// A model of the repository and the version of it to serve, or why there is none.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundModel {
-    pub name: String,
-    pub version: Result<u64, String>,
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Contents {
+    /// By their paths from the model's folder, with '/' between names.
+    pub files: BTreeMap<String, Stamp>,
+    /// The folders directly inside, empty ones too.
+    pub folders: BTreeSet<String>,
 }
 
-/// The models among the folders, by name. `configured`: models that the configuration names; those without a
-/// folder are listed as missing.
-pub fn models<'a>(
-    folders: &[Folder],
-    configured: impl Iterator<Item = &'a str>,
-) -> Vec<FoundModel> {
-    let visible = folders
-        .iter()
-        .filter(|folder| !folder.name.starts_with('.'));
-    let found = visible.map(|folder| (folder.name.clone(), version(folder)));
-    let mut models: BTreeMap<String, Result<u64, String>> = found.collect();
-    for name in configured {
-        models.entry(name.to_owned()).or_insert_with(|| {
-            Err("the configuration names it, but the repository has no such folder".to_owned())
-        });
+/// By which a file is taken to be the same as before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    pub bytes: u64,
+    /// None where the file system does not say.
+    pub modified: Option<SystemTime>,
+}
+
+/// What of one model's folder is to be served.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// The path of the model's file from its folder, or why the version cannot be served.
+    pub versions: BTreeMap<u64, Result<String, String>>,
+    /// Versions that have a folder, whether they are to be served or not.
+    pub present: BTreeSet<u64>,
+    /// Why nothing is to be served, if that is so.
+    pub problem: Option<String>,
+}
+
+impl Plan {
+    /// Nothing can be served.
+    pub fn broken(reason: String) -> Self {
+        Self {
+            problem: Some(reason),
+            ..Self::default()
+        }
     }
-    models
-        .into_iter()
-        .map(|(name, version)| FoundModel { name, version })
-        .collect()
 }
 
-fn version(folder: &Folder) -> Result<u64, String> {
-    let children = folder
-        .children
-        .as_ref()
-        .map_err(|reason| format!("the folder cannot be read: {reason}"))?;
-    let versions = children
-        .iter()
-        .filter_map(|(name, files)| Some((version_number(name)?, files)));
-    let Some((version, files)) = versions.max_by_key(|(version, _)| *version) else {
-        return Err(
-            "the folder has no version, a subfolder named by a number such as '1'".to_owned(),
-        );
+/// The versions that `policy` picks. `file`: the name of the model's file, `MODEL_FILE` by default.
+pub fn plan(contents: &Contents, policy: &VersionPolicy, file: &str) -> Plan {
+    let numbers = contents.folders.iter().map(|name| version_number(name));
+    let present: BTreeSet<u64> = numbers.flatten().collect();
+    let wanted: Vec<u64> = match policy {
+        VersionPolicy::All => present.iter().copied().collect(),
+        VersionPolicy::Latest(count) => {
+            let count = usize::try_from(*count).unwrap_or(usize::MAX);
+            present.iter().rev().take(count).copied().collect()
+        }
+        VersionPolicy::Specific(versions) => versions.clone(),
     };
-    if !files.iter().any(|file| file == MODEL_FILE) {
-        return Err(format!("version {version} has no file '{MODEL_FILE}'"));
+    let problem = present
+        .is_empty()
+        .then(|| "the folder has no version, a subfolder named by a number such as '1'".to_owned());
+    let versions = wanted.into_iter().map(|version| {
+        let path = if present.contains(&version) {
+            model_file(contents, version, file)
+        } else {
+            Err(format!(
+                "the folder has no version {version}, which the version policy names"
+            ))
+        };
+        (version, path)
+    });
+    Plan {
+        versions: versions.collect(),
+        present,
+        problem,
     }
-    Ok(version)
+}
+
+/// The file itself, or the one of that name in a folder of that name, where a model lies beside its weights.
+fn model_file(contents: &Contents, version: u64, file: &str) -> Result<String, String> {
+    let paths = [
+        format!("{version}/{file}"),
+        format!("{version}/{file}/{file}"),
+    ];
+    let found = paths
+        .into_iter()
+        .find(|path| contents.files.contains_key(path));
+    found.ok_or_else(|| format!("version {version} has no file '{file}'"))
 }
 
 /// "7" → 7; not "07", "v7" or "0".
@@ -71,93 +107,123 @@ pub fn version_number(name: &str) -> Option<u64> {
     if digits { name.parse().ok() } else { None }
 }
 
+/// Whether a folder of this name can be a model; never true for a name that leads out of the repository.
+pub fn is_model_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with('.')
+        && !name.contains(['/', '\\'])
+        && !name.contains(char::is_control)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn folder(name: &str, children: &[(&str, &[&str])]) -> Folder {
-        let files = |files: &[&str]| files.iter().map(|file| (*file).to_owned()).collect();
-        Folder {
-            name: name.to_owned(),
-            children: Ok(children
+    fn contents(paths: &[&str]) -> Contents {
+        let stamp = Stamp {
+            bytes: 1,
+            modified: None,
+        };
+        let folders = paths.iter().filter_map(|path| path.split_once('/'));
+        Contents {
+            folders: folders.map(|(folder, _)| folder.to_owned()).collect(),
+            files: paths
                 .iter()
-                .map(|(name, list)| ((*name).to_owned(), files(list)))
-                .collect()),
+                .filter(|path| !path.ends_with('/'))
+                .map(|path| ((*path).to_owned(), stamp))
+                .collect(),
         }
     }
 
-    fn found(folders: &[Folder]) -> Vec<(String, Result<u64, String>)> {
-        let models = models(folders, std::iter::empty());
-        models
+    fn served(paths: &[&str], policy: VersionPolicy) -> Vec<u64> {
+        let plan = plan(&contents(paths), &policy, MODEL_FILE);
+        let good = plan
+            .versions
             .into_iter()
-            .map(|model| (model.name, model.version))
-            .collect()
+            .filter_map(|(version, path)| path.is_ok().then_some(version));
+        good.collect()
+    }
+
+    const THREE: &[&str] = &[
+        "2/model.onnx",
+        "10/model.onnx",
+        "10/labels.txt",
+        "3/model.onnx",
+        "draft/model.onnx",
+        "011/model.onnx",
+        "config.pbtxt",
+    ];
+
+    #[test]
+    fn the_policy_picks_versions_by_number() {
+        assert_eq!(served(THREE, VersionPolicy::Latest(1)), [10]);
+        assert_eq!(served(THREE, VersionPolicy::Latest(2)), [3, 10]);
+        assert_eq!(served(THREE, VersionPolicy::Latest(9)), [2, 3, 10]);
+        assert_eq!(served(THREE, VersionPolicy::All), [2, 3, 10]);
+        assert_eq!(served(THREE, VersionPolicy::Specific(vec![2, 3])), [2, 3]);
     }
 
     #[test]
-    fn the_highest_number_is_served() {
-        let versions: &[(&str, &[&str])] = &[
-            ("2", &["model.onnx"]),
-            ("10", &["model.onnx", "labels.txt"]),
-            ("draft", &["model.onnx"]),
-            ("011", &[]),
-        ];
-        assert_eq!(found(&[folder("a", versions)]), [("a".to_owned(), Ok(10))]);
-    }
-
-    #[test]
-    fn hidden_folders_are_ignored_and_models_are_sorted() {
-        let one: &[(&str, &[&str])] = &[("1", &["model.onnx"])];
-        let folders = [folder("b", one), folder(".git", one), folder("a", one)];
-        assert_eq!(
-            found(&folders),
-            [("a".to_owned(), Ok(1)), ("b".to_owned(), Ok(1))]
+    fn every_version_has_its_own_reason() {
+        let contents = contents(&["1/model.onnx", "2/model.pt", "3/"]);
+        let plan = plan(
+            &contents,
+            &VersionPolicy::Specific(vec![1, 2, 7]),
+            MODEL_FILE,
         );
+        assert_eq!(plan.present, BTreeSet::from([1, 2, 3]));
+        assert_eq!(plan.versions[&1], Ok("1/model.onnx".to_owned()));
+        for (version, reason) in [
+            (2, "version 2 has no file 'model.onnx'"),
+            (7, "no version 7"),
+        ] {
+            let told = plan.versions[&version].as_ref().unwrap_err();
+            assert!(told.contains(reason), "{told}");
+        }
+        assert_eq!(plan.problem, None);
     }
 
     #[test]
-    fn every_model_has_its_own_reason() {
-        let unreadable = Folder {
-            name: "c".to_owned(),
-            children: Err("permission denied".to_owned()),
+    fn a_folder_without_versions_is_a_problem() {
+        let plan = plan(
+            &contents(&["latest/model.onnx"]),
+            &VersionPolicy::All,
+            MODEL_FILE,
+        );
+        assert!(plan.versions.is_empty());
+        assert!(plan.problem.unwrap().contains("no version"));
+    }
+
+    #[test]
+    fn the_file_may_have_another_name_or_lie_in_a_folder_of_its_name() {
+        let contents = contents(&["1/net.onnx", "2/model.onnx/model.onnx"]);
+        let path = |version, file| {
+            let policy = VersionPolicy::Specific(vec![version]);
+            plan(&contents, &policy, file).versions[&version].clone()
         };
-        let folders = [
-            folder("a", &[("latest", &["model.onnx"])]),
-            folder("b", &[("1", &["model.pt"])]),
-            unreadable,
-        ];
-        let reasons: Vec<String> = found(&folders)
-            .into_iter()
-            .map(|(_, version)| version.unwrap_err())
-            .collect();
-        assert!(reasons[0].contains("no version"), "{reasons:?}");
-        assert!(
-            reasons[1].contains("version 1 has no file 'model.onnx'"),
-            "{reasons:?}"
-        );
-        assert!(reasons[2].contains("permission denied"), "{reasons:?}");
-    }
-
-    #[test]
-    fn a_configured_model_without_a_folder_is_missing() {
-        let folders = [folder("a", &[("1", &["model.onnx"])])];
-        let models = models(&folders, ["a", "z"].into_iter());
-        assert_eq!(models.len(), 2);
-        assert_eq!(models[0].version, Ok(1));
-        assert!(
-            models[1]
-                .version
-                .as_ref()
-                .unwrap_err()
-                .contains("no such folder")
-        );
+        assert_eq!(path(1, "net.onnx"), Ok("1/net.onnx".to_owned()));
+        let inside = "2/model.onnx/model.onnx".to_owned();
+        assert_eq!(path(2, MODEL_FILE), Ok(inside));
+        assert!(path(1, MODEL_FILE).is_err());
     }
 
     #[test]
     fn versions_are_plain_numbers() {
         assert_eq!(version_number("7"), Some(7));
-        for name in ["", "0", "07", "v7", "-1", "1.0", "99999999999999999999"] {
+        for name in ["", "0", "07", "-1", "1.0", "v1", "99999999999999999999"] {
             assert_eq!(version_number(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_do_not_lead_out_of_the_repository() {
+        for name in ["mlp", "text classifier", "a.b", "größe"] {
+            assert!(is_model_name(name), "{name}");
+        }
+        for name in [
+            "", ".", "..", "../x", "a/b", "/etc", "a\\b", ".hidden", "a\0b", "a\nb",
+        ] {
+            assert!(!is_model_name(name), "{name:?}");
         }
     }
 }

@@ -1,8 +1,18 @@
-//! The models on disk and in memory: what the repository holds, and what of it is loaded.
+//! The models on disk and in memory: what the repository holds, and what of it is served.
+//!
+//! `layout` and `lifecycle` decide, `disk` looks, `loader` does; `registry` is where services find models and
+//! `control` how they have them loaded and unloaded.
 
+mod control;
 mod disk;
 pub mod labels;
 mod layout;
+mod lifecycle;
+mod loader;
 mod registry;
 
-pub use registry::{IndexEntry, LoadEvent, LookupError, ModelState, Registry};
+pub use control::{Commands, Control, ControlError};
+pub use layout::is_model_name;
+pub use lifecycle::ModelState;
+pub use loader::{Counts, LoadError, LoadEvent, Loader};
+pub use registry::{IndexEntry, LookupError, Registry};

@@ -1,23 +1,15 @@
-//! Every model of the repository by name, with what became of it.
+//! What is served, by name and version: the door between those who ask and those who load.
 //!
-//! Starts empty, so that a server can answer while models load. A model that cannot be loaded is listed with
-//! its reason and changes nothing for the others.
+//! Starts empty, so that a server can answer while models load. Lookups are cheap and never wait for a load.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
-use forebay_config::worker::{Model as ModelConfig, Worker};
+use tokio::sync::watch;
 
-use crate::batch::report::BatchObserver;
-use crate::engine::onnx::{self, Runtime, SessionOptions};
-use crate::model::{Model, ModelSpec};
-use crate::repository::disk;
-use crate::repository::labels::Labels;
-use crate::repository::layout::{self, FoundModel, MODEL_FILE};
+use crate::repository::layout;
+use crate::repository::lifecycle::{Absent, Lifecycle, ModelState};
 use crate::served::Served;
 
 /// Why a name and version lead to no model.
@@ -27,16 +19,11 @@ pub enum LookupError {
     UnknownModel(String),
     #[error("model '{name}' has no version '{version}'")]
     UnknownVersion { name: String, version: String },
+    /// It was unloaded.
+    #[error("model '{0}' has no available versions")]
+    NoVersions(String),
     #[error("model '{name}' is not ready: {reason}")]
     NotReady { name: String, reason: String },
-}
-
-/// What became of a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ModelState {
-    Loading,
-    Ready,
-    Unavailable,
 }
 
 /// One line of the repository's index.
@@ -46,48 +33,19 @@ pub struct IndexEntry {
     /// `None` if the folder has no version.
     pub version: Option<u64>,
     pub state: ModelState,
-    /// Why it is not ready; empty when it is.
+    /// Why it is not ready, or what went wrong although it is.
     pub reason: String,
 }
 
-/// How loading goes, told as it happens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LoadEvent<'a> {
-    Started {
-        name: &'a str,
-        version: u64,
-    },
-    Ready {
-        name: &'a str,
-        version: u64,
-        provider: &'a str,
-        provider_note: Option<&'a str>,
-        took: Duration,
-    },
-    Failed {
-        name: &'a str,
-        version: Option<u64>,
-        reason: &'a str,
-    },
-}
-
-#[derive(Debug, Clone)]
-enum Slot {
-    Loading(u64),
-    Ready(Arc<Served>),
-    Failed {
-        version: Option<u64>,
-        reason: String,
-    },
-}
-
-/// The models by name. Lookups are cheap and never wait for a load.
+/// The models by name.
 #[derive(Debug, Default)]
 pub struct Registry {
-    slots: DashMap<String, Slot>,
+    models: DashMap<String, Lifecycle<Arc<Served>>>,
     /// The repository was listed and every model of it tried.
     complete: AtomicBool,
     closed: AtomicBool,
+    /// Counts changes in what is served.
+    changes: watch::Sender<u64>,
 }
 
 impl Registry {
@@ -95,129 +53,80 @@ impl Registry {
         Self::default()
     }
 
-    /// Loads every model of the repository, one after the other, telling `progress`. Blocks.
-    ///
-    /// # Errors
-    /// The repository cannot be listed.
-    pub fn load_all(
-        &self,
-        runtime: &Runtime,
-        config: &Worker,
-        observer: &Arc<dyn BatchObserver>,
-        progress: &dyn Fn(LoadEvent<'_>),
-    ) -> Result<(), String> {
-        let folders = disk::list(&config.repository);
-        let folders = folders.map_err(|error| {
-            format!(
-                "cannot list the model repository '{}': {error}",
-                config.repository.display()
-            )
-        })?;
-        let models = layout::models(&folders, config.models.keys().map(String::as_str));
-        for model in &models {
-            self.slots.insert(model.name.clone(), planned(model));
-        }
-        for FoundModel { name, version } in models {
-            if self.closed.load(Ordering::SeqCst) {
-                return Ok(());
-            }
-            let loaded = version.as_ref().map_err(String::clone).and_then(|version| {
-                progress(LoadEvent::Started {
-                    name: &name,
-                    version: *version,
-                });
-                let start = Instant::now();
-                let model = load_one(runtime, config, observer, &name, *version)?;
-                Ok((model, start.elapsed()))
-            });
-            match loaded {
-                Ok((model, took)) => {
-                    progress(LoadEvent::Ready {
-                        name: &name,
-                        version: model.version(),
-                        provider: model.provider(),
-                        provider_note: model.provider_note(),
-                        took,
-                    });
-                    self.slots.insert(name, Slot::Ready(Arc::new(model.into())));
-                }
-                Err(reason) => {
-                    let version = version.ok();
-                    progress(LoadEvent::Failed {
-                        name: &name,
-                        version,
-                        reason: &reason,
-                    });
-                    self.slots.insert(name, Slot::Failed { version, reason });
-                }
-            }
-        }
-        self.complete.store(true, Ordering::SeqCst);
-        if self.closed.load(Ordering::SeqCst) {
-            self.shutdown();
-        }
-        Ok(())
-    }
-
-    /// The model to run. An empty version means the one that is served.
+    /// The model to run. An empty version means the highest that is ready.
     ///
     /// # Errors
     /// No such model or version, or it is not ready.
     pub fn get(&self, name: &str, version: &str) -> Result<Arc<Served>, LookupError> {
-        let Some(slot) = self.slots.get(name) else {
+        let Some(life) = self.models.get(name) else {
             return Err(self.missing(name));
         };
-        let served = match &*slot {
-            Slot::Loading(version) => Some(*version),
-            Slot::Ready(model) => Some(model.version()),
-            Slot::Failed { version, .. } => *version,
+        let number = layout::version_number(version);
+        let served = match (version, number) {
+            ("", _) => life.serving(None),
+            (_, Some(number)) => life.serving(Some(number)),
+            (_, None) => Err(Absent::UnknownVersion),
         };
-        if !version.is_empty()
-            && layout::version_number(version).is_none_or(|wanted| served != Some(wanted))
-        {
-            return Err(LookupError::UnknownVersion {
+        served.map(Arc::clone).map_err(|absent| match absent {
+            Absent::Unloaded => LookupError::NoVersions(name.to_owned()),
+            Absent::UnknownVersion => LookupError::UnknownVersion {
                 name: name.to_owned(),
                 version: version.to_owned(),
-            });
-        }
-        let not_ready = |reason: &str| LookupError::NotReady {
-            name: name.to_owned(),
-            reason: reason.to_owned(),
-        };
-        match &*slot {
-            Slot::Ready(model) => Ok(Arc::clone(model)),
-            Slot::Loading(_) => Err(not_ready("it is loading")),
-            Slot::Failed { reason, .. } => Err(not_ready(reason)),
-        }
+            },
+            Absent::NotReady(reason) => LookupError::NotReady {
+                name: name.to_owned(),
+                reason,
+            },
+        })
     }
 
-    /// Every model of the repository, by name.
+    /// Every version of a model that takes requests, ascending.
+    pub fn versions(&self, name: &str) -> Vec<Arc<Served>> {
+        let life = self.models.get(name);
+        life.map_or_else(Vec::new, |life| {
+            life.served().map(|(_, model)| Arc::clone(model)).collect()
+        })
+    }
+
+    /// Every version that was ever tried, by name and version.
     pub fn index(&self) -> Vec<IndexEntry> {
-        let mut entries: Vec<IndexEntry> = self
-            .slots
-            .iter()
-            .map(|slot| entry(slot.key(), slot.value()))
-            .collect();
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut entries: Vec<IndexEntry> = Vec::new();
+        for life in &self.models {
+            entries.extend(life.status().into_iter().map(|line| IndexEntry {
+                name: life.key().clone(),
+                version: line.version,
+                state: line.state,
+                reason: line.reason,
+            }));
+        }
+        entries.sort_by(|a, b| (&a.name, a.version).cmp(&(&b.name, b.version)));
         entries
     }
 
-    /// The models that take requests, by name.
+    /// The models that take requests, by name and version.
     pub fn models(&self) -> Vec<Arc<Served>> {
-        let ready = self.slots.iter().filter_map(|slot| match slot.value() {
-            Slot::Ready(model) => Some(Arc::clone(model)),
-            Slot::Loading(_) | Slot::Failed { .. } => None,
-        });
-        let mut models: Vec<Arc<Served>> = ready.collect();
-        models.sort_by(|a, b| a.name().cmp(b.name()));
+        let mut models: Vec<Arc<Served>> = Vec::new();
+        for life in &self.models {
+            models.extend(life.served().map(|(_, model)| Arc::clone(model)));
+        }
+        models.sort_by(|a, b| (a.name(), a.version()).cmp(&(b.name(), b.version())));
         models
     }
 
-    /// Loading is over and the models are warm. Broken models do not count, unless all are broken.
+    /// Loading is over and the models are warm. Broken models do not count, unless all are broken; nor do
+    /// unloaded ones.
     pub fn ready(&self) -> bool {
-        let loaded = self.complete.load(Ordering::SeqCst) && !self.closed.load(Ordering::SeqCst);
-        let works = |slot: &Slot| matches!(slot, Slot::Ready(_));
-        loaded && (self.slots.is_empty() || self.slots.iter().any(|slot| works(slot.value())))
+        if !self.complete.load(Ordering::SeqCst) || self.closed() {
+            return false;
+        }
+        let mut any_in_use = false;
+        for life in &self.models {
+            if life.serving(None).is_ok() {
+                return true;
+            }
+            any_in_use |= life.in_use();
+        }
+        !any_in_use
     }
 
     /// Refuses new requests everywhere, answers those that wait, and returns when every instance is gone. Blocks.
@@ -228,8 +137,44 @@ impl Registry {
         }
     }
 
+    /// Counts up whenever something changed in what is served.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Shut down, or about to be.
+    pub(super) fn closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Every model that is to be served from the start was tried.
+    pub(super) fn complete(&self) {
+        self.complete.store(true, Ordering::SeqCst);
+        if self.closed() {
+            self.shutdown();
+        }
+        self.changed();
+    }
+
+    /// Tells the life of a model what happened, and those who watch that something did.
+    pub(super) fn change<T>(
+        &self,
+        name: &str,
+        event: impl FnOnce(&mut Lifecycle<Arc<Served>>) -> T,
+    ) -> T {
+        let told = event(&mut self.models.entry(name.to_owned()).or_default());
+        self.models.remove_if(name, |_, life| life.is_over());
+        self.changed();
+        told
+    }
+
+    fn changed(&self) {
+        self.changes
+            .send_modify(|changes| *changes = changes.wrapping_add(1));
+    }
+
     fn missing(&self, name: &str) -> LookupError {
-        let listed = self.complete.load(Ordering::SeqCst) || !self.slots.is_empty();
+        let listed = self.complete.load(Ordering::SeqCst) || !self.models.is_empty();
         if listed {
             return LookupError::UnknownModel(name.to_owned());
         }
@@ -243,84 +188,14 @@ impl Registry {
 #[cfg(test)]
 impl Registry {
     /// A repository whose models are loaded already.
-    pub fn of(models: impl IntoIterator<Item = Model>) -> Self {
-        let slots = models
-            .into_iter()
-            .map(|model| (model.name().to_owned(), Slot::Ready(Arc::new(model.into()))));
-        Self {
-            slots: slots.collect(),
-            complete: AtomicBool::new(true),
-            closed: AtomicBool::new(false),
+    pub fn of(models: impl IntoIterator<Item = impl Into<Served>>) -> Self {
+        let registry = Self::new();
+        for model in models {
+            let model: Served = model.into();
+            let (name, version) = (model.name().to_owned(), model.version());
+            registry.change(&name, |life| life.loaded(version, Arc::new(model)));
         }
+        registry.complete();
+        registry
     }
 }
-
-fn planned(model: &FoundModel) -> Slot {
-    match &model.version {
-        Ok(version) => Slot::Loading(*version),
-        Err(reason) => Slot::Failed {
-            version: None,
-            reason: reason.clone(),
-        },
-    }
-}
-
-fn entry(name: &str, slot: &Slot) -> IndexEntry {
-    let (version, state, reason) = match slot {
-        Slot::Loading(version) => (Some(*version), ModelState::Loading, "it is loading"),
-        Slot::Ready(model) => (Some(model.version()), ModelState::Ready, ""),
-        Slot::Failed { version, reason } => (*version, ModelState::Unavailable, reason.as_str()),
-    };
-    IndexEntry {
-        name: name.to_owned(),
-        version,
-        state,
-        reason: reason.to_owned(),
-    }
-}
-
-/// Loads and warms one model. Panics of the binding on exotic models are a reason like any other.
-fn load_one(
-    runtime: &Runtime,
-    worker: &Worker,
-    observer: &Arc<dyn BatchObserver>,
-    name: &str,
-    version: u64,
-) -> Result<Model, String> {
-    let config = worker.model(name);
-    let options = SessionOptions {
-        threads: config
-            .threads
-            .or(worker.threads)
-            .unwrap_or_else(|| threads_of_each(&config)),
-        provider: config.provider,
-    };
-    let path = worker
-        .repository
-        .join(name)
-        .join(version.to_string())
-        .join(MODEL_FILE);
-    let load = || {
-        let loaded = onnx::load_model(runtime, Path::new(&path), options)?;
-        let folder = worker.repository.join(name);
-        let labels = Labels::read(&folder, &config.labels, &loaded.signature)?;
-        let spec = ModelSpec {
-            name: name.to_owned(),
-            version,
-            config,
-            labels,
-            observer: Arc::clone(observer),
-        };
-        Model::start(loaded, spec)
-    };
-    catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| Err("loading it panicked".to_owned()))
-}
-
-/// The cores shared out among the instances.
-fn threads_of_each(config: &ModelConfig) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (cores / usize::try_from(config.instances).unwrap_or(1).max(1)).max(1)
-}
-
-#[cfg(test)]
-mod tests;

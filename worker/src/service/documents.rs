@@ -22,10 +22,11 @@ const BACKEND: &str = "onnxruntime";
 const MODEL_FILE: &str = "model.onnx";
 
 /// Parts of the protocol beyond its core that this server has.
-const EXTENSIONS: [&str; 5] = [
+const EXTENSIONS: [&str; 6] = [
     "binary_tensor_data",
     "classification",
     "model_configuration",
+    "model_repository",
     "parameters",
     "statistics",
 ];
@@ -66,6 +67,7 @@ impl Front {
         version: &str,
     ) -> Result<wire::ModelMetadataResponse, Fault> {
         let model = self.model(name, version)?;
+        let versions = self.registry.versions(name);
         let tensors = |specs: &[TensorSpec]| {
             let tensor = |spec: &TensorSpec| TensorMetadata {
                 name: spec.name.clone(),
@@ -76,7 +78,10 @@ impl Front {
         };
         Ok(wire::ModelMetadataResponse {
             name: model.name().to_owned(),
-            versions: vec![model.version().to_string()],
+            versions: versions
+                .iter()
+                .map(|model| model.version().to_string())
+                .collect(),
             platform: PLATFORM.to_owned(),
             inputs: tensors(&model.signature().inputs),
             outputs: tensors(&model.signature().outputs),
@@ -97,7 +102,7 @@ impl Front {
         })
     }
 
-    /// An empty name stands for every model.
+    /// An empty name stands for every model, an empty version for all that are served.
     pub fn model_statistics(
         &self,
         name: &str,
@@ -105,7 +110,13 @@ impl Front {
     ) -> Result<wire::ModelStatisticsResponse, Fault> {
         let models = match name {
             "" => self.registry.models(),
-            name => vec![self.model(name, version)?],
+            name => {
+                let model = self.model(name, version)?;
+                match version {
+                    "" => self.registry.versions(name),
+                    _ => vec![model],
+                }
+            }
         };
         Ok(wire::ModelStatisticsResponse {
             model_stats: models.iter().map(|model| statistics(model)).collect(),
@@ -134,6 +145,7 @@ fn state(state: ModelState) -> &'static str {
     match state {
         ModelState::Loading => "LOADING",
         ModelState::Ready => "READY",
+        ModelState::Unloading => "UNLOADING",
         ModelState::Unavailable => "UNAVAILABLE",
     }
 }

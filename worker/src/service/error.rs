@@ -9,7 +9,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 use crate::inference::InferError;
-use crate::repository::LookupError;
+use crate::repository::{ControlError, LoadError, LookupError};
 use crate::server::{InflateError, UnknownEncoding};
 
 /// Asks a gRPC client not to retry before so many milliseconds (gRPC's retry design, "server pushback").
@@ -112,7 +112,23 @@ impl From<LookupError> for Fault {
             LookupError::UnknownVersion { name, version } => Fault::NotFound(format!(
                 "Request for unknown model: '{name}' version {version} is not found"
             )),
+            LookupError::NoVersions(name) => Fault::NotFound(format!(
+                "Request for unknown model: '{name}' has no available versions"
+            )),
             LookupError::NotReady { .. } => Fault::Unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<ControlError> for Fault {
+    fn from(error: ControlError) -> Fault {
+        let text = error.to_string();
+        match error {
+            ControlError::NotAllowed | ControlError::Busy | ControlError::Closed => {
+                Fault::Unavailable(text)
+            }
+            ControlError::Load(LoadError::Unknown(_)) => Fault::NotFound(text),
+            ControlError::Load(LoadError::Failed { .. }) => Fault::Invalid(text),
         }
     }
 }

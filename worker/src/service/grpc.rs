@@ -3,6 +3,7 @@
 //! Served on hyper without tonic's server, so that one error table, one size limit and one compression rule
 //! hold for every call, and an inference costs no more than it must.
 
+use std::future::{Future, ready};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -113,6 +114,14 @@ async fn inference(front: &Arc<Front>, method: &str, call: Call) -> Response<Bod
             };
             unary(front, call, statistics).await
         }
+        "RepositoryModelLoad" => {
+            let load = |request: wire::RepositoryModelLoadRequest| front.load_model(request);
+            unary_that_waits(front, call, load).await
+        }
+        "RepositoryModelUnload" => {
+            let unload = |request: wire::RepositoryModelUnloadRequest| front.unload_model(request);
+            unary_that_waits(front, call, unload).await
+        }
         "RepositoryIndex" => {
             let index =
                 |request: wire::RepositoryIndexRequest| Ok(front.repository_index(request.ready));
@@ -173,9 +182,22 @@ where
     Q: Message + Default,
     A: Message,
 {
+    unary_that_waits(front, call, |request| ready(answer(request))).await
+}
+
+async fn unary_that_waits<Q, A, F>(
+    front: &Front,
+    call: Call,
+    answer: impl FnOnce(Q) -> F,
+) -> Response<Body>
+where
+    Q: Message + Default,
+    A: Message,
+    F: Future<Output = Result<A, Fault>>,
+{
     let framed = async {
         let request = call.message(front).await?;
-        frame::frame(&answer(request)?, front.max_message_bytes)
+        frame::frame(&answer(request).await?, front.max_message_bytes)
     };
     match framed.await {
         Ok(framed) => respond(Body::Message {

@@ -27,7 +27,7 @@ pub fn check(front: &Front, service: &str) -> Result<HealthCheckResponse, Fault>
 /// The state now and after each change, framed. When the process drains, NOT_SERVING is the last.
 pub fn watch(front: Arc<Front>, service: String) -> BoxStream<'static, Result<Bytes, Fault>> {
     let watching = Watching {
-        changes: front.changes.subscribe(),
+        changes: front.registry.changes(),
         drain: front.drain.clone(),
         front,
         service,

@@ -11,6 +11,7 @@ pub mod grpc;
 pub mod health;
 pub mod infer;
 pub mod progress;
+mod repository;
 mod respond;
 mod stream;
 
@@ -29,7 +30,7 @@ use self::progress::Stage;
 use self::respond::Answerer;
 use crate::inference::{InferError, InferRequest};
 use crate::model::Model;
-use crate::repository::Registry;
+use crate::repository::{Control, Registry};
 use crate::served::Served;
 use crate::telemetry::Observer;
 
@@ -40,13 +41,12 @@ const UNKNOWN_RETRY_DELAY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Front {
     pub registry: Arc<Registry>,
+    pub control: Control,
     pub observer: Observer,
     /// Of one message, both ways.
     pub max_message_bytes: usize,
     /// Turns true once, when the process begins to drain.
     pub drain: watch::Receiver<bool>,
-    /// Counts changes in what models are ready.
-    pub changes: watch::Sender<u64>,
 }
 
 /// When a request came, and what its transport said about it.

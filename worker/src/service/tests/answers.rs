@@ -236,3 +236,26 @@ async fn a_traced_call_leaves_its_whole_tree_of_spans() {
             .contains(&opentelemetry::KeyValue::new("rpc.grpc.status_code", 0))
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn models_are_loaded_by_clients_only_where_the_configuration_says_so() {
+    let bed = Bed::start().await;
+    let mut client = bed.client().await;
+    let load = wire::RepositoryModelLoadRequest {
+        model_name: "fake".to_owned(),
+        ..Default::default()
+    };
+    let unload = wire::RepositoryModelUnloadRequest {
+        model_name: "fake".to_owned(),
+        ..Default::default()
+    };
+    for status in [
+        client.repository_model_load(load).await.unwrap_err(),
+        client.repository_model_unload(unload).await.unwrap_err(),
+    ] {
+        assert_eq!(status.code(), Code::Unavailable);
+        let words = "explicit model load / unload is not allowed";
+        assert!(status.message().starts_with(words), "{status}");
+    }
+    assert!(bed.front.model_ready("fake", ""));
+}

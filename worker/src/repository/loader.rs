@@ -1,0 +1,302 @@
+//! Loads, reloads and unloads: turns a command about one model into what `lifecycle` is told.
+//!
+//! Everything here blocks and runs on the one loading thread, so commands about a model follow each other. A
+//! model that is let go is dropped on a thread of its own, when the last request on it was answered.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use forebay_config::worker::{Model as ModelConfig, ModelControl, Worker};
+
+use crate::batch::report::BatchObserver;
+use crate::engine::onnx::{self, Runtime, SessionOptions};
+use crate::model::{Model, ModelSpec};
+use crate::repository::disk;
+use crate::repository::labels::Labels;
+use crate::repository::layout::{self, MODEL_FILE, Plan};
+use crate::repository::registry::Registry;
+use crate::served::Served;
+
+/// How often it is looked whether the last request on a model was answered.
+const LAST_REQUEST: Duration = Duration::from_millis(5);
+
+/// Why a model is not what a command wanted it to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// Neither the repository nor the configuration knows the name.
+    #[error("failed to load '{0}', failed to poll from model repository: there is no such folder")]
+    Unknown(String),
+    /// What failed, version by version; everything else of the model is as it should be.
+    #[error("load failed for model '{name}': {reasons}")]
+    Failed { name: String, reasons: String },
+}
+
+/// How loading goes, told as it happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadEvent<'a> {
+    Started {
+        name: &'a str,
+        version: u64,
+    },
+    Ready {
+        name: &'a str,
+        version: u64,
+        provider: &'a str,
+        provider_note: Option<&'a str>,
+        took: Duration,
+    },
+    Failed {
+        name: &'a str,
+        version: Option<u64>,
+        reason: &'a str,
+    },
+    /// It takes no new requests.
+    LetGo {
+        name: &'a str,
+        version: u64,
+    },
+}
+
+/// What came of the models that are served from the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    pub ready: usize,
+    pub failed: usize,
+}
+
+pub struct Loader {
+    pub registry: Arc<Registry>,
+    pub runtime: Runtime,
+    pub config: Worker,
+    pub observer: Arc<dyn BatchObserver>,
+    pub tell: Box<dyn Fn(LoadEvent<'_>) + Send>,
+}
+
+impl Loader {
+    /// Loads what is to be served from the start, one model after the other.
+    ///
+    /// # Errors
+    /// The repository cannot be listed.
+    pub fn start(&self) -> Result<Counts, String> {
+        let repository = &self.config.repository;
+        let mut names = disk::names(repository).map_err(|error| {
+            format!(
+                "cannot list the model repository '{}': {error}",
+                repository.display()
+            )
+        })?;
+        names.extend(self.config.models.keys().cloned());
+        if let ModelControl::Explicit {
+            at_start: Some(at_start),
+        } = &self.config.model_control
+        {
+            names = at_start.clone();
+        }
+        let plans: Vec<(String, Plan)> = names
+            .into_iter()
+            .map(|name| {
+                let plan = self.plan(&name).unwrap_or_else(|| {
+                    Plan::broken(
+                        "the configuration names it, but the repository has no such folder"
+                            .to_owned(),
+                    )
+                });
+                self.registry.change(&name, |life| life.begin(&plan));
+                (name, plan)
+            })
+            .collect();
+        let mut counts = Counts::default();
+        for (name, plan) in plans {
+            if self.registry.closed() {
+                return Ok(counts);
+            }
+            match self.carry_out(&name, &plan) {
+                Ok(()) => counts.ready += 1,
+                Err(_) => counts.failed += 1,
+            }
+        }
+        self.registry.complete();
+        Ok(counts)
+    }
+
+    /// Loads the model, or loads it anew; answers when it is ready or failed.
+    ///
+    /// # Errors
+    /// There is no such model, or a version of it cannot be loaded; what was served before still is.
+    pub fn load(&self, name: &str) -> Result<(), LoadError> {
+        let plan = self.plan(name);
+        let plan = plan.ok_or_else(|| LoadError::Unknown(name.to_owned()))?;
+        self.registry.change(name, |life| life.begin(&plan));
+        self.carry_out(name, &plan)
+    }
+
+    /// New requests for the model are refused from now on. A model that is not loaded stays so.
+    pub fn unload(&self, name: &str) {
+        let on_disk = disk::folder(&self.config.repository, name).is_some();
+        let let_go = self.registry.change(name, |life| {
+            if on_disk {
+                life.unload()
+            } else {
+                life.removed()
+            }
+        });
+        self.let_go(name, let_go);
+    }
+
+    /// None: there is no such folder.
+    fn plan(&self, name: &str) -> Option<Plan> {
+        let folder = disk::folder(&self.config.repository, name)?;
+        Some(match folder.contents {
+            Ok(contents) => layout::plan(&contents, &self.settings(name).versions, MODEL_FILE),
+            Err(reason) => Plan::broken(format!("the folder cannot be read: {reason}")),
+        })
+    }
+
+    fn settings(&self, name: &str) -> ModelConfig {
+        self.config.model(name)
+    }
+
+    /// Loads what the plan wants, then lets go of what it does not want.
+    fn carry_out(&self, name: &str, plan: &Plan) -> Result<(), LoadError> {
+        let mut reasons: Vec<String> = Vec::new();
+        if let Some(reason) = &plan.problem {
+            self.tell_failure(name, None, reason);
+            reasons.push(reason.clone());
+        }
+        for (version, path) in &plan.versions {
+            if self.registry.closed() {
+                break;
+            }
+            let (version, start) = (*version, Instant::now());
+            let loaded = path.clone().and_then(|path| {
+                (self.tell)(LoadEvent::Started { name, version });
+                self.load_version(name, version, &path)
+            });
+            match loaded {
+                Ok(model) => {
+                    (self.tell)(LoadEvent::Ready {
+                        name,
+                        version,
+                        provider: model.provider(),
+                        provider_note: model.provider_note(),
+                        took: start.elapsed(),
+                    });
+                    let model = Arc::new(Served::from(model));
+                    let former = self
+                        .registry
+                        .change(name, |life| life.loaded(version, model));
+                    self.retire(name, former);
+                }
+                Err(reason) => {
+                    self.tell_failure(name, Some(version), &reason);
+                    reasons.push(format!(
+                        "version {version} is at UNAVAILABLE state: {reason}"
+                    ));
+                    self.registry
+                        .change(name, |life| life.failed(version, reason));
+                }
+            }
+        }
+        let let_go = self.registry.change(name, |life| life.finish());
+        self.let_go(name, let_go);
+        if self.registry.closed() {
+            self.registry.shutdown();
+        }
+        if reasons.is_empty() {
+            return Ok(());
+        }
+        Err(LoadError::Failed {
+            name: name.to_owned(),
+            reasons: reasons.join("; "),
+        })
+    }
+
+    /// Loads and warms one version. Panics of the binding on exotic models are a reason like any other.
+    fn load_version(&self, name: &str, version: u64, path: &str) -> Result<Model, String> {
+        let config = self.settings(name);
+        let options = SessionOptions {
+            threads: config
+                .threads
+                .or(self.config.threads)
+                .unwrap_or_else(|| threads_of_each(&config)),
+            provider: config.provider,
+        };
+        let folder = self.config.repository.join(name);
+        let path = folder.join(path);
+        let load = || {
+            let loaded = onnx::load_model(&self.runtime, Path::new(&path), options)?;
+            let labels = Labels::read(&folder, &config.labels, &loaded.signature)?;
+            let spec = ModelSpec {
+                name: name.to_owned(),
+                version,
+                config,
+                labels,
+                observer: Arc::clone(&self.observer),
+            };
+            Model::start(loaded, spec)
+        };
+        let loaded = catch_unwind(AssertUnwindSafe(load));
+        loaded.unwrap_or_else(|_| Err("loading it panicked".to_owned()))
+    }
+
+    fn tell_failure(&self, name: &str, version: Option<u64>, reason: &str) {
+        (self.tell)(LoadEvent::Failed {
+            name,
+            version,
+            reason,
+        });
+    }
+
+    fn let_go(&self, name: &str, models: Vec<Arc<Served>>) {
+        for model in models {
+            let version = model.version();
+            (self.tell)(LoadEvent::LetGo { name, version });
+            self.retire(name, Some(model));
+        }
+    }
+
+    /// Drops a model that no new request reaches once nobody holds it but us: dropping waits for its threads,
+    /// and whoever drops the last hold of it would have to wait.
+    fn retire(&self, name: &str, model: Option<Arc<Served>>) {
+        let Some(model) = model else { return };
+        let (registry, name) = (Arc::clone(&self.registry), name.to_owned());
+        let retire = move || {
+            let (version, mut held) = (model.version(), model);
+            loop {
+                match Arc::try_unwrap(held) {
+                    Ok(model) => {
+                        drop(model);
+                        break;
+                    }
+                    Err(model) => held = model,
+                }
+                std::thread::sleep(LAST_REQUEST);
+            }
+            registry.change(&name, |life| life.gone(version));
+        };
+        let thread = std::thread::Builder::new().name("retire".to_owned());
+        if let Err(error) = thread.spawn(retire) {
+            tracing::error!("cannot start a thread to end a model on: {error}");
+        }
+    }
+}
+
+impl std::fmt::Debug for Loader {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Loader")
+            .field("repository", &self.config.repository)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The cores shared out among the instances.
+fn threads_of_each(config: &ModelConfig) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / usize::try_from(config.instances).unwrap_or(1).max(1)).max(1)
+}
+
+#[cfg(test)]
+mod tests;
