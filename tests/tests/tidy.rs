@@ -8,7 +8,7 @@ use forebay_config::gateway::Gateway;
 use forebay_config::worker::Worker;
 
 /// Decisions live here: no runtime, no clock.
-const PURE: [&str; 14] = [
+const PURE: &[&str] = &[
     "config/src",
     "proto/src",
     "gateway/src/traffic",
@@ -20,6 +20,9 @@ const PURE: [&str; 14] = [
     "worker/src/batch/padding",
     "worker/src/batch/gather.rs",
     "worker/src/batch/scatter.rs",
+    "worker/src/cache/counts.rs",
+    "worker/src/cache/key.rs",
+    "worker/src/cache/store.rs",
     "worker/src/inference.rs",
     "worker/src/repository/layout.rs",
     "worker/src/repository/lifecycle.rs",

@@ -58,6 +58,19 @@ pub struct InferRequest {
 pub struct InferResponse {
     pub outputs: Vec<Tensor>,
     pub timing: Timing,
+    pub origin: Origin,
+}
+
+/// Where an answer came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// The model ran for this request.
+    #[default]
+    Run,
+    /// The model ran for an identical request at the same time.
+    Joined,
+    /// The response cache had it.
+    Kept,
 }
 
 /// Where the time of one request went.

@@ -1,9 +1,10 @@
 //! The worker as a library, so that tests reach its parts; `main.rs` only assembles them.
 //!
-//! Layers, downward only: services → repository → served → model → batch → engine → inference, config, proto.
+//! Layers, downward only: services → repository → served → model → cache → batch → engine → inference, config, proto.
 
 pub mod args;
 pub mod batch;
+pub mod cache;
 pub mod engine;
 pub mod http;
 pub mod inference;

@@ -17,6 +17,7 @@ use crate::batch::padding::{Extent, Padding};
 use crate::batch::queue::Group;
 use crate::batch::report::BatchObserver;
 use crate::batch::warmup::{self, WarmUp};
+use crate::cache::Cache;
 use crate::engine::{Engine, LoadedModel, content};
 use crate::inference::{InferError, InferRequest, Signature};
 use crate::repository::labels::Labels;
@@ -34,6 +35,7 @@ pub struct Model {
     labels: Labels,
     provider: &'static str,
     provider_note: Option<String>,
+    cache: Option<Arc<Cache>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -77,7 +79,9 @@ impl Model {
             factory: loaded.factory,
             padding,
         });
+        let cache = config.response_cache_bytes;
         let model = Self {
+            cache: (cache > 0).then(|| Arc::new(Cache::new(cache))),
             common,
             signature: loaded.signature,
             config,
@@ -116,6 +120,11 @@ impl Model {
 
     pub fn labels(&self) -> &Labels {
         &self.labels
+    }
+
+    /// In front of the queue, where the configuration asks for one.
+    pub fn cache(&self) -> Option<&Arc<Cache>> {
+        self.cache.as_ref()
     }
 
     /// Where it really runs: "cpu" or "cuda".

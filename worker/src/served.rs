@@ -3,9 +3,13 @@
 //! The services know models only through this: what they take, how they are to be asked, how they do. What a
 //! kind alone has (the queue of a model, its provider) is reached by matching on the kind.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::FutureExt;
+
 use crate::batch::job::Answer;
+use crate::cache::{Cache, CacheStatistics};
 use crate::inference::{InferError, InferRequest, Signature};
 use crate::model::{Model, Statistics};
 
@@ -35,10 +39,28 @@ impl Served {
         }
     }
 
+    /// Requests that the response cache answered are counted among the rest.
     pub fn statistics(&self) -> Statistics {
-        match self {
+        let mut statistics = match self {
             Self::Model(model) => model.statistics(),
+        };
+        if let Some(cache) = self.cache_statistics() {
+            statistics.success += cache.counts.hit;
+            statistics.fail += cache.counts.fail;
+            statistics.cancelled += cache.counts.cancelled;
         }
+        statistics
+    }
+
+    /// The response cache, if its configuration asks for one.
+    pub fn cache(&self) -> Option<&Arc<Cache>> {
+        match self {
+            Self::Model(model) => model.cache(),
+        }
+    }
+
+    pub fn cache_statistics(&self) -> Option<CacheStatistics> {
+        self.cache().map(|cache| cache.statistics())
     }
 
     /// Time that a request may take when its caller names none.
@@ -83,7 +105,19 @@ impl Served {
     ///
     /// # Errors
     /// As `Model::submit`, and what becomes of the request later.
-    pub async fn infer(&self, request: InferRequest, now: Instant) -> Answer {
+    pub async fn infer(self: &Arc<Self>, request: InferRequest, now: Instant) -> Answer {
+        let Some(cache) = self.cache() else {
+            return self.run(request, now).await;
+        };
+        let run = |request| {
+            let served = Arc::clone(self);
+            async move { served.run(request, now).await }.boxed()
+        };
+        cache.answer(request, now, run).await
+    }
+
+    /// The same past the cache.
+    async fn run(&self, request: InferRequest, now: Instant) -> Answer {
         match self {
             Self::Model(model) => {
                 let answer = model.submit(request, now)?.await;

@@ -20,7 +20,7 @@ use crate::batch::report::{BatchObserver, BatchReport, RequestReport, Span};
 use crate::batch::scatter::{scatter, shorten};
 use crate::batch::statistics::{Phases, Statistics};
 use crate::engine::{Engine, EngineError, EngineFactory};
-use crate::inference::{InferError, InferRequest, InferResponse, Tensor, Timing};
+use crate::inference::{InferError, InferRequest, InferResponse, Origin, Tensor, Timing};
 
 /// What the instances of one model share.
 pub struct Common {
@@ -237,7 +237,14 @@ impl Instance {
                 output: phases.scatter.duration(),
                 batch_rows: rows,
             };
-            send(job, Ok(InferResponse { outputs, timing }));
+            send(
+                job,
+                Ok(InferResponse {
+                    outputs,
+                    timing,
+                    origin: Origin::Run,
+                }),
+            );
         }
         if let Some(row_bytes) = weight {
             self.common

@@ -24,6 +24,13 @@ impl Total {
     }
 }
 
+impl std::ops::AddAssign for Total {
+    fn add_assign(&mut self, other: Self) {
+        self.count += other.count;
+        self.duration = self.duration.saturating_add(other.duration);
+    }
+}
+
 /// Runs of one batch size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BatchSize {

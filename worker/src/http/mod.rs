@@ -219,6 +219,7 @@ fn metrics(front: &Front, method: &Method) -> Response<Body> {
             provider: model.provider(),
             fell_back: model.provider_note().is_some(),
             statistics: model.statistics(),
+            cache: model.cache_statistics(),
         })
         .collect();
     let page = front.observer.metrics.page(&shown);

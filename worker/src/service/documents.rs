@@ -215,7 +215,7 @@ fn configuration(model: &Model, limit: Option<usize>) -> wire::ModelConfig {
 
 fn statistics(model: &Served) -> wire::ModelStatistics {
     let statistics = model.statistics();
-    let zero = Some(wire::StatisticDuration::default());
+    let cache = model.cache_statistics().unwrap_or_default().counts;
     wire::ModelStatistics {
         name: model.name().to_owned(),
         version: model.version().to_string(),
@@ -229,8 +229,8 @@ fn statistics(model: &Served) -> wire::ModelStatistics {
             compute_input: total(statistics.compute_input),
             compute_infer: total(statistics.compute_infer),
             compute_output: total(statistics.compute_output),
-            cache_hit: zero,
-            cache_miss: zero,
+            cache_hit: total(cache.hit),
+            cache_miss: total(cache.miss),
         }),
         batch_stats: statistics
             .batch_sizes

@@ -28,7 +28,7 @@ use self::infer::{Target, Tensors};
 pub use self::progress::Progress;
 use self::progress::Stage;
 use self::respond::Answerer;
-use crate::inference::{InferError, InferRequest};
+use crate::inference::{InferError, InferRequest, Origin};
 use crate::model::Model;
 use crate::repository::{Control, Registry};
 use crate::served::Served;
@@ -93,7 +93,7 @@ impl Front {
             arrival,
             trace,
         };
-        let answer = ask(&model, asked, &mut progress.stage).await;
+        let answer = ask(&model, asked, progress).await;
         if let Err(fault) = &answer {
             self.observer
                 .metrics
@@ -110,7 +110,11 @@ struct Asked {
     trace: Option<SpanContext>,
 }
 
-async fn ask(model: &Served, asked: Asked, stage: &mut Stage) -> Result<ModelInferResponse, Fault> {
+async fn ask(
+    model: &Arc<Served>,
+    asked: Asked,
+    progress: &mut Progress,
+) -> Result<ModelInferResponse, Fault> {
     let Asked {
         mut message,
         arrival,
@@ -146,7 +150,7 @@ async fn ask(model: &Served, asked: Asked, stage: &mut Stage) -> Result<ModelInf
         trace,
     };
     let refused = |error: InferError| Fault::from_model(error, || retry_delay(model));
-    *stage = Stage::Executing;
+    progress.stage = Stage::Executing;
     let answer = model.infer(request, now);
     let answer = match deadline {
         None => answer.await,
@@ -160,10 +164,15 @@ async fn ask(model: &Served, asked: Asked, stage: &mut Stage) -> Result<ModelInf
             })?,
     };
     let answer = answer.map_err(|error| {
-        *stage = Stage::from(&error);
+        progress.stage = Stage::from(&error);
         refused(error)
     })?;
-    *stage = Stage::Done;
+    progress.stage = Stage::Done;
+    if let Some(span) = &mut progress.span
+        && model.cache().is_some()
+    {
+        span.set("forebay.cache", cache_word(answer.origin));
+    }
     let answerer = Answerer {
         version: model.version(),
         signature: model.signature(),
@@ -174,6 +183,15 @@ async fn ask(model: &Served, asked: Asked, stage: &mut Stage) -> Result<ModelInf
         message,
         answer.outputs.into_iter().zip(deliveries),
     )
+}
+
+/// How a trace calls what the response cache did.
+fn cache_word(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Run => "miss",
+        Origin::Joined => "joined",
+        Origin::Kept => "hit",
+    }
 }
 
 /// The earlier of what the transport and the parameter `timeout` (microseconds) say; without either the

@@ -1,6 +1,7 @@
 //! The gRPC services over a real socket: what clients send and what they get, the wrong requests above all.
 
 mod answers;
+mod caching;
 mod hostile;
 mod patience;
 mod stages;

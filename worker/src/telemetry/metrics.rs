@@ -1,6 +1,8 @@
 //! What `/metrics` says: the models' own statistics under the names that Triton's dashboards use, and
 //! histograms that only this worker keeps.
 
+mod cache;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use super::prometheus::{Histogram, Kind, Labels, Page};
 use crate::batch::report::BatchReport;
 use crate::batch::statistics::{Statistics, Total};
+use crate::cache::CacheStatistics;
 
 /// Rows of a batch.
 const ROWS: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024];
@@ -55,6 +58,7 @@ pub struct Shown<'a> {
     /// It would rather run elsewhere.
     pub fell_back: bool,
     pub statistics: Statistics,
+    pub cache: Option<CacheStatistics>,
 }
 
 impl Metrics {
@@ -98,6 +102,7 @@ impl Metrics {
         self.counters(&mut page, models);
         durations(&mut page, models);
         gauges(&mut page, models);
+        cache::write(&mut page, models);
         self.histograms(&mut page, models);
         page.into_text()
     }
@@ -318,6 +323,10 @@ mod tests {
             provider: Some("cpu"),
             fell_back: true,
             statistics,
+            cache: Some(CacheStatistics {
+                bytes: 77,
+                ..CacheStatistics::default()
+            }),
         }]);
         for line in [
             "nv_inference_request_success{model=\"mlp\",version=\"2\"} 1",
@@ -326,6 +335,8 @@ mod tests {
             "nv_inference_request_failure{model=\"mlp\",version=\"2\",reason=\"CANCELED\"} 0",
             "nv_inference_request_duration_us{model=\"mlp\",version=\"2\"} 16000",
             "nv_inference_pending_request_count{model=\"mlp\",version=\"2\"} 7",
+            "nv_cache_num_hits_per_model{model=\"mlp\",version=\"2\"} 0",
+            "forebay_cache_bytes{model=\"mlp\",version=\"2\"} 77",
             "forebay_batch_rows_bucket{model=\"mlp\",version=\"2\",le=\"2\"} 0",
             "forebay_batch_rows_bucket{model=\"mlp\",version=\"2\",le=\"4\"} 1",
             "forebay_queue_seconds_sum{model=\"mlp\",version=\"2\"} 0.01",
