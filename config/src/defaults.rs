@@ -118,6 +118,7 @@ pub(crate) fn worker(repository: PathBuf) -> Worker {
         telemetry: telemetry(WORKER_SERVICE_NAME),
         defaults: Model::default(),
         models: BTreeMap::new(),
+        ensembles: BTreeMap::new(),
     }
 }
 

@@ -14,6 +14,7 @@ use forebay_config::worker::{Model, Worker};
 
 const LISTENER: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\n";
 const CLUSTER: &str = "[[clusters]]\nname = \"workers\"\nendpoints = [\"127.0.0.1:8001\"]\n";
+const WORKER: &str = "repository = \"/models\"\n";
 const ROUTE: &str = "[[routes]]\ncluster = \"workers\"\n";
 
 /// A table of the configuration.
@@ -69,11 +70,27 @@ fn worker(before: &str, required: &'static str, path: &'static str, heading: &'s
     }
 }
 
+/// The table of a built-in step that takes and makes one tensor; its key is the heading in small letters.
+fn built_in(ports: [&str; 2], required: &'static str, heading: &'static str) -> Case {
+    let key = heading.to_lowercase();
+    let [input, output] = ports;
+    let step = format!(
+        "{WORKER}[[models.embed.steps]]\ninputs = {{ {input} = \"x\" }}\noutputs = {{ {output} = \"y\" }}\n"
+    );
+    let path: &'static str = format!("models.embed.steps[0].{key}").leak();
+    worker(
+        &format!("{step}[models.embed.steps.{key}]\n"),
+        required,
+        path,
+        heading,
+    )
+}
+
 fn cases() -> Vec<Case> {
     const ENDPOINT: &str = "endpoint = \"http://127.0.0.1:4318\"\n";
     const MINIMAL: &str = "listeners = [{ address = \"127.0.0.1:0\" }]\n\
                            clusters = [{ name = \"workers\", endpoints = [\"127.0.0.1:8001\"] }]\n";
-    const WORKER: &str = "repository = \"/models\"\n";
+    const STEP: &str = "model = \"m\", inputs = { a = \"x\" }, outputs = { b = \"y\" }";
     let models = "Defaults and models.NAME";
     vec![
         gateway(&[], MINIMAL, "", "Top level of the gateway"),
@@ -183,6 +200,29 @@ fn cases() -> Vec<Case> {
             "tls",
             "Worker TLS",
         ),
+        worker(
+            &format!("{WORKER}[models.embed]\nsteps = [{{ {STEP} }}]\n"),
+            "",
+            "models.embed",
+            "Ensembles",
+        ),
+        worker(
+            &format!("{WORKER}[models.embed]\nsteps = [{{ {STEP} }}]\n[[models.embed.inputs]]\n"),
+            "name = \"x\"\n",
+            "models.embed.inputs[0]",
+            "Tensors of an ensemble",
+        ),
+        worker(
+            &format!("{WORKER}[[models.embed.steps]]\n"),
+            "model = \"m\"\ninputs = { a = \"x\" }\noutputs = { b = \"y\" }\n",
+            "models.embed.steps[0]",
+            "Steps",
+        ),
+        built_in(["text", "input_ids"], "file = \"t.json\"\n", "Tokenizer"),
+        built_in(["ids", "text"], "file = \"t.json\"\n", "Detokenizer"),
+        built_in(["tokens", "embedding"], "method = \"cls\"\n", "Pool"),
+        built_in(["image", "pixels"], "size = [2, 2]\n", "Image"),
+        built_in(["scores", "labels"], "file = \"l.txt\"\n", "Labels"),
         worker(&format!("{WORKER}[defaults]\n"), "", "defaults", models),
         worker(
             &format!("{WORKER}[defaults.cuda]\n"),
@@ -265,8 +305,9 @@ fn every_key_is_read() {
     for case in cases() {
         for key in known_keys(&case) {
             // A date is the one kind of value that nothing here takes.
-            let problems =
-                (case.parse)(&format!("{}{key} = 1979-05-27\n", case.before)).unwrap_err();
+            let once = |line: &&str| !line.starts_with(&format!("{key} = "));
+            let before: String = case.before.split_inclusive('\n').filter(once).collect();
+            let problems = (case.parse)(&format!("{before}{key} = 1979-05-27\n")).unwrap_err();
             let path = join(case.path, &key);
             let refused = problems
                 .0

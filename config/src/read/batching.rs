@@ -30,8 +30,7 @@ pub(super) fn batching(table: &Table<'_>, below: &Model) -> Read<Overrides> {
     let default_priority = table.optional("default_priority", |value| {
         priority(&value, levels.unwrap_or(MOST_LEVELS))
     });
-    let default_timeout =
-        table.optional("default_timeout", |value| duration_or_off(&value, TIMEOUTS));
+    let default_timeout = table.optional("default_timeout", |value| default_timeout(&value));
     let learn_batch_size = table.optional("learn_batch_size", |value| value.boolean());
     Ok(Overrides {
         max_batch_size: max_batch_size?,
@@ -45,6 +44,11 @@ pub(super) fn batching(table: &Table<'_>, below: &Model) -> Read<Overrides> {
         learn_batch_size: learn_batch_size?,
         ..Overrides::default()
     })
+}
+
+/// Of models and ensembles alike.
+pub(super) fn default_timeout(value: &Value<'_>) -> Read<Option<Duration>> {
+    duration_or_off(value, TIMEOUTS)
 }
 
 fn duration_or_off(value: &Value<'_>, range: RangeInclusive<Duration>) -> Read<Option<Duration>> {

@@ -17,6 +17,7 @@ mod model;
 mod names;
 mod nearest;
 mod padding;
+mod pipeline;
 mod provider;
 mod repository;
 mod route;

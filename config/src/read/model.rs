@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::{Keys, Read, Table, Value, all, batching, names, padding, provider};
+use super::{Keys, Read, Table, Value, all, batching, names, padding, pipeline, provider};
 use crate::worker::{Model, Overrides, VersionPolicy};
 
 const KEYS: Keys = &[
@@ -52,18 +52,25 @@ pub(super) fn models(root: &Table<'_>, below: &Model) -> Read<BTreeMap<String, O
         return Ok(BTreeMap::new());
     };
     let entries = models.entries("a table for each model, such as [models.minilm]")?;
-    let named = all(entries
+    let entries = entries
         .iter()
-        .map(|(name, value)| named(name, value, below)));
+        .filter(|(_, value)| !pipeline::is_ensemble(value));
+    let named = all(entries.map(|(name, value)| named(name, value, below)));
     Ok(named?.into_iter().collect())
 }
 
 fn named(name: &str, value: &Value<'_>, below: &Model) -> Read<(String, Overrides)> {
-    if !names::is_folder(name) {
-        return value.wrong("the name of a model's directory as its key");
-    }
+    let name = self::name(name, value)?;
     let overrides = overrides(&value.table(KEYS)?, Place::Model { below })?;
-    Ok((name.to_owned(), overrides))
+    Ok((name, overrides))
+}
+
+/// The key of an entry of `models`.
+pub(super) fn name(key: &str, entry: &Value<'_>) -> Read<String> {
+    match names::is_folder(key) {
+        true => Ok(key.to_owned()),
+        false => entry.wrong("the name of a model's directory as its key"),
+    }
 }
 
 fn overrides(table: &Table<'_>, place: Place<'_>) -> Read<Overrides> {
@@ -83,10 +90,7 @@ fn overrides(table: &Table<'_>, place: Place<'_>) -> Read<Overrides> {
     let placement = provider::placement(table);
     let versions = table.optional("versions", |value| versions(&value));
     let warm_up = table.optional("warm_up", |value| value.boolean());
-    let response_cache_bytes = table.optional("response_cache", |value| match value.as_bool() {
-        Some(false) => Ok(0),
-        _ => value.bytes(0..=LARGEST_CACHE),
-    });
+    let response_cache_bytes = table.optional("response_cache", |value| response_cache(&value));
     let labels = table.or("labels", BTreeMap::new(), |value| match place {
         Place::Defaults => value.wrong(
             "no labels here, as the names of outputs are a model's own: say it in [models.NAME]",
@@ -117,6 +121,13 @@ fn overrides(table: &Table<'_>, place: Place<'_>) -> Read<Overrides> {
         response_cache_bytes: response_cache_bytes?,
         labels: labels?,
     })
+}
+
+pub(super) fn response_cache(value: &Value<'_>) -> Read<u64> {
+    match value.as_bool() {
+        Some(false) => Ok(0),
+        _ => value.bytes(0..=LARGEST_CACHE),
+    }
 }
 
 fn labels(value: &Value<'_>) -> Read<BTreeMap<String, PathBuf>> {

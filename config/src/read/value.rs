@@ -179,6 +179,17 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// A size of a tensor's shape.
+    pub(super) fn size(&self) -> Read<i64> {
+        let number = self.value.as_integer();
+        let size =
+            number.and_then(|number| i64::from_str_radix(number.as_str(), number.radix()).ok());
+        match size {
+            Some(size) if size >= -1 => Ok(size),
+            _ => self.wrong("a size of 0 or more, or -1 for any"),
+        }
+    }
+
     pub(super) fn duration(&self, range: RangeInclusive<Duration>) -> Read<Duration> {
         let duration = self.quantity(units::parse_duration, units::duration_without_unit)?;
         if range.contains(&duration) {
@@ -230,6 +241,11 @@ impl<'a> Value<'a> {
             DeValue::Table(entries) => Ok(Table::new(self, entries, keys)),
             _ => self.wrong(format!("a table with the keys {}", keys.join(", "))),
         }
+    }
+
+    /// The entries of this table, without a word about what is wrong.
+    pub(super) fn peek_entries(&self) -> Option<Vec<(&'a str, Value<'a>)>> {
+        self.is_table().then(|| self.entries("").ok()).flatten()
     }
 
     /// The entries of a table whose keys the user chooses, in the order of the keys.

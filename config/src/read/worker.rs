@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{
-    Keys, Read, Table, Value, address, document, model, names, repository, security, telemetry,
+    Keys, Read, Table, Value, address, document, model, names, pipeline, repository, security,
+    telemetry,
 };
 use crate::defaults;
 use crate::problem::Problems;
@@ -71,6 +72,7 @@ fn root(table: &Table<'_>) -> Read<Worker> {
     let model_defaults = model::defaults(table);
     let base = model_defaults.clone().unwrap_or_default();
     let models = model::models(table, &base);
+    let ensembles = pipeline::ensembles(table, &base);
     apart?;
     Ok(Worker {
         listen: listen?,
@@ -86,6 +88,7 @@ fn root(table: &Table<'_>) -> Read<Worker> {
         telemetry: telemetry?,
         defaults: model_defaults?,
         models: models?,
+        ensembles: ensembles?,
         repository: repository?,
     })
 }

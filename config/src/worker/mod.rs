@@ -1,7 +1,9 @@
 //! The validated worker configuration.
 
+mod dataflow;
 mod model;
 mod overrides;
+mod pipeline;
 mod provider;
 mod repository;
 mod security;
@@ -11,8 +13,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use dataflow::{Dataflow, FlowError, Place, Ports, Wiring};
 pub use model::{Model, Padding, VersionPolicy};
 pub use overrides::{CudaOverrides, Overrides};
+pub use pipeline::{
+    BuiltIn, Channels, Declared, Detokenizer, Ensemble, Ensembles, Filter, IdType, Image, Labels,
+    Layout, PadTo, Pool, PoolMethod, Resize, Step, StepKind, Tokenizer, Values,
+};
 pub use provider::{Cuda, Device, Provider, ProviderOptions};
 pub use repository::ModelControl;
 pub use security::WorkerTls;
@@ -49,6 +56,8 @@ pub struct Worker {
     pub defaults: Model,
     /// What is said of one model alone, by its name; `model` puts it over `defaults`.
     pub models: BTreeMap<String, Overrides>,
+    /// Those of `[models.NAME]` that are made of steps.
+    pub ensembles: Ensembles,
 }
 
 impl Worker {
