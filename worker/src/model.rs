@@ -18,7 +18,7 @@ use crate::batch::queue::Group;
 use crate::batch::report::BatchObserver;
 use crate::batch::warmup::{self, WarmUp};
 use crate::cache::Cache;
-use crate::engine::{Engine, LoadedModel, content};
+use crate::engine::{Engine, LoadedModel, NodeShare, content};
 use crate::inference::{InferError, InferRequest, Signature};
 use crate::repository::labels::Labels;
 
@@ -36,6 +36,7 @@ pub struct Model {
     provider: &'static str,
     provider_note: Option<String>,
     cache: Option<Arc<Cache>>,
+    nodes: Vec<NodeShare>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -63,8 +64,8 @@ impl Model {
         };
         let padding = padding(&config, &loaded)?;
         let mut engines = vec![loaded.first];
-        for _ in 1..config.instances.max(1) {
-            engines.push((loaded.factory)()?);
+        for number in 1..config.all_instances() {
+            engines.push((loaded.factory)(number)?);
         }
         let mut forming = Forming::new(max_rows, config.max_queue_delay, config.learn_batch_size);
         warm_up(&loaded.signature, &mut engines, max_rows, &mut forming);
@@ -88,6 +89,7 @@ impl Model {
             labels: spec.labels,
             provider: loaded.provider,
             provider_note: loaded.provider_note,
+            nodes: loaded.nodes,
             threads: Mutex::default(),
         };
         for (number, engine) in engines.into_iter().enumerate() {
@@ -127,7 +129,7 @@ impl Model {
         self.cache.as_ref()
     }
 
-    /// Where it really runs: "cpu" or "cuda".
+    /// Where it really runs: "cpu", "cuda", "tensorrt" or "openvino".
     pub fn provider(&self) -> &str {
         self.provider
     }
@@ -135,6 +137,11 @@ impl Model {
     /// Why it does not run where the configuration would rather have it.
     pub fn provider_note(&self) -> Option<&str> {
         self.provider_note.as_deref()
+    }
+
+    /// Who has the nodes of its graph, as far as the engine can tell.
+    pub fn nodes(&self) -> &[NodeShare] {
+        &self.nodes
     }
 
     /// Queues a request that was checked against the signature. The answer comes through the receiver;

@@ -50,7 +50,8 @@ impl Bed {
             signature: fake::signature(),
             provider: "cpu",
             provider_note: Some("cuda is not available".to_owned()),
-            first: factory().unwrap(),
+            nodes: Vec::new(),
+            first: factory(0).unwrap(),
             factory,
         };
         let spec = ModelSpec {

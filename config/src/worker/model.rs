@@ -48,6 +48,14 @@ pub struct Model {
     pub labels: BTreeMap<String, PathBuf>,
 }
 
+impl Model {
+    /// Sessions altogether: `instances` on every device.
+    pub fn all_instances(&self) -> usize {
+        let on_each = usize::try_from(self.instances).unwrap_or(usize::MAX).max(1);
+        on_each.saturating_mul(self.devices.len().max(1))
+    }
+}
+
 /// Which versions of a model are served. A request without a version goes to the highest of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VersionPolicy {

@@ -191,7 +191,7 @@ impl Instance {
     /// Makes the engine anew if it was lost.
     fn engine(&mut self) -> Result<(), Failure> {
         if self.engine.is_none() {
-            let made = (self.common.factory)();
+            let made = (self.common.factory)(self.number);
             let made = made.map_err(|reason| {
                 Failure::Lost(format!("the instance cannot be made anew: {reason}"))
             })?;

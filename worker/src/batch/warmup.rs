@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn every_size_is_run_and_measured() {
         let script: Arc<Script> = Arc::default();
-        let mut engine = script.factory()().unwrap();
+        let mut engine = script.factory()(0).unwrap();
         let request = synthetic_request(&signature()).unwrap();
         let learned = warm_up(&mut *engine, &request, 4, later());
         assert!(learned.stackable);
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn when_time_is_up_one_run_is_enough() {
         let script: Arc<Script> = Arc::default();
-        let mut engine = script.factory()().unwrap();
+        let mut engine = script.factory()(0).unwrap();
         let request = synthetic_request(&signature()).unwrap();
         let learned = warm_up(&mut *engine, &request, 4, Instant::now());
         assert_eq!(learned.samples.len(), 1);
@@ -244,7 +244,7 @@ mod tests {
     fn rows_that_do_not_come_back_are_noticed() {
         let script: Arc<Script> = Arc::default();
         script.crooked.store(true, Ordering::SeqCst);
-        let mut engine = script.factory()().unwrap();
+        let mut engine = script.factory()(0).unwrap();
         let request = synthetic_request(&signature()).unwrap();
         let learned = warm_up(&mut *engine, &request, 4, later());
         assert!(!learned.stackable);

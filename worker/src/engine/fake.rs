@@ -80,7 +80,7 @@ impl Script {
 
     pub fn factory(self: &Arc<Self>) -> EngineFactory {
         let script = Arc::clone(self);
-        Arc::new(move || {
+        Arc::new(move |_| {
             if script.barren.load(Ordering::SeqCst) {
                 return Err("no more of these".to_owned());
             }
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn an_interrupt_ends_the_run_that_stands_at_the_gate_and_no_other() {
         let script: Arc<Script> = Arc::default();
-        let mut engine = script.factory()().unwrap();
+        let mut engine = script.factory()(0).unwrap();
         let interrupter = engine.interrupter().unwrap();
         let data = 1.0f32.to_le_bytes();
         let input = BoundTensor {

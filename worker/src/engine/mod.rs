@@ -61,17 +61,27 @@ pub enum EngineError {
     Failed(String),
 }
 
-/// Makes one more instance of the same model; used for the second and further ones and to replace a broken one.
-pub type EngineFactory = Arc<dyn Fn() -> Result<Box<dyn Engine>, String> + Send + Sync>;
+/// Makes the instance of the given number, from 0, of the same model; used for the second and further ones and to
+/// replace a broken one. The number says on which of the model's devices: they take turns.
+pub type EngineFactory = Arc<dyn Fn(usize) -> Result<Box<dyn Engine>, String> + Send + Sync>;
+
+/// A provider, by the engine's name for it, and how many nodes of the graph it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeShare {
+    pub provider: String,
+    pub nodes: usize,
+}
 
 /// A model as the engine understood it.
 pub struct LoadedModel {
     pub signature: Signature,
-    /// Where it really runs: "cpu" or "cuda".
+    /// Where it really runs: "cpu", "cuda", "tensorrt" or "openvino".
     pub provider: &'static str,
+    /// Who has the nodes of the graph, as far as the engine can tell; what the provider cannot run, the CPU runs.
+    pub nodes: Vec<NodeShare>,
     /// Why it does not run where the configuration would rather have it.
     pub provider_note: Option<String>,
-    /// The first instance.
+    /// Instance 0.
     pub first: Box<dyn Engine>,
     pub factory: EngineFactory,
 }

@@ -29,7 +29,8 @@ fn start_with(
         signature: signature(),
         provider: "cpu",
         provider_note: None,
-        first: factory().unwrap(),
+        nodes: Vec::new(),
+        first: factory(0).unwrap(),
         factory,
     };
     let spec = ModelSpec {

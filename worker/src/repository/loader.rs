@@ -216,13 +216,9 @@ impl Loader {
     /// Loads and warms one version. Panics of the binding on exotic models are a reason like any other.
     fn load_version(&self, name: &str, version: u64, path: &str) -> Result<Model, String> {
         let config = self.settings(name);
-        let options = SessionOptions {
-            threads: config
-                .threads
-                .or(self.config.threads)
-                .unwrap_or_else(|| threads_of_each(&config)),
-            provider: config.provider,
-        };
+        let threads = config.threads.or(self.config.threads);
+        let threads = threads.unwrap_or_else(|| threads_of_each(&config));
+        let options = SessionOptions::new(&config, threads);
         let folder = self.config.repository.join(name);
         let path = folder.join(path);
         let load = || {
@@ -295,7 +291,7 @@ impl std::fmt::Debug for Loader {
 /// The cores shared out among the instances.
 fn threads_of_each(config: &ModelConfig) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (cores / usize::try_from(config.instances).unwrap_or(1).max(1)).max(1)
+    (cores / config.all_instances()).max(1)
 }
 
 #[cfg(test)]

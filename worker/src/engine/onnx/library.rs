@@ -13,6 +13,8 @@ use std::time::Duration;
 use ort::environment::Environment;
 use parking_lot::Mutex;
 
+use crate::engine::onnx::one_line;
+
 /// Variable that names the library file.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
 const ADVICE: &str =
@@ -150,13 +152,13 @@ fn first_usable(candidates: Vec<PathBuf>, looked: Vec<String>) -> Result<Runtime
 }
 
 fn open(path: &Path) -> Result<Runtime, String> {
-    let path = std::fs::canonicalize(path).map_err(|error| one_line(&error.to_string()))?;
-    let builder = ort::init_from(&path).map_err(|error| one_line(&error.to_string()))?;
+    let path = std::fs::canonicalize(path).map_err(|error| one_line(&error))?;
+    let builder = ort::init_from(&path).map_err(|error| one_line(&error))?;
     let environment = builder
         .with_name("forebay")
         .with_telemetry(false)
         .build()
-        .map_err(|error| one_line(&error.to_string()))?;
+        .map_err(|error| one_line(&error))?;
     // A failed run is reported to its caller; logged as well, any caller could fill the log.
     environment.set_log_level(ort::logging::LogLevel::Fatal);
     Ok(Runtime {
@@ -165,10 +167,6 @@ fn open(path: &Path) -> Result<Runtime, String> {
             .unwrap_or_else(|| format!("1.{} or newer", ort::MINOR_VERSION)),
         path,
     })
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// "libonnxruntime.so.1.31.1" → "1.31.1".

@@ -1,7 +1,9 @@
 //! ONNX Runtime: found and loaded at run time, a session per instance.
 
+mod assignment;
 mod interrupt;
 pub mod library;
+mod options;
 mod providers;
 mod session;
 mod signature;
@@ -13,4 +15,12 @@ pub(crate) mod testmodel;
 mod tests;
 
 pub use library::{LibraryError, Runtime, load};
-pub use session::{SessionOptions, load_model};
+pub use options::{Optimization, SessionOptions};
+pub use session::load_model;
+
+/// The runtime's words in the form of ours.
+fn one_line(error: &dyn std::fmt::Display) -> String {
+    let text = error.to_string();
+    let words: Vec<&str> = text.trim_end_matches('.').split_whitespace().collect();
+    words.join(" ")
+}

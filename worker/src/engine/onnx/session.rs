@@ -4,25 +4,18 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use forebay_config::worker::Provider;
 use ort::ErrorCode;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{OutputSelector, RunOptions, Session, SessionInputValue};
 
+use crate::engine::onnx::assignment;
 use crate::engine::onnx::interrupt::{SharedOptions, Termination};
 use crate::engine::onnx::library::Runtime;
-use crate::engine::onnx::providers::Placement;
-use crate::engine::onnx::{signature, values};
-use crate::engine::{BoundTensor, Engine, EngineError, Interrupt, LoadedModel};
+use crate::engine::onnx::options::{Optimization, SessionOptions};
+use crate::engine::onnx::providers::{Placement, Profile, Request};
+use crate::engine::onnx::{one_line, signature, values};
+use crate::engine::{BoundTensor, Engine, EngineError, Interrupt, LoadedModel, NodeShare};
 use crate::inference::Tensor;
-
-/// How the sessions of one model are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SessionOptions {
-    /// Intra-op threads of each session, at least 1.
-    pub threads: usize,
-    pub provider: Provider,
-}
 
 /// Reads the model and makes its first session.
 ///
@@ -33,13 +26,16 @@ pub fn load_model(
     path: &Path,
     options: SessionOptions,
 ) -> Result<LoadedModel, String> {
+    let source = Arc::new(Source {
+        runtime: runtime.clone(),
+        path: path.to_path_buf(),
+        options,
+    });
     let mut note = None;
     let mut refusal = String::new();
-    for placement in Placement::order(options.provider) {
-        match build(runtime, path, options.threads, *placement) {
-            Ok(session) => {
-                return loaded(runtime, path, options.threads, *placement, session, note);
-            }
+    for placement in Placement::order(source.options.provider, Placement::in_library) {
+        match source.first(*placement) {
+            Ok((session, nodes)) => return loaded(&source, *placement, session, (nodes, note)),
             Err(reason) if *placement == Placement::Cpu => refusal = reason,
             Err(reason) => {
                 refusal = format!("provider '{}' cannot run it: {reason}", placement.name());
@@ -51,56 +47,105 @@ pub fn load_model(
 }
 
 fn loaded(
-    runtime: &Runtime,
-    path: &Path,
-    threads: usize,
+    source: &Arc<Source>,
     placement: Placement,
     session: Session,
-    provider_note: Option<String>,
+    (nodes, provider_note): (Vec<NodeShare>, Option<String>),
 ) -> Result<LoadedModel, String> {
     let signature = signature::read(&session)?;
-    let (runtime, path): (Runtime, PathBuf) = (runtime.clone(), path.to_path_buf());
+    let source = Arc::clone(source);
     Ok(LoadedModel {
         signature,
         provider: placement.name(),
         provider_note,
+        nodes,
         first: Box::new(Onnx::new(session)?),
-        factory: Arc::new(move || {
-            let session = build(&runtime, &path, threads, placement)?;
+        factory: Arc::new(move |instance| {
+            let session = source.session(placement, instance)?;
             Ok(Box::new(Onnx::new(session)?))
         }),
     })
 }
 
-fn build(
-    runtime: &Runtime,
-    path: &Path,
-    threads: usize,
-    placement: Placement,
-) -> Result<Session, String> {
-    let builder = plain(runtime, threads).map_err(|error| one_line(&error))?;
-    let mut builder = placement
-        .register(builder)
-        .map_err(|error| one_line(&error))?;
-    builder
-        .commit_from_file(path)
-        .map_err(|error| one_line(&error))
+/// What sessions are made from.
+struct Source {
+    runtime: Runtime,
+    path: PathBuf,
+    options: SessionOptions,
 }
 
-/// The runtime's words in the form of ours.
-fn one_line(error: &ort::Error) -> String {
-    let text = error.to_string();
-    let words: Vec<&str> = text.trim_end_matches('.').split_whitespace().collect();
-    words.join(" ")
-}
+impl Source {
+    /// The session of instance 0, if this provider really runs it, and who has the nodes of the graph.
+    fn first(&self, placement: Placement) -> Result<(Session, Vec<NodeShare>), String> {
+        if !placement.in_library() {
+            return Err(format!(
+                "{} has no {}, the library of the Python package '{}' has it",
+                self.runtime.path().display(),
+                placement.runtime_name(),
+                placement.package()
+            ));
+        }
+        let session = self.session(placement, 0)?;
+        let nodes = assignment::nodes(&session);
+        placement.check_share(&nodes)?;
+        Ok((session, nodes))
+    }
 
-fn plain(runtime: &Runtime, threads: usize) -> ort::Result<SessionBuilder> {
-    Ok(Session::builder(&runtime.environment)?
-        .with_optimization_level(GraphOptimizationLevel::All)?
-        .with_intra_threads(threads.max(1))?
-        .with_inter_threads(1)?
-        .with_intra_op_spinning(false)?
-        .with_memory_pattern(false)?)
+    fn session(&self, placement: Placement, instance: usize) -> Result<Session, String> {
+        let profile = match placement {
+            Placement::TensorRt => self.profile()?,
+            Placement::Cpu | Placement::Cuda | Placement::OpenVino => None,
+        };
+        let request = Request {
+            options: &self.options,
+            device: self.options.device(instance),
+            profile: profile.as_ref(),
+        };
+        let builder = self.builder(placement.threads(self.options.threads));
+        let builder = builder.map_err(|error| one_line(&error))?;
+        placement
+            .register(builder, &request)?
+            .commit_from_file(&self.path)
+            .map_err(|error| one_line(&error))
+    }
+
+    fn builder(&self, threads: usize) -> ort::Result<SessionBuilder> {
+        let options = &self.options;
+        let level = match options.optimization {
+            Optimization::Disabled => GraphOptimizationLevel::Disable,
+            Optimization::Basic => GraphOptimizationLevel::Level1,
+            Optimization::Extended => GraphOptimizationLevel::Level2,
+            Optimization::All => GraphOptimizationLevel::All,
+        };
+        let (key, value) = assignment::RECORD;
+        Ok(Session::builder(&self.runtime.environment)?
+            .with_optimization_level(level)?
+            .with_intra_threads(threads.max(1))?
+            .with_inter_threads(options.inter_op_threads.max(1))?
+            .with_parallel_execution(options.inter_op_threads > 1)?
+            .with_intra_op_spinning(false)?
+            .with_inter_op_spinning(false)?
+            .with_memory_pattern(options.memory_pattern)?
+            .with_config_entry(key, value)?)
+    }
+
+    /// The shapes that TensorRT plans for, read from a session that does nothing else.
+    fn profile(&self) -> Result<Option<Profile>, String> {
+        let reader = Session::builder(&self.runtime.environment)
+            .map_err(ort::Error::from)
+            .and_then(|builder| {
+                Ok(builder.with_optimization_level(GraphOptimizationLevel::Disable)?)
+            })
+            .and_then(|mut builder| builder.commit_from_file(&self.path))
+            .map_err(|error| one_line(&error))?;
+        let inputs: Vec<_> = signature::read(&reader)?
+            .inputs
+            .into_iter()
+            .filter(|spec| !spec.optional)
+            .map(|spec| (spec.name, spec.shape))
+            .collect();
+        Ok(Profile::of(&inputs, self.options.max_batch_size))
+    }
 }
 
 /// One session.

@@ -26,7 +26,8 @@ fn start_cutting(script: &Arc<Script>, outputs: &[&str]) -> Result<Model, String
         },
         provider: "cpu",
         provider_note: None,
-        first: factory().unwrap(),
+        nodes: Vec::new(),
+        first: factory(0).unwrap(),
         factory,
     };
     let padding = PaddingConfig {

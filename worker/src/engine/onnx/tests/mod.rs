@@ -1,11 +1,12 @@
 //! The real ONNX Runtime on tiny models. Needs the library; without it these tests fail and say so.
 
 mod interrupt;
+mod providers;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use forebay_config::worker::Provider;
+use forebay_config::worker::{Model, Provider};
 use forebay_proto::tensor::{DataType, encode_bytes_element};
 use half::{bf16, f16};
 use zerocopy::IntoBytes;
@@ -26,20 +27,21 @@ fn runtime() -> Runtime {
 
 /// Writes the model into a file of its own and loads it.
 fn try_open(model: TestModel, provider: Provider) -> Result<LoadedModel, String> {
+    let config = Model {
+        provider,
+        ..Model::default()
+    };
+    open_with(model, SessionOptions::new(&config, 1))
+}
+
+fn open_with(model: TestModel, options: SessionOptions) -> Result<LoadedModel, String> {
     let runtime = runtime();
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::SeqCst);
     let path: PathBuf =
         std::env::temp_dir().join(format!("forebay-onnx-{}-{number}.onnx", std::process::id()));
     std::fs::write(&path, model.encode()).unwrap();
-    let loaded = load_model(
-        &runtime,
-        &path,
-        SessionOptions {
-            threads: 1,
-            provider,
-        },
-    );
+    let loaded = load_model(&runtime, &path, options);
     std::fs::remove_file(&path).unwrap();
     loaded
 }
@@ -300,7 +302,7 @@ fn shapes_that_do_not_fit_together_are_the_callers_fault() {
 fn further_instances_are_made_alike() {
     let model = open(identity(FLOAT, Some(&["n"])));
     // The file is gone by now, as it may be in life; the reason is told.
-    let error = (model.factory)().err().unwrap();
+    let error = (model.factory)(1).err().unwrap();
     assert!(error.contains("does not exist"), "{error}");
 }
 
@@ -328,17 +330,4 @@ fn what_cannot_be_served_says_why() {
         error.contains("NoSuchOperator") && !error.contains('\n'),
         "{error}"
     );
-}
-
-#[cfg(not(feature = "cuda"))]
-#[test]
-fn cuda_that_cannot_run_is_an_error_and_auto_falls_back_and_says_so() {
-    let error = try_open(identity(FLOAT, Some(&["n"])), Provider::Cuda).unwrap_err();
-    assert!(
-        error.contains("provider 'cuda' cannot run it") && error.contains("--features cuda"),
-        "{error}"
-    );
-    let model = try_open(identity(FLOAT, Some(&["n"])), Provider::Auto).unwrap();
-    assert_eq!(model.provider, "cpu");
-    assert!(model.provider_note.unwrap().contains("fell back to cpu"));
 }
