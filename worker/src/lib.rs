@@ -8,6 +8,7 @@ pub mod cache;
 pub mod engine;
 pub mod http;
 pub mod inference;
+pub mod measure;
 pub mod model;
 pub mod process;
 pub mod repository;

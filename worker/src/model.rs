@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use forebay_config::worker::Model as ModelConfig;
 
+use crate::batch::curve::Learned;
 use crate::batch::forming::Forming;
 use crate::batch::instance::{Common, Instance};
 use crate::batch::job::{self, Answer, Job};
@@ -20,6 +21,7 @@ use crate::batch::warmup::{self, WarmUp};
 use crate::cache::Cache;
 use crate::engine::{Engine, LoadedModel, NodeShare, content};
 use crate::inference::{InferError, InferRequest, Signature};
+use crate::measure::{Batches, Requests};
 use crate::repository::labels::Labels;
 
 pub use crate::batch::statistics::{BatchSize, Statistics, Total};
@@ -37,6 +39,7 @@ pub struct Model {
     provider_note: Option<String>,
     cache: Option<Arc<Cache>>,
     nodes: Vec<NodeShare>,
+    requests: Requests,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -79,6 +82,7 @@ impl Model {
             observer: spec.observer,
             factory: loaded.factory,
             padding,
+            batches: Batches::default(),
         });
         let cache = config.response_cache_bytes;
         let model = Self {
@@ -90,6 +94,7 @@ impl Model {
             provider: loaded.provider,
             provider_note: loaded.provider_note,
             nodes: loaded.nodes,
+            requests: Requests::default(),
             threads: Mutex::default(),
         };
         for (number, engine) in engines.into_iter().enumerate() {
@@ -158,9 +163,13 @@ impl Model {
         now: Instant,
     ) -> Result<oneshot::Receiver<Answer>, InferError> {
         let admitted = self.admit(request, now);
-        if admitted.is_err() {
-            self.common.statistics.lock().fail.add(Duration::ZERO);
+        let mut statistics = self.common.statistics.lock();
+        statistics.submitted += 1;
+        if let Err(error) = &admitted {
+            statistics.refused.count(error);
+            statistics.fail.add(Duration::ZERO);
         }
+        drop(statistics);
         admitted
     }
 
@@ -191,6 +200,20 @@ impl Model {
             }),
             Err(Refusal::Draining) => Err(InferError::Unavailable(self.name().to_owned())),
         }
+    }
+
+    /// What became of the requests, as their callers see it.
+    pub fn requests(&self) -> &Requests {
+        &self.requests
+    }
+
+    pub fn batches(&self) -> &Batches {
+        &self.common.batches
+    }
+
+    /// Expected durations by weight of a row, those measured most first.
+    pub fn learned(&self) -> Vec<Learned> {
+        self.common.lane.learned()
     }
 
     pub fn statistics(&self) -> Statistics {

@@ -11,6 +11,7 @@ use futures::future::FutureExt;
 use crate::batch::job::Answer;
 use crate::cache::{Cache, CacheStatistics};
 use crate::inference::{InferError, InferRequest, Signature};
+use crate::measure::Requests;
 use crate::model::{Model, Statistics};
 
 /// One served version.
@@ -45,6 +46,9 @@ impl Served {
             Self::Model(model) => model.statistics(),
         };
         if let Some(cache) = self.cache_statistics() {
+            let waiting = cache.counts.waiting as u64;
+            let ended = cache.counts.hit.count + cache.counts.fail.count + cache.counts.cancelled;
+            statistics.submitted += ended + waiting;
             statistics.success += cache.counts.hit;
             statistics.fail += cache.counts.fail;
             statistics.cancelled += cache.counts.cancelled;
@@ -61,6 +65,13 @@ impl Served {
 
     pub fn cache_statistics(&self) -> Option<CacheStatistics> {
         self.cache().map(|cache| cache.statistics())
+    }
+
+    /// What became of the requests.
+    pub fn requests(&self) -> &Requests {
+        match self {
+            Self::Model(model) => model.requests(),
+        }
     }
 
     /// Time that a request may take when its caller names none.

@@ -13,6 +13,7 @@
 //!
 //! Pure: durations come from the caller.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ const SAMPLES_TO_KNOW: u32 = 2;
 pub const HOPELESS: f64 = 1.5;
 /// Of two sizes whose time per row differs by less, the smaller is better: same throughput, less waiting.
 const SAME: f64 = 1.01;
+/// Weight classes that are told about, so that no caller can fill a page of metrics.
+const MAX_TOLD: usize = 8;
 /// One batch in so many tries a neighbour of the best size.
 const PROBE_EVERY: u32 = 64;
 
@@ -225,6 +228,17 @@ pub fn sizes(max_rows: usize) -> impl Iterator<Item = usize> {
         .chain([max_rows])
 }
 
+/// What is known of one weight class.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Learned {
+    /// Rows of so many bytes and up to twice as many.
+    pub row_bytes: usize,
+    /// The batch size with the least time per row.
+    pub best_size: usize,
+    /// Expected duration by rows.
+    pub curve: Vec<(usize, Duration)>,
+}
+
 /// One curve per weight class of a row.
 #[derive(Debug, Clone)]
 pub struct Curves {
@@ -255,6 +269,18 @@ impl Curves {
     /// The class that was measured most.
     pub fn busiest(&self) -> Option<&Curve> {
         self.classes.values().max_by_key(|curve| curve.samples())
+    }
+
+    /// What is told about the classes, those measured most first.
+    pub fn learned(&self) -> Vec<Learned> {
+        let mut classes: Vec<_> = self.classes.iter().collect();
+        classes.sort_by_key(|(_, curve)| Reverse(curve.samples()));
+        let learned = classes.into_iter().map(|(class, curve)| Learned {
+            row_bytes: 1 << class,
+            best_size: curve.best_size(self.max_rows),
+            curve: curve.points(),
+        });
+        learned.take(MAX_TOLD).collect()
     }
 
     fn class(&mut self, row_bytes: usize) -> &mut Curve {

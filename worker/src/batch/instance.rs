@@ -21,6 +21,7 @@ use crate::batch::scatter::{scatter, shorten};
 use crate::batch::statistics::{Phases, Statistics};
 use crate::engine::{Engine, EngineError, EngineFactory};
 use crate::inference::{InferError, InferRequest, InferResponse, Origin, Tensor, Timing};
+use crate::measure::Batches;
 
 /// What the instances of one model share.
 pub struct Common {
@@ -31,6 +32,7 @@ pub struct Common {
     pub observer: Arc<dyn BatchObserver>,
     pub factory: EngineFactory,
     pub padding: Option<Padding>,
+    pub batches: Batches,
 }
 
 impl Common {
@@ -319,7 +321,7 @@ impl Instance {
     }
 
     fn report(&self, rows: usize, phases: &Phases, error: Option<&str>) {
-        self.common.observer.batch_done(BatchReport {
+        let report = BatchReport {
             model: &self.common.model,
             version: self.common.version,
             instance: self.number,
@@ -330,7 +332,9 @@ impl Instance {
             error,
             any_traced: self.reports.iter().any(|request| request.trace.is_some()),
             requests: &self.reports,
-        });
+        };
+        self.common.batches.record(&report);
+        self.common.observer.batch_done(report);
     }
 }
 

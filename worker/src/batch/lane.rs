@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::batch::curve::Learned;
 use crate::batch::forming::{Asking, Forming};
 use crate::batch::job::Job;
 use crate::batch::queue::{Decision, Dropped, Queue};
@@ -135,6 +136,11 @@ impl Lane {
     pub fn drain(&self) {
         self.state.lock().draining = true;
         self.wake.notify_all();
+    }
+
+    /// What was learned about durations.
+    pub fn learned(&self) -> Vec<Learned> {
+        self.state.lock().forming.curves().learned()
     }
 
     pub fn glance(&self) -> Glance {

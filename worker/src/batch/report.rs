@@ -1,4 +1,4 @@
-//! What is told about an executed batch: the seam to traces and metrics.
+//! What is told about an executed batch: the seam to traces.
 //!
 //! Instants, not wall-clock times: whoever makes spans of them reads both clocks once and converts.
 

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::batch::padding::Waste;
 use crate::batch::report::Span;
+use crate::inference::InferError;
 
 const MAX_BATCH_SIZES: usize = 1024;
 
@@ -39,9 +40,43 @@ pub struct BatchSize {
     pub compute_output: Total,
 }
 
+/// Requests without a place in the queue, by reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Refused {
+    pub queue_full: u64,
+    /// The deadline was over, or could not be met.
+    pub deadline: u64,
+    /// The model was about to go.
+    pub unloading: u64,
+}
+
+impl Refused {
+    /// What is refused for what it holds is not counted here.
+    pub fn count(&mut self, error: &InferError) {
+        match error {
+            InferError::QueueFull { .. } => self.queue_full += 1,
+            InferError::DeadlineInQueue(_) | InferError::CannotMeetDeadline { .. } => {
+                self.deadline += 1;
+            }
+            InferError::Unavailable(_) => self.unloading += 1,
+            InferError::InvalidInput(_) | InferError::Engine { .. } => {}
+        }
+    }
+
+    pub fn by_reason(&self) -> [(&'static str, u64); 3] {
+        [
+            ("queue_full", self.queue_full),
+            ("deadline", self.deadline),
+            ("unloading", self.unloading),
+        ]
+    }
+}
+
 /// A snapshot. `queue` and the `compute_…` totals count successful requests only.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Statistics {
+    /// Requests that came. Each ends in one of `success`, `fail` and `cancelled`.
+    pub submitted: u64,
     /// Requests answered with tensors; duration from submission to answer.
     pub success: Total,
     /// Requests answered with an error, refused ones included.
@@ -50,6 +85,8 @@ pub struct Statistics {
     pub compute_input: Total,
     pub compute_infer: Total,
     pub compute_output: Total,
+    /// Those of `fail` that were not let into the queue.
+    pub refused: Refused,
     /// Requests whose caller left before they were run.
     pub cancelled: u64,
     /// Rows of successful requests.

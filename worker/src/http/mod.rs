@@ -20,7 +20,6 @@ use hyper::body::Incoming;
 use self::refusal::Refusal;
 use crate::server::Body;
 use crate::service::{Arrival, Fault, Front, Progress};
-use crate::telemetry::metrics::Shown;
 use crate::telemetry::prometheus;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -210,19 +209,7 @@ fn metrics(front: &Front, method: &Method) -> Response<Body> {
     if method != Method::GET {
         return Refusal::from(rest::RestError::method_not_allowed(method, "GET")).into_response();
     }
-    let models = front.registry.models();
-    let shown: Vec<Shown<'_>> = models
-        .iter()
-        .map(|model| Shown {
-            name: model.name(),
-            version: model.version(),
-            provider: model.provider(),
-            fell_back: model.provider_note().is_some(),
-            statistics: model.statistics(),
-            cache: model.cache_statistics(),
-        })
-        .collect();
-    let page = front.observer.metrics.page(&shown);
+    let page = front.observer.metrics.page(&front.registry.models());
     with_type(
         HeaderValue::from_static(prometheus::CONTENT_TYPE),
         page.into(),

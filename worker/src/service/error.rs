@@ -9,6 +9,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 use crate::inference::InferError;
+use crate::measure::Reason;
 use crate::repository::{ControlError, LoadError, LookupError};
 use crate::server::{InflateError, UnknownEncoding};
 
@@ -91,14 +92,16 @@ impl Fault {
     }
 
     /// What Triton calls the reason in its failure metric.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            Fault::Busy { .. } | Fault::DeadlineExceeded(_) | Fault::Unavailable(_) => "REJECTED",
-            Fault::Internal(_) => "BACKEND",
+            Fault::Busy { .. } | Fault::DeadlineExceeded(_) | Fault::Unavailable(_) => {
+                Reason::Rejected
+            }
+            Fault::Internal(_) => Reason::Backend,
             Fault::Invalid(_)
             | Fault::NotFound(_)
             | Fault::Unimplemented(_)
-            | Fault::TooLarge(_) => "OTHER",
+            | Fault::TooLarge(_) => Reason::Other,
         }
     }
 }
@@ -204,7 +207,7 @@ mod tests {
         ];
         for (fault, code, http, reason) in rows {
             assert_eq!(
-                (fault.code(), fault.http().as_u16(), fault.reason()),
+                (fault.code(), fault.http().as_u16(), fault.reason().name()),
                 (code, http, reason)
             );
             let busy = matches!(fault, Fault::Busy { .. });

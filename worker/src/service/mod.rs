@@ -93,11 +93,11 @@ impl Front {
             arrival,
             trace,
         };
+        let underway = model.requests().begin(arrival.at);
         let answer = ask(&model, asked, progress).await;
-        if let Err(fault) = &answer {
-            self.observer
-                .metrics
-                .failure(model.name(), model.version(), fault.reason());
+        match &answer {
+            Ok(_) => underway.answered(Instant::now()),
+            Err(fault) => underway.failed(fault.reason()),
         }
         answer
     }

@@ -11,7 +11,7 @@ use self::metrics::Metrics;
 use self::spans::{Clock, Tracing};
 use crate::batch::report::{BatchObserver, BatchReport};
 
-/// Hears of every batch, for the metrics and, when one of its requests is traced, the spans.
+/// Hears of every batch, for the spans when one of its requests is traced. Pages of metrics are written here.
 #[derive(Debug, Clone, Default)]
 pub struct Observer {
     pub tracing: Tracing,
@@ -20,7 +20,6 @@ pub struct Observer {
 
 impl BatchObserver for Observer {
     fn batch_done(&self, report: BatchReport<'_>) {
-        self.metrics.batch(&report);
         if report.any_traced {
             self.tracing.batch(&report, Clock::read());
         }

@@ -1,7 +1,8 @@
 //! Prometheus' text format, version 0.0.4: families, samples, and histograms over whole numbers.
 
 use std::fmt::{Display, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::measure::Histogram;
 
 /// The content type of a page.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -40,21 +41,24 @@ impl Page {
     }
 
     /// The buckets, sum and count of a histogram.
-    pub fn histogram(&mut self, name: &str, labels: Labels<'_>, histogram: &Histogram) {
-        let scale = |units: u64| units as f64 / histogram.units_per_one;
-        let mut count = 0;
-        for (bucket, bound) in histogram.counts.iter().zip(histogram.bounds) {
-            count += bucket.load(Ordering::Relaxed);
-            let labels = written(labels, Some(&scale(*bound).to_string()));
+    pub fn histogram(
+        &mut self,
+        name: &str,
+        labels: Labels<'_>,
+        (values, scale): (&Histogram, Scale),
+    ) {
+        let sum = scale.show(values.sum());
+        let mut all = 0;
+        for (bound, count) in values.cumulative() {
+            let bound =
+                bound.map_or_else(|| "+Inf".to_owned(), |bound| scale.show(bound).to_string());
+            let labels = written(labels, Some(&bound));
             self.line(format_args!("{name}_bucket{labels} {count}"));
+            all = count;
         }
-        count += histogram.beyond.load(Ordering::Relaxed);
-        let all = written(labels, Some("+Inf"));
-        self.line(format_args!("{name}_bucket{all} {count}"));
         let labels = written(labels, None);
-        let sum = scale(histogram.sum.load(Ordering::Relaxed));
         self.line(format_args!("{name}_sum{labels} {sum}"));
-        self.line(format_args!("{name}_count{labels} {count}"));
+        self.line(format_args!("{name}_count{labels} {all}"));
     }
 
     pub fn into_text(self) -> String {
@@ -90,34 +94,20 @@ fn written(labels: Labels<'_>, bound: Option<&str>) -> String {
     text
 }
 
-/// Counts of values by size. Values are whole numbers of a unit, such as microseconds.
-#[derive(Debug)]
-pub struct Histogram {
-    /// Ascending, inclusive, in units.
-    bounds: &'static [u64],
-    counts: Box<[AtomicU64]>,
-    beyond: AtomicU64,
-    sum: AtomicU64,
-    units_per_one: f64,
-}
+/// Units of a histogram in one of what the page shows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scale(f64);
 
-impl Histogram {
-    /// `units_per_one`: units in one of what the page shows, 1e6 for microseconds shown as seconds.
-    pub fn new(bounds: &'static [u64], units_per_one: f64) -> Histogram {
-        Histogram {
-            bounds,
-            counts: bounds.iter().map(|_| AtomicU64::new(0)).collect(),
-            beyond: AtomicU64::new(0),
-            sum: AtomicU64::new(0),
-            units_per_one,
-        }
-    }
+impl Scale {
+    /// The page shows units.
+    pub const ONES: Scale = Scale(1.0);
+    /// Microseconds shown as milliseconds.
+    pub const THOUSANDTHS: Scale = Scale(1e3);
+    /// Microseconds shown as seconds.
+    pub const MILLIONTHS: Scale = Scale(1e6);
 
-    pub fn observe(&self, units: u64) {
-        let index = self.bounds.partition_point(|bound| *bound < units);
-        let count = self.counts.get(index).unwrap_or(&self.beyond);
-        count.fetch_add(1, Ordering::Relaxed);
-        self.sum.fetch_add(units, Ordering::Relaxed);
+    fn show(self, units: u64) -> f64 {
+        units as f64 / self.0
     }
 }
 
@@ -145,20 +135,21 @@ mod tests {
     }
 
     #[test]
-    fn buckets_are_cumulative_and_their_bounds_inclusive() {
-        let histogram = Histogram::new(&[100, 1_000], 1e6);
-        for units in [100, 101, 1_000, 1_001, 5_000] {
+    fn a_histogram_is_buckets_sum_and_count() {
+        let histogram = Histogram::new(&[100, 1_000]);
+        for units in [100, 101, 5_000] {
             histogram.observe(units);
         }
         let mut page = Page::default();
-        page.histogram("wait_seconds", &[("model", "m")], &histogram);
+        let values = (&histogram, Scale::MILLIONTHS);
+        page.histogram("wait_seconds", &[("model", "m")], values);
         assert_eq!(
             page.into_text(),
             "wait_seconds_bucket{model=\"m\",le=\"0.0001\"} 1\n\
-             wait_seconds_bucket{model=\"m\",le=\"0.001\"} 3\n\
-             wait_seconds_bucket{model=\"m\",le=\"+Inf\"} 5\n\
-             wait_seconds_sum{model=\"m\"} 0.007202\n\
-             wait_seconds_count{model=\"m\"} 5\n"
+             wait_seconds_bucket{model=\"m\",le=\"0.001\"} 2\n\
+             wait_seconds_bucket{model=\"m\",le=\"+Inf\"} 3\n\
+             wait_seconds_sum{model=\"m\"} 0.005201\n\
+             wait_seconds_count{model=\"m\"} 3\n"
         );
     }
 }

@@ -1,7 +1,8 @@
 //! What the response caches did, under Triton's names, and how full they are. Models without one are left out.
 
-use super::{Shown, each, microseconds};
+use super::Shown;
 use crate::cache::CacheStatistics;
+use crate::measure::microseconds;
 use crate::telemetry::prometheus::{Kind, Page};
 
 type Number = fn(&CacheStatistics) -> u64;
@@ -69,17 +70,13 @@ const FAMILIES: [(&str, Kind, &str, Number); 10] = [
     ),
 ];
 
-/// All of it; nothing when no model has a cache.
 pub fn write(page: &mut Page, models: &[Shown<'_>]) {
-    if models.iter().all(|model| model.cache.is_none()) {
-        return;
-    }
     for (name, kind, help, number) in FAMILIES {
         page.family(name, kind, help);
-        each(models, |labels, model| {
-            if let Some(cache) = &model.cache {
-                page.sample(name, labels, number(cache));
+        for model in models {
+            if let Some(cache) = model.served.cache_statistics() {
+                page.sample(name, &model.labels(), number(&cache));
             }
-        });
+        }
     }
 }
