@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::engine::onnx::Runtime;
 use crate::http;
-use crate::repository::{Commands, Control, Counts, LoadEvent, Loader, Registry};
+use crate::repository::{Commands, Control, Counts, LoadEvent, Loader, Registry, Watch};
 use crate::server::{Protocols, Server};
 use crate::service::{Front, grpc};
 use crate::shutdown::Shutdown;
@@ -71,6 +71,7 @@ pub async fn serve(
         config,
         observer: Arc::new(front.observer.clone()),
         tell: Box::new(tell),
+        watch: Watch::default(),
     };
     let loaded = load(loader, commands)?;
 
@@ -134,7 +135,7 @@ async fn listen(
 /// Loads the repository on a thread of its own, then carries out commands. The receiver hears only of a failure
 /// that ends the process.
 fn load(
-    loader: Loader,
+    mut loader: Loader,
     commands: Option<Commands>,
 ) -> Result<oneshot::Receiver<String>, ServeError> {
     let (failed, hear_failure) = oneshot::channel();
@@ -149,7 +150,7 @@ fn load(
             }
         }
         if let Some(commands) = commands {
-            commands.carry_out(&loader);
+            commands.carry_out(&mut loader);
         }
     };
     let thread = std::thread::Builder::new().name("load".to_owned());

@@ -3,8 +3,10 @@
 //! Commands are carried out one after the other, in the order they came. Whoever gave one is told when it is
 //! done; that he waits no longer does not take it back.
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
 
+use forebay_config::worker::ModelControl;
 use tokio::sync::oneshot;
 
 use crate::repository::loader::{LoadError, Loader};
@@ -101,17 +103,44 @@ impl Control {
     }
 }
 
+/// Without commands an hour passes as well as a minute.
+const NO_HURRY: Duration = Duration::from_secs(3600);
+
 impl Commands {
-    /// Carries commands out until nobody can give any.
-    pub fn carry_out(self, loader: &Loader) {
-        // Who gave a command may have left; then nobody minds.
-        for command in self.0 {
-            match command {
-                Command::Load { name, done } => _ = done.send(loader.load(&name)),
-                Command::Unload { name, done } => {
-                    loader.unload(&name);
-                    _ = done.send(());
-                }
+    /// Carries commands out until nobody can give any, and looks at the repository as often as is configured.
+    pub fn carry_out(self, loader: &mut Loader) {
+        let interval = match loader.config.model_control {
+            ModelControl::Poll { interval } => Some(interval),
+            ModelControl::None | ModelControl::Explicit { .. } => None,
+        };
+        let mut next_look = interval.map(|interval| Instant::now() + interval);
+        loop {
+            let wait = next_look.map_or(NO_HURRY, |next| {
+                next.saturating_duration_since(Instant::now())
+            });
+            match self.0.recv_timeout(wait) {
+                Ok(command) => command.carry_out(loader),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if let (Some(next), Some(interval)) = (next_look, interval)
+                && Instant::now() >= next
+            {
+                loader.look();
+                next_look = Some(Instant::now() + interval);
+            }
+        }
+    }
+}
+
+impl Command {
+    /// Who gave it may have left; then nobody minds.
+    fn carry_out(self, loader: &mut Loader) {
+        match self {
+            Self::Load { name, done } => _ = done.send(loader.load(&name)),
+            Self::Unload { name, done } => {
+                loader.unload(&name);
+                _ = done.send(());
             }
         }
     }

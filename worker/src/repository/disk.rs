@@ -37,12 +37,15 @@ pub fn folder(repository: &Path, name: &str) -> Option<Folder> {
     })
 }
 
-/// Links count as what they lead to; names that are not UTF-8 do not count.
+/// Links count as what they lead to; names that are hidden or not UTF-8 do not count.
 fn list(folder: &Path, prefix: &str, contents: &mut Contents) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let Ok(name) = entry?.file_name().into_string() else {
             continue;
         };
+        if name.starts_with('.') {
+            continue;
+        }
         // What is gone by now was never there.
         let Ok(metadata) = std::fs::metadata(folder.join(&name)) else {
             continue;

@@ -17,6 +17,7 @@ use crate::repository::disk;
 use crate::repository::labels::Labels;
 use crate::repository::layout::{self, MODEL_FILE, Plan};
 use crate::repository::registry::Registry;
+use crate::repository::watch::{Anew, Change, Watch};
 use crate::served::Served;
 
 /// How often it is looked whether the last request on a model was answered.
@@ -72,6 +73,8 @@ pub struct Loader {
     pub config: Worker,
     pub observer: Arc<dyn BatchObserver>,
     pub tell: Box<dyn Fn(LoadEvent<'_>) + Send>,
+    /// What the models were loaded from.
+    pub watch: Watch,
 }
 
 impl Loader {
@@ -79,7 +82,7 @@ impl Loader {
     ///
     /// # Errors
     /// The repository cannot be listed.
-    pub fn start(&self) -> Result<Counts, String> {
+    pub fn start(&mut self) -> Result<Counts, String> {
         let repository = &self.config.repository;
         let mut names = disk::names(repository).map_err(|error| {
             format!(
@@ -94,25 +97,22 @@ impl Loader {
         {
             names = at_start.clone();
         }
-        let plans: Vec<(String, Plan)> = names
-            .into_iter()
-            .map(|name| {
-                let plan = self.plan(&name).unwrap_or_else(|| {
-                    Plan::broken(
-                        "the configuration names it, but the repository has no such folder"
-                            .to_owned(),
-                    )
-                });
-                self.registry.change(&name, |life| life.begin(&plan));
-                (name, plan)
-            })
-            .collect();
+        let mut plans: Vec<(String, Plan)> = Vec::new();
+        for name in names {
+            let plan = self.plan(&name).unwrap_or_else(|| {
+                Plan::broken(
+                    "the configuration names it, but the repository has no such folder".to_owned(),
+                )
+            });
+            self.registry.change(&name, |life| life.begin(&plan));
+            plans.push((name, plan));
+        }
         let mut counts = Counts::default();
         for (name, plan) in plans {
             if self.registry.closed() {
                 return Ok(counts);
             }
-            match self.carry_out(&name, &plan) {
+            match self.carry_out(&name, &plan, &Anew::All) {
                 Ok(()) => counts.ready += 1,
                 Err(_) => counts.failed += 1,
             }
@@ -125,11 +125,11 @@ impl Loader {
     ///
     /// # Errors
     /// There is no such model, or a version of it cannot be loaded; what was served before still is.
-    pub fn load(&self, name: &str) -> Result<(), LoadError> {
+    pub fn load(&mut self, name: &str) -> Result<(), LoadError> {
         let plan = self.plan(name);
         let plan = plan.ok_or_else(|| LoadError::Unknown(name.to_owned()))?;
         self.registry.change(name, |life| life.begin(&plan));
-        self.carry_out(name, &plan)
+        self.carry_out(name, &plan, &Anew::All)
     }
 
     /// New requests for the model are refused from now on. A model that is not loaded stays so.
@@ -145,11 +145,46 @@ impl Loader {
         self.let_go(name, let_go);
     }
 
+    /// Looks at the repository, and acts on what has changed and come to rest.
+    pub fn look(&mut self) {
+        let repository = &self.config.repository;
+        let names = match disk::names(repository) {
+            Ok(names) => names,
+            Err(error) => {
+                let path = repository.display();
+                tracing::warn!("cannot list the model repository '{path}': {error}");
+                return;
+            }
+        };
+        let folders = names
+            .iter()
+            .filter_map(|name| disk::folder(repository, name));
+        for change in self.watch.look(folders.collect()) {
+            if self.registry.closed() {
+                return;
+            }
+            match change {
+                Change::Gone { name } => self.unload(&name),
+                Change::Changed { name, anew } => {
+                    let Some(plan) = self.plan(&name) else {
+                        continue;
+                    };
+                    self.registry.change(&name, |life| life.begin(&plan));
+                    // Whatever fails was told, and stands in the index.
+                    _ = self.carry_out(&name, &plan, &anew);
+                }
+            }
+        }
+    }
+
     /// None: there is no such folder.
-    fn plan(&self, name: &str) -> Option<Plan> {
+    fn plan(&mut self, name: &str) -> Option<Plan> {
         let folder = disk::folder(&self.config.repository, name)?;
         Some(match folder.contents {
-            Ok(contents) => layout::plan(&contents, &self.settings(name).versions, MODEL_FILE),
+            Ok(contents) => {
+                self.watch.acted_on(name, &contents);
+                layout::plan(&contents, &self.settings(name).versions, MODEL_FILE)
+            }
             Err(reason) => Plan::broken(format!("the folder cannot be read: {reason}")),
         })
     }
@@ -158,8 +193,9 @@ impl Loader {
         self.config.model(name)
     }
 
-    /// Loads what the plan wants, then lets go of what it does not want.
-    fn carry_out(&self, name: &str, plan: &Plan) -> Result<(), LoadError> {
+    /// Loads what the plan wants, but for what is served already and not to be loaded anew; then lets go of what
+    /// the plan does not want.
+    fn carry_out(&self, name: &str, plan: &Plan, anew: &Anew) -> Result<(), LoadError> {
         let mut reasons: Vec<String> = Vec::new();
         if let Some(reason) = &plan.problem {
             self.tell_failure(name, None, reason);
@@ -170,6 +206,9 @@ impl Loader {
                 break;
             }
             let (version, start) = (*version, Instant::now());
+            if !anew.contains(version) && self.registry.get(name, &version.to_string()).is_ok() {
+                continue;
+            }
             let loaded = path.clone().and_then(|path| {
                 (self.tell)(LoadEvent::Started { name, version });
                 self.load_version(name, version, &path)

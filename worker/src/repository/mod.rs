@@ -1,6 +1,6 @@
 //! The models on disk and in memory: what the repository holds, and what of it is served.
 //!
-//! `layout` and `lifecycle` decide, `disk` looks, `loader` does; `registry` is where services find models and
+//! `layout`, `lifecycle` and `watch` decide, `disk` looks, `loader` does; `registry` is where services find models and
 //! `control` how they have them loaded and unloaded.
 
 mod control;
@@ -10,9 +10,11 @@ mod layout;
 mod lifecycle;
 mod loader;
 mod registry;
+mod watch;
 
 pub use control::{Commands, Control, ControlError};
 pub use layout::is_model_name;
 pub use lifecycle::ModelState;
 pub use loader::{Counts, LoadError, LoadEvent, Loader};
 pub use registry::{IndexEntry, LookupError, Registry};
+pub use watch::Watch;

@@ -15,6 +15,8 @@ use crate::inference::{InferError, InferRequest, Tensor};
 use crate::repository::lifecycle::ModelState;
 use crate::repository::registry::LookupError;
 
+mod changes;
+
 type Events = Arc<Mutex<Vec<String>>>;
 
 struct Repository(PathBuf);
@@ -68,18 +70,19 @@ impl Repository {
             config: worker,
             observer: Arc::new(NoObserver),
             tell: Box::new(note),
+            watch: Watch::default(),
         }
     }
 
     /// Everything that is served from the start is loaded.
     fn started(&self, worker: Worker) -> Loader {
-        let loader = self.loader(worker, &Events::default());
+        let mut loader = self.loader(worker, &Events::default());
         loader.start().unwrap();
         loader
     }
 
     fn load(&self, worker: &Worker, events: &Events) -> Arc<Registry> {
-        let loader = self.loader(worker.clone(), events);
+        let mut loader = self.loader(worker.clone(), events);
         loader.start().unwrap();
         loader.registry
     }
@@ -206,7 +209,7 @@ fn an_empty_registry_is_not_ready_and_says_so() {
 #[test]
 fn a_repository_that_is_not_there_is_an_error() {
     let worker = Worker::default_for(PathBuf::from("/nonexistent/models"));
-    let loader = Repository::new().loader(worker, &Events::default());
+    let mut loader = Repository::new().loader(worker, &Events::default());
     let error = loader.start().unwrap_err();
     assert!(error.contains("/nonexistent/models"), "{error}");
 }
@@ -347,144 +350,4 @@ fn wait_for(registry: &Registry, wanted: &[(&str, u64, ModelState)]) {
             changes.changed().await.unwrap();
         }
     });
-}
-
-fn all_versions(repository: &Repository) -> Worker {
-    let mut worker = repository.worker();
-    worker.defaults.versions = VersionPolicy::All;
-    worker
-}
-
-#[test]
-fn several_versions_are_served_at_once() {
-    let repository = Repository::new()
-        .with("a", "1", &add(1.0))
-        .with("a", "2", &add(2.0))
-        .with("a", "3", b"broken");
-    let loader = repository.started(all_versions(&repository));
-    let registry = &loader.registry;
-    assert_eq!(amount(registry, "a", ""), 2.0, "the highest that is ready");
-    assert_eq!(amount(registry, "a", "1"), 1.0);
-    assert_eq!(amount(registry, "a", "2"), 2.0);
-    assert!(matches!(
-        registry.get("a", "3"),
-        Err(LookupError::NotReady { .. })
-    ));
-    let versions = registry.versions("a");
-    let numbers: Vec<u64> = versions.iter().map(|model| model.version()).collect();
-    assert_eq!(numbers, [1, 2]);
-    assert_eq!(registry.index().len(), 3);
-}
-
-#[test]
-fn a_load_takes_up_what_changed() {
-    let repository = Repository::new().with("a", "1", &add(1.0));
-    let loader = repository.started(repository.worker());
-    let registry = &loader.registry;
-    let repository = repository.with("a", "1", &add(5.0));
-    assert_eq!(amount(registry, "a", "1"), 1.0, "nobody asked for it yet");
-    loader.load("a").unwrap();
-    assert_eq!(amount(registry, "a", "1"), 5.0);
-    let repository = repository.with("a", "2", &add(2.0));
-    loader.load("a").unwrap();
-    assert_eq!(amount(registry, "a", ""), 2.0);
-    wait_for(
-        registry,
-        &[
-            ("a", 1, ModelState::Unavailable),
-            ("a", 2, ModelState::Ready),
-        ],
-    );
-    drop(repository);
-}
-
-#[test]
-fn a_load_that_fails_leaves_what_is_served() {
-    let repository = Repository::new().with("a", "1", &add(1.0));
-    let loader = repository.started(repository.worker());
-    let registry = &loader.registry;
-    let repository = repository.with("a", "1", b"half a fi");
-    let error = loader.load("a").unwrap_err().to_string();
-    assert!(
-        error.starts_with("load failed for model 'a': version 1 is at UNAVAILABLE state: "),
-        "{error}"
-    );
-    assert_eq!(amount(registry, "a", ""), 1.0);
-    let entry = &registry.index()[0];
-    assert_eq!(entry.state, ModelState::Ready);
-    assert!(entry.reason.contains("loading it anew failed"), "{entry:?}");
-    let repository = repository.with("a", "2", b"");
-    loader.load("a").unwrap_err();
-    assert_eq!(amount(registry, "a", ""), 1.0);
-    drop(repository);
-}
-
-#[test]
-fn what_is_unloaded_is_gone_for_new_requests_alone() {
-    let repository = Repository::new().with("a", "1", &add(1.0));
-    let loader = repository.started(repository.worker());
-    let registry = &loader.registry;
-    let held = registry.get("a", "").unwrap();
-    loader.unload("a");
-    assert_eq!(
-        registry.get("a", "").unwrap_err(),
-        LookupError::NoVersions("a".to_owned())
-    );
-    wait_for(registry, &[("a", 1, ModelState::Unloading)]);
-    let model = held.model().unwrap();
-    let mut request = token(0);
-    request.inputs[0].1 = Tensor {
-        datatype: DataType::Fp32,
-        shape: vec![1, 2],
-        data: Bytes::from_static(&[0; 8]),
-    };
-    let answer = model.submit(request, Instant::now()).unwrap();
-    assert!(answer.blocking_recv().unwrap().is_ok());
-    drop(held);
-    wait_for(registry, &[("a", 1, ModelState::Unavailable)]);
-    assert!(registry.ready(), "nothing is to be served");
-    loader.unload("a");
-    loader.unload("never heard of");
-    loader.load("a").unwrap();
-    assert_eq!(amount(registry, "a", ""), 1.0);
-}
-
-#[test]
-fn what_is_not_there_cannot_be_loaded() {
-    let repository = Repository::new().with("a", "1", &add(1.0));
-    let loader = repository.started(repository.worker());
-    for name in ["b", "", "..", "../a", "a/1", "/etc"] {
-        let error = loader.load(name).unwrap_err();
-        assert_eq!(error, LoadError::Unknown(name.to_owned()));
-        assert!(
-            error
-                .to_string()
-                .contains("failed to poll from model repository")
-        );
-    }
-    assert_eq!(states(&loader.registry).len(), 1);
-}
-
-#[test]
-fn in_explicit_mode_only_what_is_named_is_loaded_at_the_start() {
-    let repository = Repository::new()
-        .with("a", "1", &add(1.0))
-        .with("b", "1", &add(2.0));
-    let mut worker = repository.worker();
-    worker.model_control = ModelControl::Explicit {
-        at_start: Some(["b".to_owned()].into()),
-    };
-    let loader = repository.started(worker.clone());
-    assert_eq!(
-        states(&loader.registry),
-        [("b".to_owned(), Some(1), ModelState::Ready)]
-    );
-    loader.load("a").unwrap();
-    assert_eq!(amount(&loader.registry, "a", ""), 1.0);
-
-    worker.model_control = ModelControl::Explicit {
-        at_start: Some([].into()),
-    };
-    let loader = repository.started(worker);
-    assert!(loader.registry.ready() && loader.registry.models().is_empty());
 }
