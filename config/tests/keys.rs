@@ -164,6 +164,12 @@ fn cases() -> Vec<Case> {
             "Endpoints",
         ),
         gateway(
+            &[LISTENER, CLUSTER, "[clusters.discovery]\n"],
+            "dns = \"workers.internal:8001\"\n",
+            "clusters[0].discovery",
+            "Discovery",
+        ),
+        gateway(
             &[LISTENER, CLUSTER, "[clusters.health]\n"],
             "",
             "clusters[0].health",

@@ -88,6 +88,7 @@ fn the_smallest_gateway_has_every_default() {
             protocol: Protocol::Grpc,
             policy: Policy::LeastWork,
             endpoints: vec![endpoint("127.0.0.1:8001"), endpoint("127.0.0.1:8002")],
+            discovery: None,
             connect_timeout: Duration::from_millis(500),
             health: Some(Health {
                 probe: HealthProbe::Grpc {
@@ -304,4 +305,52 @@ fn otlp_speaks_what_its_port_suggests_unless_told() {
         protocol("endpoint = \"http://jaeger:9\"\nprotocol = \"grpc\"\n"),
         Some(OtlpProtocol::Grpc)
     );
+}
+
+#[test]
+fn a_discovery_is_one_of_three_sources() {
+    let source = |keys: &str| {
+        let text = format!(
+            "listeners = [{{ address = \"127.0.0.1:0\" }}]\n[[clusters]]\nname = \"a\"\n[clusters.discovery]\n{keys}\n"
+        );
+        let cluster = Gateway::parse(&text).unwrap().clusters.remove(0);
+        assert!(cluster.endpoints.is_empty());
+        cluster.discovery.unwrap()
+    };
+    assert_eq!(
+        source("dns = \"workers:8001\"\ninterval = \"200ms\""),
+        Discovery {
+            source: DiscoverySource::Dns {
+                host: "workers".into(),
+                port: 8001
+            },
+            interval: Duration::from_millis(200),
+            nameserver: None,
+        }
+    );
+    assert_eq!(
+        source("srv = \"_grpc._tcp.workers\"").source,
+        DiscoverySource::Srv("_grpc._tcp.workers".into())
+    );
+    assert_eq!(
+        source("file = \"endpoints.toml\"").source,
+        DiscoverySource::File("endpoints.toml".into())
+    );
+}
+
+#[test]
+fn a_discovery_file_is_a_list_of_endpoints() {
+    let text = "endpoints = [\"10.0.0.7:8001\", { address = \"b:1\", weight = 3 }]";
+    let endpoints = Endpoint::parse_file(text).unwrap();
+    assert_eq!(endpoints[1].weight, 3);
+    assert_eq!(Endpoint::parse_file("endpoints = []").unwrap(), []);
+    for (text, part) in [
+        ("", "endpoints: found nothing"),
+        ("endpoints = [\"b:1\", \"b:1\"]", "endpoints[1]"),
+        ("endpoint = [\"b:1\"]", "did you mean endpoints?"),
+        ("endpoints = [", "line 1"),
+    ] {
+        let problems = Endpoint::parse_file(text).unwrap_err().to_string();
+        assert!(problems.contains(part), "{problems}");
+    }
 }

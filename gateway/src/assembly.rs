@@ -2,6 +2,7 @@
 //!
 //! Blocking (files, name resolution): called at start and on reload, never while a request waits.
 
+use std::collections::HashMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +14,6 @@ use tokio::runtime::Handle;
 use crate::fleet::{Cluster, Endpoint, EndpointBlueprint};
 use crate::gateway::Snapshot;
 use crate::security::tls::{self, TlsError, UpstreamTrust};
-use crate::telemetry::metrics::RouteMetrics;
 use crate::upstream::Target;
 
 #[derive(Debug, thiserror::Error)]
@@ -33,58 +33,143 @@ pub enum AssemblyError {
     ListenerTls { listener: usize, source: TlsError },
 }
 
-/// Builds a snapshot; endpoints and route metrics of `previous` live on where they are the same. Health checks
-/// of new endpoints run on `runtime`. Every problem is reported, not only the first.
-pub fn assemble(
-    config: config::Gateway,
-    previous: Option<&Snapshot>,
-    runtime: &Handle,
-    shards: usize,
-) -> Result<Snapshot, Vec<AssemblyError>> {
-    let mut problems = Vec::new();
-    let mut planned = Vec::new();
-    for (number, cluster) in config.clusters.iter().enumerate() {
-        let trust = match cluster.tls.as_ref().map(tls::upstream).transpose() {
-            Ok(trust) => trust,
-            Err(source) => {
-                let cluster = number;
-                problems.push(AssemblyError::Tls { cluster, source });
-                continue;
-            }
-        };
-        let mut blueprints = Vec::new();
-        for (place, endpoint) in cluster.endpoints.iter().enumerate() {
-            match blueprint(cluster, endpoint, trust.as_ref()) {
-                Ok(blueprint) => blueprints.push(blueprint),
-                Err(reason) => problems.push(AssemblyError::Unresolved {
-                    cluster: number,
-                    endpoint: place,
-                    address: endpoint.address.clone(),
-                    reason,
-                }),
+/// What endpoints are made with.
+pub struct Assembly {
+    /// Where health checks of new endpoints run.
+    pub runtime: Handle,
+    /// Serving threads, each with connections of its own.
+    pub shards: usize,
+}
+
+/// A cluster whose names are resolved and whose files are read.
+struct Plan {
+    cluster: config::Cluster,
+    trust: Option<UpstreamTrust>,
+    blueprints: Vec<EndpointBlueprint>,
+}
+
+impl Assembly {
+    /// Builds a snapshot; endpoints and route metrics of `previous` live on where they are the same. Every problem
+    /// is reported, not only the first.
+    pub fn assemble(
+        &self,
+        config: config::Gateway,
+        previous: Option<&Snapshot>,
+    ) -> Result<Snapshot, Vec<AssemblyError>> {
+        let mut problems = Vec::new();
+        let mut plans = Vec::new();
+        for (number, cluster) in config.clusters.iter().enumerate() {
+            match plan(number, cluster) {
+                Ok(plan) => plans.push(plan),
+                Err(found) => problems.extend(found),
             }
         }
-        planned.push((cluster.clone(), trust, blueprints));
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let make = |plan: Plan| {
+            let name = plan.cluster.name.as_str();
+            let former = previous
+                .into_iter()
+                .flat_map(|snapshot| &snapshot.clusters)
+                .find(|cluster| cluster.config.name == name);
+            Arc::new(self.cluster(plan, former.map(|former| &**former)))
+        };
+        let clusters = plans.into_iter().map(make).collect();
+        Ok(Snapshot::new(config, clusters, previous))
+    }
+
+    /// `previous` with other endpoints in one of its clusters; all else is shared with it.
+    pub fn with_cluster(
+        &self,
+        previous: &Snapshot,
+        cluster: config::Cluster,
+    ) -> Result<Snapshot, Vec<AssemblyError>> {
+        let number = previous
+            .clusters
+            .iter()
+            .position(|former| former.config.name == cluster.name);
+        let mut clusters = previous.clusters.clone();
+        let mut config = previous.config.clone();
+        if let Some(number) = number {
+            let former = &previous.clusters[number];
+            config.clusters[number] = cluster.clone();
+            clusters[number] = Arc::new(self.cluster(plan(number, &cluster)?, Some(former)));
+        }
+        Ok(Snapshot::new(config, clusters, Some(previous)))
+    }
+
+    fn cluster(&self, plan: Plan, former: Option<&Cluster>) -> Cluster {
+        let mut by_address: HashMap<&str, &Arc<Endpoint>> = HashMap::new();
+        for endpoint in former.into_iter().flat_map(Cluster::endpoints) {
+            by_address.insert(&endpoint.blueprint.address, endpoint);
+        }
+        let endpoints = plan.blueprints.into_iter().map(|blueprint| {
+            let former = by_address.get(blueprint.address.as_str()).copied();
+            self.keep_or_make(blueprint, plan.trust.as_ref(), former)
+        });
+        let endpoints = endpoints.collect();
+        Cluster::new(plan.cluster, endpoints)
+    }
+
+    fn keep_or_make(
+        &self,
+        blueprint: EndpointBlueprint,
+        trust: Option<&UpstreamTrust>,
+        former: Option<&Arc<Endpoint>>,
+    ) -> Arc<Endpoint> {
+        if let Some(former) = former.filter(|former| former.blueprint.same_as(&blueprint)) {
+            return former.clone();
+        }
+        let same_server = former.filter(|former| former.blueprint.same_place_as(&blueprint));
+        let roots = trust.and_then(|trust| trust.roots.clone());
+        let tls = trust.map(|trust| match blueprint.protocol {
+            config::Protocol::Grpc => trust.http2.clone(),
+            config::Protocol::Http => trust.http1.clone(),
+        });
+        let target = Target {
+            address: blueprint.resolved,
+            tls,
+            timeout: blueprint.connect_timeout,
+        };
+        let endpoint = Endpoint::new(blueprint, target, roots, self.shards, Instant::now());
+        if let Some(former) = same_server {
+            endpoint.inherit(former);
+        }
+        crate::fleet::watch_health(&endpoint, &self.runtime);
+        endpoint
+    }
+}
+
+fn plan(number: usize, cluster: &config::Cluster) -> Result<Plan, Vec<AssemblyError>> {
+    let trust = cluster.tls.as_ref().map(tls::upstream).transpose();
+    let trust = trust.map_err(|source| {
+        vec![AssemblyError::Tls {
+            cluster: number,
+            source,
+        }]
+    })?;
+    let mut blueprints = Vec::new();
+    let mut problems = Vec::new();
+    for (place, endpoint) in cluster.endpoints.iter().enumerate() {
+        match blueprint(cluster, endpoint, trust.as_ref()) {
+            Ok(blueprint) => blueprints.push(blueprint),
+            Err(reason) => problems.push(AssemblyError::Unresolved {
+                cluster: number,
+                endpoint: place,
+                address: endpoint.address.clone(),
+                reason,
+            }),
+        }
     }
     if !problems.is_empty() {
         return Err(problems);
     }
-    let clusters = planned
-        .into_iter()
-        .map(|(cluster, trust, blueprints)| {
-            let endpoints = blueprints
-                .into_iter()
-                .map(|blueprint| keep_or_make(blueprint, trust.clone(), previous, runtime, shards))
-                .collect();
-            Arc::new(Cluster::new(cluster, endpoints))
-        })
-        .collect();
-    let metrics = config
-        .routes
-        .iter()
-        .map(|route| route_metrics(&route.name, previous))
-        .collect();
-    Ok(Snapshot::new(config, clusters, metrics))
+    Ok(Plan {
+        cluster: cluster.clone(),
+        trust,
+        blueprints,
+    })
 }
 
 /// Reads every file that the configuration names and reports what is wrong with them; resolves no names.
@@ -156,51 +241,4 @@ fn resolve(address: &str) -> Result<SocketAddr, String> {
         .or(found.first())
         .copied()
         .ok_or_else(|| "the name has no address".to_owned())
-}
-
-fn keep_or_make(
-    blueprint: EndpointBlueprint,
-    trust: Option<UpstreamTrust>,
-    previous: Option<&Snapshot>,
-    runtime: &Handle,
-    shards: usize,
-) -> Arc<Endpoint> {
-    let former = || {
-        let clusters = previous.into_iter().flat_map(|snapshot| &snapshot.clusters);
-        clusters.flat_map(|cluster| cluster.endpoints())
-    };
-    if let Some(endpoint) = former().find(|endpoint| endpoint.blueprint.same_as(&blueprint)) {
-        return endpoint.clone();
-    }
-    let same_server = former()
-        .find(|endpoint| endpoint.blueprint.same_place_as(&blueprint))
-        .cloned();
-    let roots = trust.as_ref().and_then(|trust| trust.roots.clone());
-    let tls = trust.map(|trust| match blueprint.protocol {
-        config::Protocol::Grpc => trust.http2,
-        config::Protocol::Http => trust.http1,
-    });
-    let target = Target {
-        address: blueprint.resolved,
-        tls,
-        timeout: blueprint.connect_timeout,
-    };
-    let endpoint = Endpoint::new(blueprint, target, roots, shards, Instant::now());
-    if let Some(former) = same_server {
-        endpoint.inherit(&former);
-    }
-    crate::fleet::watch_health(&endpoint, runtime);
-    endpoint
-}
-
-fn route_metrics(name: &str, previous: Option<&Snapshot>) -> Arc<RouteMetrics> {
-    previous
-        .and_then(|snapshot| {
-            snapshot
-                .routes
-                .iter()
-                .find(|route| route.config.name == name)
-        })
-        .map(|route| route.metrics.clone())
-        .unwrap_or_default()
 }

@@ -3,6 +3,7 @@
 //! A `Snapshot` never changes; a reload puts a new one in its place, and requests keep the one that they
 //! started with. Endpoints are shared between snapshots.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use arc_swap::ArcSwap;
 use forebay_config::gateway as config;
 
 use crate::fleet::Cluster;
+use crate::telemetry::discovery::Discoveries;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::telemetry::trace::Tracing;
 use crate::traffic::budget::RetryBudget;
@@ -20,6 +22,7 @@ use crate::traffic::route::{RequestHead, Router};
 pub struct Gateway {
     snapshot: ArcSwap<Snapshot>,
     pub tracing: Tracing,
+    pub discoveries: Discoveries,
     in_flight: Arc<AtomicUsize>,
     connections: Arc<AtomicUsize>,
     unrouted: AtomicU64,
@@ -54,6 +57,7 @@ impl Gateway {
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             tracing,
+            discoveries: Discoveries::default(),
             in_flight: Arc::new(AtomicUsize::new(0)),
             connections: Arc::new(AtomicUsize::new(0)),
             unrouted: AtomicU64::new(0),
@@ -118,30 +122,41 @@ impl Gateway {
 }
 
 impl Snapshot {
-    /// Routes and clusters of `config`; `clusters` in its order, `metrics` by route in its order.
+    /// Routes and clusters of `config`, `clusters` in its order. Routes of `previous` hand on what they counted.
     pub fn new(
         config: config::Gateway,
         clusters: Vec<Arc<Cluster>>,
-        metrics: Vec<Arc<RouteMetrics>>,
+        previous: Option<&Snapshot>,
     ) -> Self {
+        let former_routes: HashMap<&str, &Route> = previous
+            .into_iter()
+            .flat_map(|snapshot| &snapshot.routes)
+            .map(|route| (route.config.name.as_str(), route))
+            .collect();
         let routes: Vec<Route> = config
             .routes
             .iter()
-            .zip(metrics)
-            .filter_map(|(route, metrics)| {
+            .filter_map(|route| {
+                let former = former_routes.get(route.name.as_str());
                 let cluster = clusters
                     .iter()
                     .find(|cluster| cluster.config.name == route.cluster)?
                     .clone();
                 let retry = &route.retry;
+                let same_retry = former.filter(|former| former.config.retry == *retry);
                 Some(Route {
                     cluster,
-                    budget: Arc::new(RetryBudget::new(retry.budget_ratio, retry.budget_min)),
+                    budget: same_retry.map_or_else(
+                        || Arc::new(RetryBudget::new(retry.budget_ratio, retry.budget_min)),
+                        |former| former.budget.clone(),
+                    ),
+                    metrics: former
+                        .map(|former| former.metrics.clone())
+                        .unwrap_or_default(),
                     backoff: Backoff {
                         first: retry.backoff,
                         max: retry.backoff_max,
                     },
-                    metrics,
                     config: route.clone(),
                 })
             })

@@ -9,6 +9,7 @@ mod fleet;
 mod front;
 mod gateway;
 mod head_timer;
+mod membership;
 mod plan;
 mod protocol;
 mod proxy;
@@ -29,7 +30,9 @@ use anyhow::{Context, anyhow, bail};
 use clap::Parser;
 
 use crate::args::Args;
+use crate::assembly::Assembly;
 use crate::gateway::Gateway;
+use crate::membership::Membership;
 use crate::telemetry::trace::Tracing;
 
 #[global_allocator]
@@ -68,20 +71,22 @@ fn run(args: &Args) -> anyhow::Result<()> {
         .context("cannot start the control runtime")?;
     let provider = telemetry::trace::provider(&config.telemetry, control.handle())?;
     let tracing = Tracing::new(provider.as_ref(), &config.telemetry);
-    let snapshot = assembly::assemble(config.clone(), None, control.handle(), threads)
+    let assembly = Assembly {
+        runtime: control.handle().clone(),
+        shards: threads,
+    };
+    let snapshot = assembly
+        .assemble(config.clone(), None)
         .map_err(|problems| anyhow!(reload::list(&args.config, &problems)))?;
     let gateway = Arc::new(Gateway::new(snapshot, tracing));
+    let membership = Membership::new(gateway.clone(), config.clone(), assembly);
+    membership.start();
     let sockets = server::reserve(&config.listeners)?;
     let admin = config
         .admin
         .map(|address| admin::start(address, gateway.clone(), &control))
         .transpose()?;
-    reload::watch(
-        args.config.clone(),
-        gateway.clone(),
-        control.handle(),
-        threads,
-    );
+    reload::watch(args.config.clone(), membership);
     server::announce(&sockets, admin, control.handle());
     let drain = shutdown::Drain::new(gateway.clone(), &config, provider.clone());
     server::run(&config, gateway, sockets, threads, drain)?;

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use forebay_config::gateway as config;
-use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::assembly;
-use crate::gateway::{Gateway, Snapshot};
+use crate::gateway::Snapshot;
+use crate::membership::Membership;
 
 /// How often a reload looks whether the first probes are through.
 const PROBE_POLL: Duration = Duration::from_millis(5);
@@ -37,18 +37,16 @@ pub fn list<P: Display>(path: &Path, problems: &[P]) -> String {
 }
 
 /// Reloads on every SIGHUP, for as long as the process lives.
-pub fn watch(path: PathBuf, gateway: Arc<Gateway>, control: &Handle, shards: usize) {
-    let runtime = control.clone();
+pub fn watch(path: PathBuf, membership: Arc<Membership>) {
+    let control = membership.control().clone();
     control.spawn(async move {
         let mut hangup = match signal(SignalKind::hangup()) {
             Ok(hangup) => hangup,
             Err(error) => return log::error!("no reload on SIGHUP: {error}"),
         };
         while hangup.recv().await.is_some() {
-            let (path, gateway, handle) = (path.clone(), gateway.clone(), runtime.clone());
-            let done = runtime
-                .spawn_blocking(move || reload(&path, &gateway, &handle, shards))
-                .await;
+            let (path, membership) = (path.clone(), membership.clone());
+            let done = tokio::task::spawn_blocking(move || reload(&path, &membership)).await;
             match done {
                 Ok(Ok(())) => log::info!("configuration reloaded"),
                 Ok(Err(error)) => {
@@ -62,22 +60,20 @@ pub fn watch(path: PathBuf, gateway: Arc<Gateway>, control: &Handle, shards: usi
     });
 }
 
-fn reload(path: &Path, gateway: &Gateway, runtime: &Handle, shards: usize) -> anyhow::Result<()> {
+fn reload(path: &Path, membership: &Arc<Membership>) -> anyhow::Result<()> {
     let mut config = read(path)?;
-    let running = gateway.snapshot();
-    for key in needs_restart(&running.config, &config) {
+    let running = membership.config();
+    for key in needs_restart(&running, &config) {
         log::warn!("'{key}' changed: restart the gateway for it to take effect");
     }
     let problems = assembly::check_files(&config);
     if !problems.is_empty() {
         bail!(list(path, &problems));
     }
-    keep_what_needs_a_restart(&mut config, &running.config);
-    let snapshot = assembly::assemble(config, Some(&running), runtime, shards)
-        .map_err(|problems| anyhow!(list(path, &problems)))?;
-    await_first_probes(&snapshot);
-    gateway.replace(snapshot);
-    Ok(())
+    keep_what_needs_a_restart(&mut config, &running);
+    membership
+        .reload(config, await_first_probes)
+        .map_err(|problems| anyhow!(list(path, &problems)))
 }
 
 /// Gives endpoints that are new the time of one probe, so that a renamed cluster does not answer 503 until then.

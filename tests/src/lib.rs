@@ -8,6 +8,7 @@ pub mod client;
 pub mod folder;
 pub mod gateway;
 pub mod load;
+pub mod nameserver;
 pub mod onnx;
 pub mod process;
 pub mod tls;

@@ -3,13 +3,19 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::Discovery;
+use crate::problem::Problems;
+use crate::read;
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
     pub name: String,
     pub protocol: Protocol,
     pub policy: Policy,
-    /// At least one; addresses are unique within the cluster.
+    /// At least one, unless there is a discovery; addresses are unique within the cluster.
     pub endpoints: Vec<Endpoint>,
+    /// Where more endpoints come from; None: there are no others.
+    pub discovery: Option<Discovery>,
     pub connect_timeout: Duration,
     /// None: endpoints count as healthy from the start.
     pub health: Option<Health>,
@@ -55,6 +61,13 @@ pub struct Endpoint {
     pub address: String,
     /// 1 to 1000; twice the weight, twice the share.
     pub weight: u32,
+}
+
+impl Endpoint {
+    /// The text of a discovery file; every problem at once.
+    pub fn parse_file(text: &str) -> Result<Vec<Self>, Problems> {
+        read::endpoints_file(text)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]

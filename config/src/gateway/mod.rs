@@ -1,6 +1,7 @@
 //! The validated gateway configuration: a file per table.
 
 mod cluster;
+mod discovery;
 mod listener;
 mod route;
 
@@ -8,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use cluster::{Breaker, Cluster, Endpoint, Health, HealthProbe, Policy, Protocol, UpstreamTls};
+pub use discovery::{Discovery, DiscoverySource};
 pub use listener::{Listener, ListenerTls};
 pub use route::{
     HeaderMatch, HeaderValueMatch, HostMatch, Match, Mode, ModelMatch, PathMatch, Retry, Route,

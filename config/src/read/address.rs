@@ -12,8 +12,13 @@ const SOCKET_ADDRESS: &str = r#"an IP address and a port, such as "0.0.0.0:8080"
 
 /// Where to listen: never a name, and port 0 is allowed.
 pub(super) fn socket_address(value: &Value<'_>) -> Read<SocketAddr> {
-    let text = value.string(SOCKET_ADDRESS)?;
-    text.parse().or_else(|_| value.wrong(SOCKET_ADDRESS))
+    socket_address_of(value, SOCKET_ADDRESS)
+}
+
+/// An IP address and a port, called `expected` when it is none.
+pub(super) fn socket_address_of(value: &Value<'_>, expected: &str) -> Read<SocketAddr> {
+    let text = value.string(expected)?;
+    text.parse().or_else(|_| value.wrong(expected))
 }
 
 /// Both cannot be listened on by one process. `[::]` and `0.0.0.0` may well share a port: whether an IPv6

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Keys, Read, Table, Value, address, all, health, names};
+use super::{Keys, Read, Table, Value, address, discovery, endpoints, health, names};
 use crate::defaults;
 use crate::gateway::{Breaker, Cluster, Endpoint, Policy, Protocol, UpstreamTls};
 
@@ -11,12 +11,12 @@ const KEYS: Keys = &[
     "protocol",
     "policy",
     "endpoints",
+    "discovery",
     "connect_timeout",
     "health",
     "breaker",
     "tls",
 ];
-const ENDPOINT_KEYS: Keys = &["address", "weight"];
 const BREAKER_KEYS: Keys = &[
     "consecutive_failures",
     "success_rate",
@@ -35,8 +35,6 @@ const POLICIES: [(&str, Policy); 5] = [
     ("least_work", Policy::LeastWork),
 ];
 
-const ENDPOINTS: &str =
-    r#"addresses, such as ["10.0.0.7:8001", { address = "10.0.0.8:8001", weight = 2 }]"#;
 const SERVER_NAME: &str = "the name or IP address that the certificate is verified against (verification cannot be turned off)";
 const HIGHEST_COUNT: u32 = 1_000_000;
 
@@ -45,9 +43,8 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
     let name = names::required_name(&table);
     let protocol = table.or("protocol", Protocol::Grpc, |value| value.choice(&PROTOCOLS));
     let policy = table.or("policy", Policy::LeastWork, |value| value.choice(&POLICIES));
-    let endpoints = table.required("endpoints", &format!("an array of {ENDPOINTS}"), |value| {
-        endpoints(&value)
-    });
+    let discovery = discovery::discovery(&table);
+    let endpoints = written(&table, discovery != Ok(None));
     let connect_timeout = table.or("connect_timeout", defaults::CONNECT_TIMEOUT, |value| {
         value.duration(Duration::from_millis(1)..=Duration::from_secs(300))
     });
@@ -59,6 +56,7 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
         protocol: protocol?,
         policy: policy?,
         endpoints: endpoints?,
+        discovery: discovery?,
         connect_timeout: connect_timeout?,
         health: health?,
         breaker: breaker?,
@@ -77,46 +75,17 @@ pub(super) fn peek_protocol(cluster: &Value<'_>) -> Option<Protocol> {
         .map(|(_, protocol)| *protocol)
 }
 
-fn endpoints(value: &Value<'_>) -> Read<Vec<Endpoint>> {
-    let items = value.array(ENDPOINTS)?;
-    if items.is_empty() {
-        return value.wrong("at least one endpoint");
+/// Written ones, at least one unless a discovery may bring them.
+fn written(table: &Table<'_>, discovered: bool) -> Read<Vec<Endpoint>> {
+    let expected = format!("an array of {}", endpoints::EXPECTED);
+    match table.get("endpoints") {
+        None if discovered => Ok(Vec::new()),
+        None => Err(table.missing("endpoints", &expected)),
+        Some(value) => match endpoints::list(&value)? {
+            none if none.is_empty() && !discovered => value.wrong("at least one endpoint"),
+            endpoints => Ok(endpoints),
+        },
     }
-    let read = all(items.iter().map(endpoint));
-    let addresses = items.iter().filter_map(|item| {
-        let written = item.peek("address").unwrap_or_else(|| item.clone());
-        let address = written.as_str()?.to_ascii_lowercase();
-        Some((written, address))
-    });
-    names::unique("an address", addresses).and(read)
-}
-
-fn endpoint(value: &Value<'_>) -> Read<Endpoint> {
-    if !value.is_table() {
-        return Ok(Endpoint {
-            address: endpoint_address(value)?,
-            weight: defaults::ENDPOINT_WEIGHT,
-        });
-    }
-    let table = value.table(ENDPOINT_KEYS)?;
-    let address = table.required(
-        "address",
-        r#"host:port, such as "10.0.0.7:8001""#,
-        |value| endpoint_address(&value),
-    );
-    let weight = table.or("weight", defaults::ENDPOINT_WEIGHT, |value| {
-        value.integer(1..=1000)
-    });
-    Ok(Endpoint {
-        address: address?,
-        weight: weight?,
-    })
-}
-
-fn endpoint_address(value: &Value<'_>) -> Read<String> {
-    let text = value.string(r#"host:port, such as "10.0.0.7:8001""#)?;
-    address::host_and_port(text).or_else(|expected| value.wrong(expected))?;
-    Ok(text.to_owned())
 }
 
 fn breaker(cluster: &Table<'_>) -> Read<Option<Breaker>> {

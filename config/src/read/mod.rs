@@ -7,7 +7,9 @@
 mod address;
 mod batching;
 mod cluster;
+mod discovery;
 mod document;
+mod endpoints;
 mod gateway;
 mod health;
 mod http;
@@ -28,6 +30,7 @@ mod telemetry;
 mod value;
 mod worker;
 
+pub(crate) use discovery::endpoints_file;
 pub(crate) use gateway::gateway;
 pub(crate) use worker::worker;
 

@@ -1,16 +1,22 @@
 //! Probes one endpoint for as long as it lives.
 //!
 //! The task holds the endpoint weakly and its life is tied to it, so a reload that drops the endpoint ends the
-//! probing. Probes of many endpoints are spread over the interval by a random start.
+//! probing. Probes of many endpoints are spread over the interval by a random start, and so many at a time at most:
+//! a thousand newcomers must not fail their first probe by all being asked at once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay_config::gateway::Health;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use super::endpoint::Endpoint;
 use super::probe;
+
+const PROBES_AT_A_TIME: usize = 128;
+
+static PROBES: Semaphore = Semaphore::const_new(PROBES_AT_A_TIME);
 
 /// Starts probing on `runtime`; the first probe goes out at once, since no traffic flows before it passes.
 pub fn start(endpoint: &Arc<Endpoint>, runtime: &Handle) {
@@ -25,8 +31,11 @@ pub fn start(endpoint: &Arc<Endpoint>, runtime: &Handle) {
             let Some(endpoint) = weak.upgrade() else {
                 return;
             };
+            // The semaphore is never closed.
+            let turn = PROBES.acquire().await;
             let started = Instant::now();
             let result = probe::once(&endpoint.target, &endpoint.blueprint, &health).await;
+            drop(turn);
             match &result {
                 Ok(()) => failing_since = None,
                 Err(_) => failing_since = failing_since.or(Some(started)),

@@ -108,6 +108,7 @@ mod tests {
                 .into_iter()
                 .map(|address| config::Endpoint { address, weight: 1 })
                 .collect(),
+            discovery: None,
             connect_timeout: Duration::from_secs(1),
             health: None,
             breaker: Some(breaker),

@@ -1,6 +1,7 @@
 //! The endpoint pool that both data paths draw from: clusters of endpoints, the leases on them, their health.
 
 mod cluster;
+pub mod discovery;
 mod endpoint;
 mod health_loop;
 mod lease;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use forebay_proto::status::Code;
 
 use crate::gateway::Gateway;
+use crate::telemetry::discovery::Discovery;
 
 /// Upper bounds in seconds; a last bucket without bound follows.
 const BOUNDS: [f64; 14] = [
@@ -135,6 +136,7 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
             .write(&mut out, "forebay_request_duration_seconds", &labels);
     }
     endpoints(&mut out, gateway, now);
+    discoveries(&mut out, gateway);
     out.head(
         "forebay_requests_in_flight",
         "gauge",
@@ -222,6 +224,39 @@ fn endpoints(out: &mut Text, gateway: &Gateway, now: Instant) {
         out.head(name, kind, help);
         for (labels, view) in &rows {
             out.line(name, labels, read(view));
+        }
+    }
+}
+
+fn discoveries(out: &mut Text, gateway: &Gateway) {
+    let all = gateway.discoveries.all();
+    type Reading = fn(&Discovery) -> f64;
+    let series: [(&str, &str, &str, Reading); 3] = [
+        (
+            "forebay_discovery_up",
+            "gauge",
+            "1 when the cluster's discovery answered its last look.",
+            |discovery| f64::from(u8::from(discovery.up)),
+        ),
+        (
+            "forebay_discovery_changes_total",
+            "counter",
+            "Looks that changed the cluster's endpoints.",
+            |discovery| discovery.changes as f64,
+        ),
+        (
+            "forebay_discovery_failures_total",
+            "counter",
+            "Looks that failed; the last endpoints stay.",
+            |discovery| discovery.failures as f64,
+        ),
+    ];
+    for (name, kind, help, read) in series {
+        out.head(name, kind, help);
+        for (cluster, discovery) in &all {
+            let source = discovery.kind;
+            let labels = format!("cluster=\"{}\",source=\"{source}\"", escape(cluster));
+            out.line(name, &labels, read(discovery));
         }
     }
 }

@@ -79,6 +79,15 @@ impl Upstream {
     }
 
     pub async fn start_with(name: &str, tls: Option<TlsAcceptor>) -> anyhow::Result<Self> {
+        Self::start_at(name, SocketAddr::from(([127, 0, 0, 1], 0)), tls).await
+    }
+
+    /// On this address, whose port may be 0.
+    pub async fn start_at(
+        name: &str,
+        address: SocketAddr,
+        tls: Option<TlsAcceptor>,
+    ) -> anyhow::Result<Self> {
         let script = Arc::new(Script {
             name: name.to_owned(),
             next: Mutex::default(),
@@ -91,7 +100,6 @@ impl Upstream {
             checks: AtomicU64::new(0),
             last: Mutex::new(None),
         });
-        let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut upstream = Self {
             address,
             script,

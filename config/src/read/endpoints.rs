@@ -1,0 +1,50 @@
+//! Lists of endpoints, as a cluster or a discovery file has them.
+
+use super::{Keys, Read, Value, address, all, names};
+use crate::defaults;
+use crate::gateway::Endpoint;
+
+const KEYS: Keys = &["address", "weight"];
+
+pub(super) const EXPECTED: &str =
+    r#"addresses, such as ["10.0.0.7:8001", { address = "10.0.0.8:8001", weight = 2 }]"#;
+
+/// Any number of them, none twice.
+pub(super) fn list(value: &Value<'_>) -> Read<Vec<Endpoint>> {
+    let items = value.array(EXPECTED)?;
+    let read = all(items.iter().map(endpoint));
+    let addresses = items.iter().filter_map(|item| {
+        let written = item.peek("address").unwrap_or_else(|| item.clone());
+        let address = written.as_str()?.to_ascii_lowercase();
+        Some((written, address))
+    });
+    names::unique("an address", addresses).and(read)
+}
+
+fn endpoint(value: &Value<'_>) -> Read<Endpoint> {
+    if !value.is_table() {
+        return Ok(Endpoint {
+            address: endpoint_address(value)?,
+            weight: defaults::ENDPOINT_WEIGHT,
+        });
+    }
+    let table = value.table(KEYS)?;
+    let address = table.required(
+        "address",
+        r#"host:port, such as "10.0.0.7:8001""#,
+        |value| endpoint_address(&value),
+    );
+    let weight = table.or("weight", defaults::ENDPOINT_WEIGHT, |value| {
+        value.integer(1..=1000)
+    });
+    Ok(Endpoint {
+        address: address?,
+        weight: weight?,
+    })
+}
+
+fn endpoint_address(value: &Value<'_>) -> Read<String> {
+    let text = value.string(r#"host:port, such as "10.0.0.7:8001""#)?;
+    address::host_and_port(text).or_else(|expected| value.wrong(expected))?;
+    Ok(text.to_owned())
+}

@@ -1,0 +1,244 @@
+//! Who belongs to which cluster right now: the endpoints that are written, and those that discoveries find.
+//!
+//! Every change of the running snapshot goes through here, one after the other, so that a reload and a discovery
+//! never overwrite each other. A discovery rebuilds its own cluster and shares all others with the snapshot before.
+//! What a source named last stays until it names something else, over reloads too while its table is the same.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_config::gateway as config;
+use futures::future::join_all;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use crate::assembly::{Assembly, AssemblyError};
+use crate::fleet::discovery::{Found, Source};
+use crate::gateway::{Gateway, Snapshot};
+use crate::telemetry::discovery::Look;
+
+/// How long the first looks may hold up the start.
+const FIRST_LOOK: Duration = Duration::from_secs(3);
+
+pub struct Membership {
+    gateway: Arc<Gateway>,
+    assembly: Assembly,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// As written; the snapshot's has the found endpoints too.
+    config: config::Gateway,
+    /// By cluster.
+    found: BTreeMap<String, Vec<config::Endpoint>>,
+    watchers: BTreeMap<String, Watcher>,
+}
+
+struct Watcher {
+    discovery: config::Discovery,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Membership {
+    /// `config`: what the gateway's snapshot was made from.
+    pub fn new(gateway: Arc<Gateway>, config: config::Gateway, assembly: Assembly) -> Arc<Self> {
+        Arc::new(Self {
+            gateway,
+            assembly,
+            state: Mutex::new(State {
+                config,
+                found: BTreeMap::new(),
+                watchers: BTreeMap::new(),
+            }),
+        })
+    }
+
+    pub fn control(&self) -> &Handle {
+        &self.assembly.runtime
+    }
+
+    /// What the running snapshot was made from, without found endpoints.
+    pub fn config(&self) -> config::Gateway {
+        self.state.lock().config.clone()
+    }
+
+    /// Looks once at every source, then goes on looking in the background. Returns when all answered, or after
+    /// `FIRST_LOOK`: what answers later comes later.
+    pub fn start(self: &Arc<Self>) {
+        let clusters = self.state.lock().config.clusters.clone();
+        let firsts = clusters.into_iter().filter_map(|cluster| {
+            let discovery = cluster.discovery?;
+            Some(self.watch(cluster.name, discovery))
+        });
+        let firsts: Vec<_> = firsts.collect();
+        let all = async { tokio::time::timeout(FIRST_LOOK, join_all(firsts)).await };
+        if self.control().block_on(all).is_err() {
+            log::warn!("not every discovery has answered, starting without it");
+        }
+    }
+
+    /// Starts to look; the receiver hears when the first look is over.
+    fn watch(
+        self: &Arc<Self>,
+        cluster: String,
+        discovery: config::Discovery,
+    ) -> tokio::sync::oneshot::Receiver<()> {
+        let (first, looked) = tokio::sync::oneshot::channel();
+        let membership = Arc::downgrade(self);
+        let (name, settings) = (cluster.clone(), discovery.clone());
+        let task = self.control().spawn(async move {
+            let mut first = Some(first);
+            loop {
+                let outcome = look(&settings).await;
+                let Some(membership) = membership.upgrade() else {
+                    return;
+                };
+                let name = name.clone();
+                let kind = settings.source.kind();
+                let taken_in =
+                    tokio::task::spawn_blocking(move || membership.take_in(&name, kind, outcome));
+                let fresh_for = taken_in.await.ok().flatten().unwrap_or(settings.interval);
+                drop(first.take());
+                tokio::time::sleep(fresh_for).await;
+            }
+        });
+        let watcher = Watcher { discovery, task };
+        self.state.lock().watchers.insert(cluster, watcher);
+        looked
+    }
+
+    /// What a look came to; how long it holds, None if it failed.
+    fn take_in(
+        &self,
+        cluster: &str,
+        kind: &'static str,
+        outcome: Result<Found, String>,
+    ) -> Option<Duration> {
+        let result = outcome.and_then(|found| {
+            let changed = self.found(cluster, found.endpoints)?;
+            Ok((changed, found.fresh_for))
+        });
+        match result {
+            Ok((changed, fresh_for)) => {
+                self.gateway
+                    .discoveries
+                    .record(cluster, kind, Look::Answered { changed });
+                Some(fresh_for)
+            }
+            Err(reason) => {
+                if self.gateway.discoveries.record(cluster, kind, Look::Failed) {
+                    log::warn!(
+                        "discovery of cluster '{cluster}' failed, its last endpoints stay: {reason}"
+                    );
+                }
+                None
+            }
+        }
+    }
+
+    /// Puts the endpoints in place; false if they were there already.
+    fn found(&self, cluster: &str, endpoints: Vec<config::Endpoint>) -> Result<bool, String> {
+        let mut state = self.state.lock();
+        if state.found.get(cluster) == Some(&endpoints) {
+            return Ok(false);
+        }
+        let written = state
+            .config
+            .clusters
+            .iter()
+            .find(|written| written.name == cluster);
+        let written = written.ok_or_else(|| format!("there is no cluster '{cluster}' any more"))?;
+        let members = merged(written, Some(&endpoints));
+        let running = self.gateway.snapshot();
+        let snapshot = self
+            .assembly
+            .with_cluster(&running, members)
+            .map_err(|problems| one_line(&problems))?;
+        log::info!(
+            "discovery of cluster '{cluster}': {} endpoints",
+            endpoints.len()
+        );
+        state.found.insert(cluster.to_owned(), endpoints);
+        self.gateway.replace(snapshot);
+        Ok(true)
+    }
+
+    /// Puts a new configuration in place, `prepare` being done with its snapshot before.
+    ///
+    /// # Errors
+    /// Every problem of the assembly; the running configuration stays.
+    pub fn reload(
+        self: &Arc<Self>,
+        config: config::Gateway,
+        prepare: impl FnOnce(&Snapshot),
+    ) -> Result<(), Vec<AssemblyError>> {
+        let mut state = self.state.lock();
+        let same = |cluster: &&config::Cluster| {
+            let watcher = state.watchers.get(&cluster.name);
+            watcher.map(|watcher| &watcher.discovery) == cluster.discovery.as_ref()
+        };
+        let kept: Vec<String> = config
+            .clusters
+            .iter()
+            .filter(same)
+            .map(|cluster| cluster.name.clone())
+            .collect();
+        let mut effective = config.clone();
+        for cluster in &mut effective.clusters {
+            let found = state.found.get(&cluster.name);
+            *cluster = merged(cluster, found.filter(|_| kept.contains(&cluster.name)));
+        }
+        let running = self.gateway.snapshot();
+        let snapshot = self.assembly.assemble(effective, Some(&running))?;
+        prepare(&snapshot);
+        self.gateway.replace(snapshot);
+        state.found.retain(|cluster, _| kept.contains(cluster));
+        state.watchers.retain(|cluster, _| kept.contains(cluster));
+        self.gateway
+            .discoveries
+            .retain(|cluster| kept.iter().any(|kept| kept == cluster));
+        let unwatched: Vec<_> = config
+            .clusters
+            .iter()
+            .filter(|cluster| !state.watchers.contains_key(&cluster.name))
+            .filter_map(|cluster| Some((cluster.name.clone(), cluster.discovery.clone()?)))
+            .collect();
+        state.config = config;
+        drop(state);
+        for (cluster, discovery) in unwatched {
+            drop(self.watch(cluster, discovery));
+        }
+        Ok(())
+    }
+}
+
+async fn look(discovery: &config::Discovery) -> Result<Found, String> {
+    Source::new(discovery)?.look().await
+}
+
+/// The written endpoints, then the found ones that are not written.
+fn merged(written: &config::Cluster, found: Option<&Vec<config::Endpoint>>) -> config::Cluster {
+    let mut cluster = written.clone();
+    let known: HashSet<&str> = written
+        .endpoints
+        .iter()
+        .map(|endpoint| endpoint.address.as_str())
+        .collect();
+    let found = found.into_iter().flatten();
+    let new = found.filter(|endpoint| !known.contains(endpoint.address.as_str()));
+    cluster.endpoints.extend(new.cloned());
+    cluster
+}
+
+fn one_line(problems: &[AssemblyError]) -> String {
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    problems.join("; ")
+}
