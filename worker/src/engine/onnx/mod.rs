@@ -2,6 +2,7 @@
 
 mod assignment;
 mod interrupt;
+mod lending;
 pub mod library;
 mod options;
 mod providers;

@@ -10,6 +10,7 @@ use ort::session::{OutputSelector, RunOptions, Session, SessionInputValue};
 
 use crate::engine::onnx::assignment;
 use crate::engine::onnx::interrupt::{SharedOptions, Termination};
+use crate::engine::onnx::lending::Lending;
 use crate::engine::onnx::library::Runtime;
 use crate::engine::onnx::options::{Optimization, SessionOptions};
 use crate::engine::onnx::providers::{Placement, Profile, Request};
@@ -157,6 +158,7 @@ struct Onnx {
     selected: Vec<usize>,
     options: Arc<SharedOptions>,
     termination: Arc<Termination>,
+    lending: Lending,
 }
 
 impl Onnx {
@@ -178,6 +180,7 @@ impl Onnx {
             outputs,
             selected,
             termination: Arc::default(),
+            lending: Lending::default(),
         })
     }
 }
@@ -217,7 +220,9 @@ impl Engine for Onnx {
             .map_err(classify)
             .and_then(|results| {
                 let values = results.into_iter();
-                values.map(|(_, value)| values::take(&value)).collect()
+                values
+                    .map(|(_, value)| values::take(value, &self.lending))
+                    .collect()
             });
         if !running.end() {
             return answers;

@@ -1,6 +1,7 @@
 //! The real ONNX Runtime on tiny models. Needs the library; without it these tests fail and say so.
 
 mod interrupt;
+mod overhead;
 mod providers;
 
 use std::path::PathBuf;
@@ -204,6 +205,17 @@ fn only_wanted_outputs_are_computed_and_come_in_order() {
     let both = model.first.run(&[input()], &[0, 1]).unwrap();
     assert_eq!(&both[0].data[..], 3.0f32.as_bytes());
     assert_eq!(&both[1].data[..], (-3.0f32).as_bytes());
+}
+
+#[test]
+fn a_large_output_outlives_its_session() {
+    let mut model = open(identity(FLOAT, Some(&["n"])));
+    let data = vec![3.0f32; 1 << 16];
+    let output = run(&mut model, &[1 << 16], data.as_bytes()).unwrap();
+    let next = run(&mut model, &[1 << 16], &vec![0; 1 << 18]).unwrap();
+    drop(model);
+    assert_eq!(&output.data[..], data.as_bytes());
+    assert!(next.data.iter().all(|byte| *byte == 0));
 }
 
 #[test]
