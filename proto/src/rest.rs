@@ -11,10 +11,12 @@ mod call;
 mod data;
 mod documents;
 mod error;
+mod memory;
 mod parameters;
 mod repository;
 mod request;
 mod response;
+mod settings;
 
 pub use call::{Call, Model};
 pub use documents::{
@@ -22,9 +24,14 @@ pub use documents::{
     repository_index, server_metadata,
 };
 pub use error::{RestError, error_body};
+pub use memory::{Memory, MemoryCall, cuda_memory, register_request, system_memory};
 pub use repository::{index_request, load_request, unload_request};
 pub use request::{InferCall, OutputForm, infer_request, json_length};
 pub use response::{InferAnswer, infer_answer};
+pub use settings::{log_request, log_settings, trace_request, trace_settings};
+
+/// Parameter of a tensor that lies in shared memory, and not in the body.
+const SHARED: &str = "shared_memory_region";
 
 /// Says, in requests and answers, how many bytes of the body are JSON; binary tensors follow them.
 pub const JSON_LENGTH_HEADER: http::HeaderName =

@@ -111,6 +111,24 @@ def target(request: pytest.FixtureRequest, gateway: Gateway, worker: Worker) -> 
 
 
 @pytest.fixture(scope="session")
+def small_worker(processes: Processes, small_repository: Path) -> Worker:
+    return processes.worker("small-worker", worker_config(small_repository))
+
+
+@pytest.fixture(scope="session")
+def small_gateway(processes: Processes, small_worker: Worker) -> Gateway:
+    return processes.gateway("small-gateway", gateway_config([small_worker.grpc]))
+
+
+@pytest.fixture(params=["gateway", "worker"])
+def small_target(request: pytest.FixtureRequest, small_gateway: Gateway, small_worker: Worker) -> Target:
+    """As `target`, with `echo` alone."""
+    if request.param == "gateway":
+        return Target("gateway", small_gateway.address, small_gateway.address)
+    return Target("worker", small_worker.grpc, small_worker.http)
+
+
+@pytest.fixture(scope="session")
 def encoder(repository: Path) -> SentenceEncoder:
     return SentenceEncoder(repository)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 import numpy as np
 import tritonclient.grpc
@@ -27,11 +28,14 @@ def client(transport: str, target: Target) -> Iterator[object]:
             yield connected
 
 
+def module(transport: str) -> ModuleType:
+    return tritonclient.grpc if transport == "grpc" else tritonclient.http
+
+
 def tensors(transport: str, inputs: Tensors, binary: bool = True) -> list:
-    module = tritonclient.grpc if transport == "grpc" else tritonclient.http
     made = []
     for name, array in inputs.items():
-        tensor = module.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+        tensor = module(transport).InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
         if transport == "grpc":
             tensor.set_data_from_numpy(array)
         else:

@@ -15,6 +15,7 @@ pub mod repository;
 pub mod served;
 pub mod server;
 pub mod service;
+pub mod shared_memory;
 pub mod shutdown;
 pub mod telemetry;
 

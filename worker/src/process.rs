@@ -16,6 +16,7 @@ use crate::http;
 use crate::repository::{Commands, Control, Counts, LoadEvent, Loader, Registry, Watch};
 use crate::server::{Protocols, Server};
 use crate::service::{Front, grpc};
+use crate::shared_memory::Regions;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Observer;
 use crate::telemetry::spans::Tracing;
@@ -57,6 +58,7 @@ pub async fn serve(
     let front = Arc::new(Front {
         registry: Arc::new(Registry::new()),
         control,
+        regions: Regions::default(),
         observer: Observer {
             tracing: Tracing::new(spans),
             ..Observer::default()

@@ -18,6 +18,7 @@ use crate::repository::labels::Labels;
 use crate::repository::{Control, Registry};
 use crate::server::{Protocols, Server};
 use crate::service::{Front, grpc};
+use crate::shared_memory::Regions;
 use crate::telemetry::Observer;
 use crate::telemetry::spans::Tracing;
 
@@ -65,6 +66,7 @@ impl Bed {
         let front = Arc::new(Front {
             registry: Arc::new(Registry::of([Model::start(loaded, spec).unwrap()])),
             control: Control::none(),
+            regions: Regions::default(),
             observer,
             max_message_bytes: MAX_MESSAGE_BYTES,
             drain: drain.clone(),

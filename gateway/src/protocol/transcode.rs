@@ -1,15 +1,21 @@
 //! A REST call as the gRPC call that answers it, and the answer back. The bodies' mapping is
 //! `forebay_proto::rest`; this pairs each call with its messages.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use forebay_proto::framing;
 use forebay_proto::inference::{
-    ModelConfigRequest, ModelConfigResponse, ModelInferResponse, ModelMetadataRequest,
-    ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest,
-    ModelStatisticsResponse, RepositoryIndexResponse, ServerLiveRequest, ServerLiveResponse,
-    ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+    CudaSharedMemoryStatusRequest, CudaSharedMemoryStatusResponse,
+    CudaSharedMemoryUnregisterRequest, LogSettingsResponse, ModelConfigRequest,
+    ModelConfigResponse, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
+    ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest, ModelStatisticsResponse,
+    RepositoryIndexResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
+    ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+    SystemSharedMemoryStatusRequest, SystemSharedMemoryStatusResponse,
+    SystemSharedMemoryUnregisterRequest, TraceSettingResponse,
 };
-use forebay_proto::rest::{self, Call, Model, OutputForm, RestError};
+use forebay_proto::rest::{self, Call, Memory, MemoryCall, Model, OutputForm, RestError};
 use forebay_proto::status::Code;
 use http::StatusCode;
 use prost::Message;
@@ -63,6 +69,9 @@ pub fn request(
         Call::RepositoryIndex => frame(&rest::index_request(body)?),
         Call::RepositoryLoad(model) => frame(&rest::load_request(model, body)?),
         Call::RepositoryUnload(model) => frame(&rest::unload_request(model, body)?),
+        Call::Memory(call) => memory_request(call, body),
+        Call::TraceSetting(model) => frame(&rest::trace_request(model.as_deref(), body)?),
+        Call::LogSettings => frame(&rest::log_request(body)?),
     };
     Ok(Outgoing {
         message: message?,
@@ -123,8 +132,53 @@ pub fn answer(call: &Call<'_>, message: Bytes, form: &OutputForm) -> Result<Page
             StatusCode::OK,
             rest::repository_index(&decode::<RepositoryIndexResponse>(message)?),
         ),
-        Call::RepositoryLoad(_) | Call::RepositoryUnload(_) => page(StatusCode::OK, Bytes::new()),
+        Call::Memory(MemoryCall::Status(Memory::System, _)) => page(
+            StatusCode::OK,
+            rest::system_memory(&decode::<SystemSharedMemoryStatusResponse>(message)?),
+        ),
+        Call::Memory(MemoryCall::Status(Memory::Cuda, _)) => page(
+            StatusCode::OK,
+            rest::cuda_memory(&decode::<CudaSharedMemoryStatusResponse>(message)?),
+        ),
+        Call::TraceSetting(_) => page(
+            StatusCode::OK,
+            rest::trace_settings(&decode::<TraceSettingResponse>(message)?),
+        ),
+        Call::LogSettings => page(
+            StatusCode::OK,
+            rest::log_settings(&decode::<LogSettingsResponse>(message)?),
+        ),
+        Call::RepositoryLoad(_)
+        | Call::RepositoryUnload(_)
+        | Call::Memory(MemoryCall::Register(..) | MemoryCall::Unregister(..)) => {
+            page(StatusCode::OK, Bytes::new())
+        }
     })
+}
+
+fn memory_request(call: &MemoryCall<'_>, body: &[u8]) -> Result<Bytes, RestError> {
+    let name = |name: &Option<Cow<'_, str>>| name.as_deref().unwrap_or_default().to_owned();
+    match call {
+        MemoryCall::Status(Memory::System, region) => {
+            frame(&SystemSharedMemoryStatusRequest { name: name(region) })
+        }
+        MemoryCall::Status(Memory::Cuda, region) => {
+            frame(&CudaSharedMemoryStatusRequest { name: name(region) })
+        }
+        MemoryCall::Register(Memory::System, region) => {
+            frame(&rest::register_request(region, body)?)
+        }
+        MemoryCall::Register(Memory::Cuda, _) => Err(RestError::new(
+            Code::Unimplemented,
+            "regions of CUDA memory are registered over gRPC only",
+        )),
+        MemoryCall::Unregister(Memory::System, region) => {
+            frame(&SystemSharedMemoryUnregisterRequest { name: name(region) })
+        }
+        MemoryCall::Unregister(Memory::Cuda, region) => {
+            frame(&CudaSharedMemoryUnregisterRequest { name: name(region) })
+        }
+    }
 }
 
 fn names(model: &Model<'_>) -> (String, String) {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use http::Method;
 
 use super::RestError;
+use super::memory::{Memory, MemoryCall};
 use crate::status::hex_byte;
 
 /// A model in a path, its name and version percent-decoded and not empty.
@@ -37,6 +38,11 @@ pub enum Call<'a> {
     RepositoryIndex,
     RepositoryLoad(Cow<'a, str>),
     RepositoryUnload(Cow<'a, str>),
+    Memory(MemoryCall<'a>),
+    /// Reads when the body is empty, else changes. None: the global settings.
+    TraceSetting(Option<Cow<'a, str>>),
+    /// Reads when the body is empty, else changes.
+    LogSettings,
 }
 
 impl<'a> Call<'a> {
@@ -48,15 +54,15 @@ impl<'a> Call<'a> {
         let Some(call) = Self::of_path(path)? else {
             return Ok(None);
         };
-        let wanted = call.method();
-        if method != wanted {
-            return Err(RestError::method_not_allowed(method, wanted));
+        let allowed = call.methods();
+        if !allowed.split(", ").any(|allowed| method == allowed) {
+            return Err(RestError::method_not_allowed(method, allowed));
         }
         Ok(Some(call))
     }
 
-    /// The method that goes with the call.
-    pub const fn method(&self) -> &'static str {
+    /// The methods that go with the call, as the `allow` header lists them.
+    pub const fn methods(&self) -> &'static str {
         match self {
             Self::ServerMetadata
             | Self::ServerLive
@@ -69,6 +75,8 @@ impl<'a> Call<'a> {
             | Self::RepositoryIndex
             | Self::RepositoryLoad(_)
             | Self::RepositoryUnload(_) => "POST",
+            Self::Memory(call) => call.method(),
+            Self::TraceSetting(_) | Self::LogSettings => "GET, POST",
         }
     }
 
@@ -86,6 +94,9 @@ impl<'a> Call<'a> {
             Self::RepositoryIndex => "/inference.GRPCInferenceService/RepositoryIndex",
             Self::RepositoryLoad(_) => "/inference.GRPCInferenceService/RepositoryModelLoad",
             Self::RepositoryUnload(_) => "/inference.GRPCInferenceService/RepositoryModelUnload",
+            Self::Memory(call) => call.grpc_path(),
+            Self::TraceSetting(_) => "/inference.GRPCInferenceService/TraceSetting",
+            Self::LogSettings => "/inference.GRPCInferenceService/LogSettings",
         }
     }
 
@@ -97,12 +108,17 @@ impl<'a> Call<'a> {
             | Self::ModelConfig(model)
             | Self::ModelStatistics(Some(model))
             | Self::Infer(model) => Some(&model.name),
-            Self::RepositoryLoad(name) | Self::RepositoryUnload(name) => Some(name),
+            Self::RepositoryLoad(name)
+            | Self::RepositoryUnload(name)
+            | Self::TraceSetting(Some(name)) => Some(name),
             Self::ServerMetadata
             | Self::ServerLive
             | Self::ServerReady
             | Self::ModelStatistics(None)
-            | Self::RepositoryIndex => None,
+            | Self::RepositoryIndex
+            | Self::Memory(_)
+            | Self::TraceSetting(None)
+            | Self::LogSettings => None,
         }
     }
 
@@ -116,7 +132,7 @@ impl<'a> Call<'a> {
         let Some(rest) = rest.strip_prefix('/') else {
             return Ok(None);
         };
-        let mut segments = [""; 5];
+        let mut segments = [""; 6];
         let mut count = 0;
         for segment in rest.split('/') {
             let Some(slot) = segments.get_mut(count) else {
@@ -147,10 +163,28 @@ impl<'a> Call<'a> {
                 "infer" => Self::Infer(model(name, Some(version))?),
                 _ => return Ok(None),
             },
+            ["trace", "setting"] => Self::TraceSetting(None),
+            ["models", name, "trace", "setting"]
+            | ["models", name, "versions", _, "trace", "setting"] => {
+                Self::TraceSetting(Some(decode(name, "model name")?))
+            }
+            ["logging"] => Self::LogSettings,
+            ["systemsharedmemory", ref rest @ ..] => {
+                match MemoryCall::of_path(Memory::System, rest)? {
+                    Some(call) => Self::Memory(call),
+                    None => return Ok(None),
+                }
+            }
+            ["cudasharedmemory", ref rest @ ..] => match MemoryCall::of_path(Memory::Cuda, rest)? {
+                Some(call) => Self::Memory(call),
+                None => return Ok(None),
+            },
             ["repository", "index"] => Self::RepositoryIndex,
-            ["repository", "models", name, "load"] => Self::RepositoryLoad(decode(name, "name")?),
+            ["repository", "models", name, "load"] => {
+                Self::RepositoryLoad(decode(name, "model name")?)
+            }
             ["repository", "models", name, "unload"] => {
-                Self::RepositoryUnload(decode(name, "name")?)
+                Self::RepositoryUnload(decode(name, "model name")?)
             }
             _ => return Ok(None),
         }))
@@ -159,19 +193,17 @@ impl<'a> Call<'a> {
 
 fn model<'a>(name: &'a str, version: Option<&'a str>) -> Result<Model<'a>, RestError> {
     Ok(Model {
-        name: decode(name, "name")?,
+        name: decode(name, "model name")?,
         version: version
-            .map(|version| decode(version, "version"))
+            .map(|version| decode(version, "model version"))
             .transpose()?,
     })
 }
 
 /// A path segment with its escapes resolved; `what` it is goes into errors.
-fn decode<'a>(segment: &'a str, what: &str) -> Result<Cow<'a, str>, RestError> {
+pub(super) fn decode<'a>(segment: &'a str, what: &str) -> Result<Cow<'a, str>, RestError> {
     if segment.is_empty() {
-        return Err(RestError::invalid(format!(
-            "model {what} in the path is empty"
-        )));
+        return Err(RestError::invalid(format!("{what} in the path is empty")));
     }
     if !segment.contains('%') {
         return Ok(Cow::Borrowed(segment));
@@ -189,15 +221,15 @@ fn decode<'a>(segment: &'a str, what: &str) -> Result<Cow<'a, str>, RestError> {
             .and_then(|(&[high, low], after)| Some((hex_byte(high, low)?, after)));
         let Some((byte, after)) = escaped else {
             return Err(RestError::invalid(format!(
-                "model {what} '{segment}' in the path has a '%' that two hexadecimal digits do not follow"
+                "{what} '{segment}' in the path has a '%' that two hexadecimal digits do not follow"
             )));
         };
         bytes.push(byte);
         rest = after;
     }
-    String::from_utf8(bytes).map(Cow::Owned).map_err(|_| {
-        RestError::invalid(format!("model {what} '{segment}' in the path is not UTF-8"))
-    })
+    String::from_utf8(bytes)
+        .map(Cow::Owned)
+        .map_err(|_| RestError::invalid(format!("{what} '{segment}' in the path is not UTF-8")))
 }
 
 #[cfg(test)]
@@ -272,8 +304,18 @@ mod tests {
                 "/v2/repository/models/m/unload",
                 Call::RepositoryUnload("m".into()),
             ),
+            (
+                Method::GET,
+                "/v2/systemsharedmemory/region/a%20b/status",
+                Call::Memory(MemoryCall::Status(Memory::System, Some("a b".into()))),
+            ),
+            (
+                Method::POST,
+                "/v2/cudasharedmemory/unregister",
+                Call::Memory(MemoryCall::Unregister(Memory::Cuda, None)),
+            ),
         ] {
-            assert_eq!(method.as_str(), call.method());
+            assert_eq!(method.as_str(), call.methods());
             assert_eq!(Call::parse(&method, path), Ok(Some(call)), "{path}");
         }
     }
@@ -308,6 +350,28 @@ mod tests {
         ] {
             let error = Call::parse(&method, path).unwrap_err();
             assert_eq!((error.status.as_u16(), error.allow), (405, Some(allow)));
+        }
+    }
+
+    #[test]
+    fn settings_are_read_and_changed_on_the_same_path() {
+        for (path, call) in [
+            ("/v2/logging", Call::LogSettings),
+            ("/v2/trace/setting", Call::TraceSetting(None)),
+            (
+                "/v2/models/m/trace/setting",
+                Call::TraceSetting(Some("m".into())),
+            ),
+            (
+                "/v2/models/m/versions/1/trace/setting",
+                Call::TraceSetting(Some("m".into())),
+            ),
+        ] {
+            for method in [Method::GET, Method::POST] {
+                assert_eq!(Call::parse(&method, path), Ok(Some(call.clone())), "{path}");
+            }
+            let error = Call::parse(&Method::PUT, path).unwrap_err();
+            assert_eq!(error.allow, Some("GET, POST"));
         }
     }
 
@@ -351,6 +415,14 @@ mod tests {
             "/v2/repository/index",
             "/v2/repository/models/m/load",
             "/v2/repository/models/m/unload",
+            "/v2/systemsharedmemory/status",
+            "/v2/systemsharedmemory/region/r/register",
+            "/v2/systemsharedmemory/unregister",
+            "/v2/cudasharedmemory/region/r/status",
+            "/v2/cudasharedmemory/region/r/register",
+            "/v2/cudasharedmemory/region/r/unregister",
+            "/v2/trace/setting",
+            "/v2/logging",
         ] {
             let call = Call::of_path(path).unwrap().unwrap();
             let quoted = format!("\"{}\"", call.grpc_path());
@@ -360,9 +432,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_path_is_read_without_panic(path in "(/v2)?(/(models|repository|versions|infer|%?[a-f0-9é%]{0,4})){0,6}") {
+        fn any_path_is_read_without_panic(path in "(/v2)?(/(models|repository|versions|infer|logging|trace|setting|systemsharedmemory|region|register|%?[a-f0-9é%]{0,4})){0,6}") {
             if let Ok(Some(call)) = Call::parse(&Method::POST, &path) {
-                prop_assert_eq!(call.method(), "POST");
+                prop_assert!(call.methods().ends_with("POST"));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The body of an inference request to a message.
 //!
-//! The message always carries raw contents. Binary tensors are slices of the body and are not copied; JSON data
+//! The message always carries raw contents, but for tensors in shared memory, which it only names. Binary tensors are slices of the body and are not copied; JSON data
 //! is parsed once every key of its tensor is known, as datatype and shape may come after it. The parameters that
 //! belong to this encoding (`binary_data_size`, `binary_data`, `binary_data_output`) are taken out of the
 //! message; all others pass through. Whether the tensors suit the model is the worker's to say.
@@ -9,10 +9,10 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::RestError;
 use super::call::Model;
 use super::data::read_data;
 use super::parameters::{self, Parameters, take_bool, take_length};
+use super::{RestError, SHARED};
 use crate::inference::ModelInferRequest;
 use crate::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use crate::tensor::{DataType, check_raw};
@@ -119,7 +119,7 @@ pub fn infer_request(
     for mut input in parsed.inputs {
         let raw = raw_contents(&mut input, &mut binary)
             .map_err(|error| RestError::invalid(format!("input '{}': {error}", input.name)))?;
-        request.raw_input_contents.push(raw);
+        request.raw_input_contents.extend(raw);
         request.inputs.push(InferInputTensor {
             name: input.name,
             datatype: input.datatype,
@@ -162,15 +162,19 @@ fn split(body: &Bytes, json_length: Option<usize>) -> Result<(&[u8], Bytes), Res
     }
 }
 
-/// Raw contents of an input, from the front of the binary data or from its JSON.
-fn raw_contents(input: &mut Input<'_>, binary: &mut Bytes) -> Result<Bytes, String> {
+/// Raw contents of an input, from the front of the binary data or from its JSON. None: they are in shared memory.
+fn raw_contents(input: &mut Input<'_>, binary: &mut Bytes) -> Result<Option<Bytes>, String> {
     let datatype: DataType = input.datatype.parse().map_err(to_text)?;
     let length = take_length(&mut input.parameters, "binary_data_size").map_err(to_text)?;
     match (length, input.data) {
         (Some(_), Some(_)) => Err("both data and binary_data_size are given, want one".to_owned()),
+        (None, None) if input.parameters.contains_key(SHARED) => Ok(None),
+        (_, _) if input.parameters.contains_key(SHARED) => Err(format!(
+            "data is given, but {SHARED} says that it is elsewhere"
+        )),
         (None, None) => Err("neither data nor binary_data_size is given, want one".to_owned()),
         (None, Some(data)) => read_data(datatype, &input.shape, data)
-            .map(Bytes::from)
+            .map(|data| Some(Bytes::from(data)))
             .map_err(to_text),
         (Some(length), None) => {
             if length > binary.len() {
@@ -181,7 +185,7 @@ fn raw_contents(input: &mut Input<'_>, binary: &mut Bytes) -> Result<Bytes, Stri
             }
             let raw = binary.split_to(length);
             check_raw(datatype, &input.shape, &raw).map_err(to_text)?;
-            Ok(raw)
+            Ok(Some(raw))
         }
     }
 }
@@ -211,6 +215,17 @@ mod tests {
     fn parse_binary(json: &str, binary: &[u8]) -> Result<InferCall, RestError> {
         let body = [json.as_bytes(), binary].concat();
         infer_request(&model(), &body.into(), Some(json.len()))
+    }
+
+    #[test]
+    fn an_input_in_shared_memory_has_no_data() {
+        let shared = r#"{"name":"x","datatype":"FP32","shape":[1],"parameters":{"shared_memory_region":"r"}"#;
+        let other = r#"{"name":"w","datatype":"INT8","shape":[1],"data":[1]}"#;
+        let call = parse(&format!(r#"{{"inputs":[{shared}}},{other}]}}"#)).unwrap();
+        assert_eq!(call.request.inputs.len(), 2);
+        assert_eq!(call.request.raw_input_contents, [&b"\x01"[..]]);
+        let error = parse(&format!(r#"{{"inputs":[{shared},"data":[1]}}]}}"#)).unwrap_err();
+        assert!(error.message.contains("elsewhere"), "{error}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::data::write_data;
 use super::parameters::{self, Parameters};
-use super::{OutputForm, RestError};
+use super::{OutputForm, RestError, SHARED};
 use crate::inference::ModelInferResponse;
 use crate::inference::model_infer_response::InferOutputTensor;
 use crate::status::Code;
@@ -78,6 +78,8 @@ struct Output<'a> {
     datatype: DataType,
     raw: Bytes,
     binary: bool,
+    /// It lies in shared memory: the answer has no data of it.
+    shared: bool,
 }
 
 impl Output<'_> {
@@ -112,9 +114,11 @@ impl Output<'_> {
             if !parameters.is_empty() {
                 parameters_key(parameters, None, body);
             }
-            body.extend_from_slice(b",\"data\":");
-            write_data(self.datatype, &self.raw, body)
-                .map_err(|error| RestError::invalid(format!("output '{name}': {error}")))?;
+            if !self.shared {
+                body.extend_from_slice(b",\"data\":");
+                write_data(self.datatype, &self.raw, body)
+                    .map_err(|error| RestError::invalid(format!("output '{name}': {error}")))?;
+            }
         }
         body.push(b'}');
         Ok(())
@@ -136,7 +140,9 @@ fn outputs<'a>(
     let outputs = response.outputs.iter().enumerate().map(|(index, tensor)| {
         let about = |error| contradiction(format!("output '{}': {error}", tensor.name));
         let datatype: DataType = tensor.datatype.parse().map_err(about)?;
+        let shared = tensor.parameters.contains_key(SHARED);
         let raw = match (raw.get(index), &tensor.contents) {
+            _ if shared => Bytes::new(),
             (Some(raw), _) => {
                 check_raw(datatype, &tensor.shape, raw).map_err(about)?;
                 raw.clone()
@@ -155,7 +161,8 @@ fn outputs<'a>(
             tensor,
             datatype,
             raw,
-            binary: form.is_binary(&tensor.name),
+            binary: !shared && form.is_binary(&tensor.name),
+            shared,
         })
     });
     outputs.collect()
@@ -271,6 +278,26 @@ mod tests {
                 {"name": "c", "datatype": "UINT8", "shape": [0], "parameters": {"binary_data_size": 0}},
                 {"name": "d", "datatype": "UINT8", "shape": [1], "parameters": {"binary_data_size": 1}},
             ]})
+        );
+    }
+
+    #[test]
+    fn an_output_in_shared_memory_has_no_data() {
+        let mut response = response(vec![
+            (tensor("a", DataType::Fp32, &[2]), &[]),
+            (tensor("b", DataType::Int8, &[1]), &[3]),
+        ]);
+        let region = InferParameter {
+            parameter_choice: Some(ParameterChoice::StringParam("r".into())),
+        };
+        response.outputs[0].parameters.insert(SHARED.into(), region);
+        let form = form(r#"{"inputs":[],"parameters":{"binary_data_output":true}}"#);
+        let answer = infer_answer(&response, &form).unwrap();
+        let length = answer.json_length.unwrap();
+        assert_eq!(answer.body[length..], [3]);
+        assert_eq!(
+            value(&answer.body[..length])["outputs"][0],
+            json!({"name": "a", "datatype": "FP32", "shape": [2], "parameters": {"shared_memory_region": "r"}})
         );
     }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use forebay_proto::rest::{self, Call, JSON_LENGTH_HEADER, Model};
+use forebay_proto::rest::{self, Call, JSON_LENGTH_HEADER, MemoryCall, Model};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 
 use self::refusal::Refusal;
 use crate::server::Body;
-use crate::service::{Arrival, Fault, Front, Progress};
+use crate::service::{Arrival, Fault, Front, Progress, no_cuda};
 use crate::telemetry::prometheus;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -99,13 +99,44 @@ async fn document(
             front.unload_model(request).await?;
             Response::new(Body::Empty)
         }
-        Call::Infer(_) => {
+        Call::Memory(call) => memory(front, call, parts, body).await?,
+        Call::Infer(_) | Call::TraceSetting(_) | Call::LogSettings => {
             return Err(Fault::Unimplemented(format!(
                 "this server does not support '{}'",
                 parts.uri.path()
             ))
             .into());
         }
+    })
+}
+
+/// The calls about shared memory.
+async fn memory(
+    front: &Front,
+    call: MemoryCall<'_>,
+    parts: &Parts,
+    body: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    use rest::Memory::{Cuda, System};
+    let named = |region: Option<Cow<'_, str>>| region.unwrap_or_default().into_owned();
+    Ok(match call {
+        MemoryCall::Status(System, region) => {
+            json(rest::system_memory(&front.system_memory(&named(region))?))
+        }
+        MemoryCall::Status(Cuda, region) => {
+            json(rest::cuda_memory(&front.cuda_memory(&named(region))?))
+        }
+        MemoryCall::Register(System, region) => {
+            let body = body::read(&parts.headers, body, front.max_message_bytes).await?;
+            front.register_system_memory(&rest::register_request(&region, &body)?)?;
+            json(Bytes::new())
+        }
+        MemoryCall::Register(Cuda, region) => return Err(no_cuda(&region).into()),
+        MemoryCall::Unregister(System, region) => {
+            front.unregister_system_memory(&named(region));
+            json(Bytes::new())
+        }
+        MemoryCall::Unregister(Cuda, _) => json(Bytes::new()),
     })
 }
 

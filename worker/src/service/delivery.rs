@@ -1,4 +1,4 @@
-//! How a caller wants each output: in the answer, or the best classes of it.
+//! How a caller wants each output: in the answer, the best classes of it, or in shared memory.
 
 use std::collections::BTreeMap;
 
@@ -6,29 +6,38 @@ use forebay_proto::inference::InferParameter;
 use forebay_proto::inference::infer_parameter::ParameterChoice;
 
 use super::Fault;
+use crate::shared_memory::Place;
 
 type Parameters = BTreeMap<String, InferParameter>;
 
 /// Where an output goes, and as what.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Delivery {
     /// The tensor, in the answer.
     Tensor,
     /// So many of its largest values as text, in the answer; 1 or more.
     Classes(usize),
+    /// The tensor, in shared memory. The answer tells so with these parameters, those of the request.
+    Region {
+        place: Place,
+        parameters: Parameters,
+    },
 }
 
 impl Delivery {
     /// What the parameters of a requested output ask for. The wording is Triton's.
-    pub fn asked(output: &str, parameters: &Parameters) -> Result<Delivery, Fault> {
-        if parameters.contains_key("shared_memory_region") {
-            return Err(Fault::Invalid(format!(
-                "shared memory is not supported, asked for output '{output}'"
-            )));
-        }
-        match classes(parameters)? {
-            None | Some(0) => Ok(Delivery::Tensor),
-            Some(classes) => Ok(Delivery::Classes(classes)),
+    /// `place`: where it lies, if they name a region.
+    pub fn asked(parameters: &Parameters, place: Option<&Place>) -> Result<Delivery, Fault> {
+        match (classes(parameters)?, place) {
+            (None | Some(0), None) => Ok(Delivery::Tensor),
+            (None | Some(0), Some(place)) => Ok(Delivery::Region {
+                place: place.clone(),
+                parameters: parameters.clone(),
+            }),
+            (Some(classes), None) => Ok(Delivery::Classes(classes)),
+            (Some(_), Some(_)) => Err(Fault::Invalid(
+                "output can't set both 'shared_memory_region' and 'classification'".to_owned(),
+            )),
         }
     }
 }

@@ -22,19 +22,21 @@ const BACKEND: &str = "onnxruntime";
 const MODEL_FILE: &str = "model.onnx";
 
 /// Parts of the protocol beyond its core that this server has.
-const EXTENSIONS: [&str; 6] = [
+const EXTENSIONS: &[&str] = &[
     "binary_tensor_data",
     "classification",
     "model_configuration",
     "model_repository",
     "parameters",
     "statistics",
+    "system_shared_memory",
 ];
 
 impl Front {
     /// Says in its extensions where the models run, and which would rather run elsewhere.
     pub fn server_metadata(&self) -> wire::ServerMetadataResponse {
-        let mut extensions: Vec<String> = EXTENSIONS.map(str::to_owned).into();
+        let mut extensions: Vec<String> =
+            EXTENSIONS.iter().map(|name| (*name).to_owned()).collect();
         let models = self.registry.models();
         let mut providers: Vec<&str> = models.iter().filter_map(|model| model.provider()).collect();
         providers.sort_unstable();

@@ -28,6 +28,8 @@ pub enum Fault {
     Invalid(String),
     #[error("{0}")]
     NotFound(String),
+    #[error("{0}")]
+    AlreadyExists(String),
     /// A call of the protocol, or a part of one, that this server does not have.
     #[error("{0}")]
     Unimplemented(String),
@@ -75,6 +77,7 @@ impl Fault {
         match self {
             Fault::Invalid(_) => Code::InvalidArgument,
             Fault::NotFound(_) => Code::NotFound,
+            Fault::AlreadyExists(_) => Code::AlreadyExists,
             Fault::Unimplemented(_) => Code::Unimplemented,
             Fault::Unavailable(_) => Code::Unavailable,
             Fault::Busy { .. } | Fault::TooLarge(_) => Code::ResourceExhausted,
@@ -100,6 +103,7 @@ impl Fault {
             Fault::Internal(_) => Reason::Backend,
             Fault::Invalid(_)
             | Fault::NotFound(_)
+            | Fault::AlreadyExists(_)
             | Fault::Unimplemented(_)
             | Fault::TooLarge(_) => Reason::Other,
         }
@@ -178,6 +182,12 @@ mod tests {
         let rows = [
             (Fault::Invalid(text()), Code::InvalidArgument, 400, "OTHER"),
             (Fault::NotFound(text()), Code::NotFound, 404, "OTHER"),
+            (
+                Fault::AlreadyExists(text()),
+                Code::AlreadyExists,
+                409,
+                "OTHER",
+            ),
             (
                 Fault::Unimplemented(text()),
                 Code::Unimplemented,

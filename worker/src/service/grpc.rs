@@ -18,6 +18,7 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use super::frame::{self, Messages};
+use super::shared::no_cuda;
 use super::{Arrival, Fault, Front, Progress, health, stream};
 use crate::server::{Body, Encoding};
 use crate::telemetry::spans::ServerSpan;
@@ -126,6 +127,38 @@ async fn inference(front: &Arc<Front>, method: &str, call: Call) -> Response<Bod
             let index =
                 |request: wire::RepositoryIndexRequest| Ok(front.repository_index(request.ready));
             unary(front, call, index).await
+        }
+        "SystemSharedMemoryStatus" => {
+            let status =
+                |request: wire::SystemSharedMemoryStatusRequest| front.system_memory(&request.name);
+            unary(front, call, status).await
+        }
+        "SystemSharedMemoryRegister" => {
+            let register = |request| front.register_system_memory(&request);
+            unary(front, call, register).await
+        }
+        "SystemSharedMemoryUnregister" => {
+            let unregister = |request: wire::SystemSharedMemoryUnregisterRequest| {
+                Ok(front.unregister_system_memory(&request.name))
+            };
+            unary(front, call, unregister).await
+        }
+        "CudaSharedMemoryStatus" => {
+            let status =
+                |request: wire::CudaSharedMemoryStatusRequest| front.cuda_memory(&request.name);
+            unary(front, call, status).await
+        }
+        "CudaSharedMemoryRegister" => {
+            let register = |request: wire::CudaSharedMemoryRegisterRequest| {
+                Err::<wire::CudaSharedMemoryRegisterResponse, _>(no_cuda(&request.name))
+            };
+            unary(front, call, register).await
+        }
+        "CudaSharedMemoryUnregister" => {
+            let unregister = |_: wire::CudaSharedMemoryUnregisterRequest| {
+                Ok(wire::CudaSharedMemoryUnregisterResponse {})
+            };
+            unary(front, call, unregister).await
         }
         _ => refusal(Fault::Unimplemented(format!(
             "this server does not support {INFERENCE}/{method}"

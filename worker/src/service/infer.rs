@@ -15,6 +15,7 @@ use forebay_proto::tensor::{DataType, TensorError, check_raw, raw_from_contents}
 
 use super::Fault;
 use super::delivery::Delivery;
+use super::shared::Shared;
 use crate::inference::{Signature, Tensor, TensorSpec};
 
 /// What a request is checked against.
@@ -24,6 +25,8 @@ pub struct Target<'a> {
     pub signature: &'a Signature,
     /// Rows of one request at most; `None`: any number.
     pub max_rows: Option<usize>,
+    /// What of the request lies in shared memory.
+    pub shared: &'a Shared,
 }
 
 /// The checked tensors of a request, see `InferRequest` for their order.
@@ -54,10 +57,11 @@ impl Target<'_> {
         let sent = std::mem::take(&mut message.inputs);
         let raw = std::mem::take(&mut message.raw_input_contents);
         let all_raw = !raw.is_empty();
-        if all_raw && raw.len() != sent.len() {
+        let shared = &self.shared.inputs;
+        let in_message = sent.len() - shared.iter().flatten().count();
+        if all_raw && raw.len() != in_message {
             return Err(Fault::Invalid(format!(
-                "expected {} entries in raw_input_contents, one for each input, but got {} for model '{}'",
-                sent.len(),
+                "expected {in_message} entries in raw_input_contents, one for each input, but got {} for model '{}'",
                 raw.len(),
                 self.model
             )));
@@ -65,7 +69,7 @@ impl Target<'_> {
         let mut raw = raw.into_iter();
         let mut inputs: Vec<(usize, Tensor)> =
             Vec::with_capacity(sent.len().min(self.signature.inputs.len()));
-        for input in sent {
+        for (position, input) in sent.into_iter().enumerate() {
             let (index, spec) = self.find_input(&input.name)?;
             if inputs.iter().any(|(other, _)| *other == index) {
                 return Err(Fault::Invalid(format!(
@@ -73,7 +77,8 @@ impl Target<'_> {
                     input.name
                 )));
             }
-            let data = match raw.next() {
+            let shared = shared.get(position).cloned().flatten();
+            let data = match shared.or_else(|| raw.next()) {
                 Some(_) if input.contents.is_some() => {
                     return Err(Fault::Invalid(format!(
                         "contents field must not be specified when using raw_input_contents for '{}' for model '{}'",
@@ -106,7 +111,6 @@ impl Target<'_> {
         input: InferInputTensor,
         raw: Option<Bytes>,
     ) -> Result<Tensor, Fault> {
-        refuse_shared_memory(&input.parameters, &spec.name)?;
         let datatype =
             DataType::parse(&input.datatype).filter(|datatype| *datatype == spec.datatype);
         let Some(datatype) = datatype else {
@@ -244,7 +248,7 @@ impl Target<'_> {
         }
         let mut outputs = Vec::with_capacity(requested.len().min(specs.len()));
         let mut deliveries = Vec::with_capacity(outputs.capacity());
-        for output in requested {
+        for (position, output) in requested.iter().enumerate() {
             let Some(index) = specs.iter().position(|spec| spec.name == output.name) else {
                 return Err(Fault::Invalid(format!(
                     "unexpected inference output '{}' for model '{}'",
@@ -258,23 +262,12 @@ impl Target<'_> {
                     output.name
                 )));
             }
-            deliveries.push(Delivery::asked(&output.name, &output.parameters)?);
+            let place = self.shared.outputs.get(position).and_then(Option::as_ref);
+            deliveries.push(Delivery::asked(&output.parameters, place)?);
             outputs.push(index);
         }
         Ok((outputs, deliveries))
     }
-}
-
-fn refuse_shared_memory(
-    parameters: &BTreeMap<String, InferParameter>,
-    name: &str,
-) -> Result<(), Fault> {
-    if parameters.contains_key("shared_memory_region") {
-        return Err(Fault::Invalid(format!(
-            "shared memory is not supported, asked for input '{name}'"
-        )));
-    }
-    Ok(())
 }
 
 /// The request parameter `timeout`, in microseconds; zero and absent: none.

@@ -13,6 +13,7 @@ pub mod infer;
 pub mod progress;
 mod repository;
 mod respond;
+mod shared;
 mod stream;
 
 use std::sync::Arc;
@@ -28,10 +29,13 @@ use self::infer::{Target, Tensors};
 pub use self::progress::Progress;
 use self::progress::Stage;
 use self::respond::Answerer;
+use self::shared::Shared;
+pub use self::shared::no_cuda;
 use crate::inference::{InferError, InferRequest, Origin};
 use crate::model::Model;
 use crate::repository::{Control, Registry};
 use crate::served::Served;
+use crate::shared_memory::Regions;
 use crate::telemetry::Observer;
 
 /// Until the durations of a model are known, a full queue is taken to need this long to become half empty.
@@ -42,6 +46,7 @@ const UNKNOWN_RETRY_DELAY: Duration = Duration::from_millis(100);
 pub struct Front {
     pub registry: Arc<Registry>,
     pub control: Control,
+    pub regions: Regions,
     pub observer: Observer,
     /// Of one message, both ways.
     pub max_message_bytes: usize,
@@ -89,6 +94,7 @@ impl Front {
             span.context()
         });
         let asked = Asked {
+            shared: Shared::of(&message, &self.regions, self.max_message_bytes).await?,
             message,
             arrival,
             trace,
@@ -106,6 +112,7 @@ impl Front {
 /// A request as it came, for a model that is known.
 struct Asked {
     message: ModelInferRequest,
+    shared: Shared,
     arrival: Arrival,
     trace: Option<SpanContext>,
 }
@@ -117,6 +124,7 @@ async fn ask(
 ) -> Result<ModelInferResponse, Fault> {
     let Asked {
         mut message,
+        shared,
         arrival,
         trace,
     } = asked;
@@ -124,6 +132,7 @@ async fn ask(
         model: model.name(),
         signature: model.signature(),
         max_rows: model.row_limit(),
+        shared: &shared,
     };
     let named = infer::timeout(&message.parameters)?;
     let deadline = deadline(&arrival, named, model.default_timeout());
@@ -183,6 +192,7 @@ async fn ask(
         message,
         answer.outputs.into_iter().zip(deliveries),
     )
+    .await
 }
 
 /// How a trace calls what the response cache did.

@@ -1,13 +1,17 @@
 //! Tensors of the model in, the answer as it travels out: raw, in the order in which the caller asked.
+//!
+//! An output that went to shared memory has an empty entry among the raw contents, as Triton's has.
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+use forebay_proto::inference::infer_parameter::ParameterChoice;
 use forebay_proto::inference::model_infer_response::InferOutputTensor;
-use forebay_proto::inference::{ModelInferRequest, ModelInferResponse};
+use forebay_proto::inference::{InferParameter, ModelInferRequest, ModelInferResponse};
 
-use super::Fault;
 use super::classification::classify;
 use super::delivery::Delivery;
+use super::{Fault, shared};
 use crate::inference::{Signature, Tensor};
 use crate::repository::labels::Labels;
 
@@ -21,7 +25,7 @@ pub struct Answerer<'a> {
 }
 
 /// The answer to `message`. `outputs` are in the order in which it names them, or in the signature's order.
-pub fn respond(
+pub async fn respond(
     answerer: Answerer<'_>,
     message: ModelInferRequest,
     outputs: impl ExactSizeIterator<Item = (Tensor, Delivery)>,
@@ -42,8 +46,25 @@ pub fn respond(
         requested.map(|output| output.name).collect()
     };
     for ((tensor, delivery), name) in outputs.zip(names) {
+        let mut parameters = BTreeMap::new();
         let tensor = match delivery {
             Delivery::Tensor => tensor,
+            Delivery::Region {
+                place,
+                parameters: asked,
+            } => {
+                parameters = asked;
+                let length = i64::try_from(tensor.data.len()).unwrap_or(i64::MAX);
+                let size = InferParameter {
+                    parameter_choice: Some(ParameterChoice::Int64Param(length)),
+                };
+                parameters.insert(shared::BYTE_SIZE.to_owned(), size);
+                shared::deliver(&name, tensor.data, place).await?;
+                Tensor {
+                    data: Bytes::new(),
+                    ..tensor
+                }
+            }
             Delivery::Classes(classes) => {
                 let labels = answerer.labels.map_or(&[][..], |labels| labels.of(&name));
                 classify(&tensor, classes, answerer.signature.batched, labels)
@@ -54,7 +75,8 @@ pub fn respond(
             name,
             datatype: tensor.datatype.name().to_owned(),
             shape: tensor.shape,
-            ..InferOutputTensor::default()
+            parameters,
+            contents: None,
         });
         response.raw_output_contents.push(tensor.data);
     }
@@ -63,7 +85,6 @@ pub fn respond(
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use forebay_proto::inference::model_infer_request::InferRequestedOutputTensor;
     use forebay_proto::tensor::DataType;
 
@@ -95,7 +116,7 @@ mod tests {
         }
     }
 
-    fn answer(
+    async fn answer(
         names: &[&str],
         outputs: Vec<(DataType, Delivery)>,
     ) -> Result<ModelInferResponse, Fault> {
@@ -113,11 +134,11 @@ mod tests {
             };
             (tensor, delivery)
         };
-        respond(answerer, ask(names), outputs.into_iter().map(tensor))
+        respond(answerer, ask(names), outputs.into_iter().map(tensor)).await
     }
 
-    #[test]
-    fn tensors_are_named_as_they_were_asked_for() {
+    #[tokio::test]
+    async fn tensors_are_named_as_they_were_asked_for() {
         let tensors = |first, second| vec![(first, Delivery::Tensor), (second, Delivery::Tensor)];
         for (names, outputs, want) in [
             (
@@ -131,7 +152,7 @@ mod tests {
                 [("y", "UINT8"), ("z", "BOOL")],
             ),
         ] {
-            let response = answer(names, outputs).unwrap();
+            let response = answer(names, outputs).await.unwrap();
             let found = response.outputs.iter();
             let found: Vec<_> = found
                 .map(|output| (&output.name[..], &output.datatype[..]))
@@ -147,9 +168,11 @@ mod tests {
         }
     }
 
-    #[test]
-    fn classes_are_text_and_need_an_order() {
-        let response = answer(&["y"], vec![(DataType::Uint8, Delivery::Classes(1))]).unwrap();
+    #[tokio::test]
+    async fn classes_are_text_and_need_an_order() {
+        let response = answer(&["y"], vec![(DataType::Uint8, Delivery::Classes(1))])
+            .await
+            .unwrap();
         assert_eq!(
             (
                 &response.outputs[0].datatype[..],
@@ -158,7 +181,9 @@ mod tests {
             ("BYTES", &[1, 1][..])
         );
         assert_eq!(response.raw_output_contents[0], b"\x03\0\0\x001:1"[..]);
-        let fault = answer(&["z"], vec![(DataType::Bool, Delivery::Classes(1))]).unwrap_err();
+        let fault = answer(&["z"], vec![(DataType::Bool, Delivery::Classes(1))])
+            .await
+            .unwrap_err();
         assert!(
             matches!(&fault, Fault::Invalid(text) if text.contains("type 'BOOL'")),
             "{fault}"

@@ -4,6 +4,12 @@ use forebay_proto::inference::InferTensorContents;
 
 use super::*;
 
+/// Nothing lies in shared memory.
+static NOT_SHARED: Shared = Shared {
+    inputs: Vec::new(),
+    outputs: Vec::new(),
+};
+
 fn spec(name: &str, datatype: DataType, shape: &[i64]) -> TensorSpec {
     TensorSpec {
         name: name.to_owned(),
@@ -34,6 +40,7 @@ fn target(signature: &Signature) -> Target<'_> {
         model: "mlp",
         signature,
         max_rows: Some(32),
+        shared: &NOT_SHARED,
     }
 }
 
@@ -264,14 +271,61 @@ fn outputs_are_those_asked_for_in_that_order() {
 }
 
 #[test]
-fn what_the_server_cannot_do_is_not_ignored() {
-    let with = |name: &str| BTreeMap::from([(name.to_owned(), InferParameter::default())]);
-    let mut shared = request(vec![input("x", "FP32", &[1, 4])], &[16]);
-    shared.inputs[0].parameters = with("shared_memory_region");
-    assert!(refused(&mlp(), shared).contains("shared memory"));
+fn unknown_parameters_are_ignored() {
     let mut unknown = request(vec![input("x", "FP32", &[1, 4])], &[16]);
-    unknown.inputs[0].parameters = with("of_the_future");
+    let parameters = BTreeMap::from([("of_the_future".to_owned(), InferParameter::default())]);
+    unknown.inputs[0].parameters = parameters;
     assert!(tensors(target(&mlp()), &mut unknown).is_ok());
+}
+
+#[test]
+fn inputs_in_shared_memory_have_no_raw_contents() {
+    let signature = signature(
+        vec![
+            spec("x", DataType::Fp32, &[-1, 4]),
+            spec("w", DataType::Int8, &[-1]),
+        ],
+        true,
+    );
+    let inputs = || vec![input("w", "INT8", &[1]), input("x", "FP32", &[1, 4])];
+    let shared = Shared {
+        inputs: vec![None, Some(Bytes::from_static(&[7; 16]))],
+        outputs: Vec::new(),
+    };
+    let target = Target {
+        shared: &shared,
+        ..target(&signature)
+    };
+    let found = tensors(target, &mut request(inputs(), &[1])).unwrap();
+    let data: Vec<&[u8]> = found
+        .inputs
+        .iter()
+        .map(|(_, tensor)| &tensor.data[..])
+        .collect();
+    assert_eq!(data, [&[7; 16][..], &[0]]);
+
+    let mut typed = request(inputs(), &[]);
+    typed.inputs[0].contents = Some(InferTensorContents {
+        int_contents: vec![5],
+        ..Default::default()
+    });
+    let found = tensors(target, &mut typed).unwrap();
+    assert_eq!(found.inputs[1].1.data[..], [5]);
+
+    let one_too_many = tensors(target, &mut request(inputs(), &[1, 16])).unwrap_err();
+    assert!(
+        one_too_many.to_string().starts_with("expected 1 entries"),
+        "{one_too_many}"
+    );
+    typed.inputs = inputs();
+    typed.raw_input_contents = vec![Bytes::from_static(&[5])];
+    typed.inputs[1].contents = Some(InferTensorContents::default());
+    assert!(
+        tensors(target, &mut typed)
+            .unwrap_err()
+            .to_string()
+            .contains("must not be specified")
+    );
 }
 
 #[test]
