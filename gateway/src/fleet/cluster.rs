@@ -8,13 +8,16 @@ use smallvec::SmallVec;
 
 use super::endpoint::{Endpoint, EndpointView};
 use super::lease::Lease;
-use crate::traffic::balance::{self, Candidate, Policy};
+use crate::traffic::balance::{self, Candidate, Draw, Policy};
 
 pub struct Cluster {
     pub config: config::Cluster,
     policy: Box<dyn Policy>,
     members: Vec<Member>,
+    draw: Draw,
 }
+
+type Candidates = SmallVec<[Candidate; 16]>;
 
 struct Member {
     endpoint: Arc<Endpoint>,
@@ -27,7 +30,7 @@ pub struct NoEndpoint;
 
 impl Cluster {
     pub fn new(config: config::Cluster, endpoints: Vec<Arc<Endpoint>>) -> Self {
-        let members = endpoints
+        let members: Vec<Member> = endpoints
             .into_iter()
             .zip(&config.endpoints)
             .map(|(endpoint, entry)| Member {
@@ -38,21 +41,31 @@ impl Cluster {
         Self {
             policy: balance::build(config.policy),
             config,
+            draw: Draw::new(members.iter().map(|member| member.weight)),
             members,
         }
     }
 
     /// Leases the endpoint that the policy prefers, avoiding those already `tried` while another one can
-    /// take the request.
+    /// take the request. Of a large fleet some members are drawn; all are looked at only when none of those can.
     pub fn lease(&self, tried: &[usize], random: u64, now: Instant) -> Result<Lease, NoEndpoint> {
-        let mut fresh: SmallVec<[Candidate; 16]> = SmallVec::new();
+        let drawn = (self.members.len() > balance::FULL_SCAN).then(|| {
+            let mut fresh = Candidates::new();
+            for index in self.draw.positions(random) {
+                let known = fresh.iter().any(|candidate| candidate.index == index);
+                if !known && !tried.contains(&index) {
+                    fresh.extend(self.candidate(index, now));
+                }
+            }
+            self.choose(&mut fresh, random, now)
+        });
+        if let Some(lease) = drawn.flatten() {
+            return Ok(lease);
+        }
+        let mut fresh = Candidates::new();
         let mut again: SmallVec<[Candidate; 4]> = SmallVec::new();
-        for (index, member) in self.members.iter().enumerate() {
-            if let Some(candidate) =
-                member
-                    .endpoint
-                    .candidate(index, member.weight, self.config.policy, now)
-            {
+        for index in 0..self.members.len() {
+            if let Some(candidate) = self.candidate(index, now) {
                 if tried.contains(&index) {
                     again.push(candidate);
                 } else {
@@ -63,6 +76,13 @@ impl Cluster {
         self.choose(&mut fresh, random, now)
             .or_else(|| self.choose(&mut again, random, now))
             .ok_or(NoEndpoint)
+    }
+
+    /// The member as a choice; None when it may not take traffic now.
+    fn candidate(&self, index: usize, now: Instant) -> Option<Candidate> {
+        let member = self.members.get(index)?;
+        let policy = self.config.policy;
+        member.endpoint.candidate(index, member.weight, policy, now)
     }
 
     fn choose<const N: usize>(

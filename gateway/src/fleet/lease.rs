@@ -152,13 +152,7 @@ mod tests {
         #[test]
         fn active_is_what_is_held(
             steps in prop::collection::vec(step(), 0..200),
-            policy in prop::sample::select(vec![
-                config::Policy::RoundRobin,
-                config::Policy::Random,
-                config::Policy::LeastRequest,
-                config::Policy::PeakEwma,
-                config::Policy::LeastWork,
-            ]),
+            policy in prop::sample::select(POLICIES.to_vec()),
         ) {
             let mut now = Instant::now();
             let cluster = cluster(4, policy, now);
@@ -208,5 +202,74 @@ mod tests {
             cluster.lease(&[0, 1, 2], 7, now).is_ok(),
             "all tried: any will do"
         );
+    }
+
+    const POLICIES: [config::Policy; 5] = [
+        config::Policy::RoundRobin,
+        config::Policy::Random,
+        config::Policy::LeastRequest,
+        config::Policy::PeakEwma,
+        config::Policy::LeastWork,
+    ];
+
+    #[test]
+    fn a_large_fleet_is_shared_evenly_and_what_was_tried_is_avoided() {
+        let now = Instant::now();
+        for policy in POLICIES {
+            let cluster = cluster(1_000, policy, now);
+            let mut held = Vec::new();
+            for random in 0..3_000 {
+                held.push(cluster.lease(&[], random, now).ok().unwrap());
+            }
+            let most = cluster.endpoints().map(|endpoint| endpoint.active()).max();
+            assert!(
+                most <= Some(14),
+                "{policy:?} put {most:?} of 3000 on one of 1000"
+            );
+            for random in 0..100 {
+                let first = cluster.lease(&[], random, now).ok().unwrap().index;
+                let second = cluster.lease(&[first], random, now).ok().unwrap().index;
+                assert_ne!(first, second);
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_one_of_a_large_fleet_that_may_take_traffic_is_found() {
+        let now = Instant::now();
+        let cluster = cluster(1_000, config::Policy::LeastWork, now);
+        for (index, endpoint) in cluster
+            .endpoints()
+            .enumerate()
+            .filter(|(index, _)| *index != 777)
+        {
+            for _ in 0..3 {
+                let lease = Lease::take(endpoint, index, now).unwrap();
+                lease.finish(Outcome::Failure, now);
+            }
+        }
+        assert_eq!(cluster.lease(&[], 5, now).ok().unwrap().index, 777);
+    }
+
+    /// `cargo test --release -p forebay-gateway choosing -- --ignored --nocapture`
+    #[test]
+    #[ignore = "a measurement, meant for a release build"]
+    fn choosing_among_ten_thousand() {
+        const CHOICES: u32 = 100_000;
+        let now = Instant::now();
+        for size in [4, 64, 512, 10_000] {
+            for policy in POLICIES {
+                let cluster = cluster(size, policy, now);
+                let start = Instant::now();
+                for random in 0..u64::from(CHOICES) {
+                    let random = random.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                    let lease = cluster.lease(&[], random, now).ok().unwrap();
+                    lease.finish(Outcome::Success, now);
+                }
+                let each = start.elapsed() / CHOICES;
+                println!("{:>14} of {size:>6}: {each:?}", policy.name());
+                assert!(size <= 512 || each < Duration::from_micros(5), "{each:?}");
+            }
+        }
     }
 }

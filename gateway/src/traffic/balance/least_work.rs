@@ -9,14 +9,12 @@
 //! silent, so one that hangs loses the traffic before any timeout fires.
 //!
 //! All candidates are compared, and the in-flight counts are this gateway's own and exact, so each choice sees the
-//! one before it and none of them herds. Above `FULL_SCAN` candidates two are drawn instead, as the scan would cost
-//! more than it finds.
+//! one before it and none of them herds.
 
 use std::cmp::Ordering;
 
 use super::{Candidate, Policy, sample};
 
-const FULL_SCAN: usize = 512;
 /// Estimates are compared with this much play: equal workers share light load instead of taking turns at being a
 /// hair faster.
 const BLUR: f64 = 0.2;
@@ -34,13 +32,7 @@ impl Policy for LeastWork {
             let play = play(candidate, random);
             typical.time(candidate) * (1.0 + BLUR * play) + LEAST_PLAY * play
         };
-        let compare = |a: &Candidate, b: &Candidate| time(a).total_cmp(&time(b));
-        if candidates.len() <= FULL_SCAN {
-            return sample::least(candidates, random, compare);
-        }
-        let (first, second) = sample::pair(candidates, random)?;
-        let better = compare(&candidates[second], &candidates[first]).is_lt();
-        Some(if better { second } else { first })
+        sample::least(candidates, random, |a, b| time(a).total_cmp(&time(b)))
     }
 }
 

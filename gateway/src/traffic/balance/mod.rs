@@ -1,11 +1,13 @@
 //! Which endpoint gets a request: one file per policy, one factory.
 //!
 //! The shell lists the endpoints that may take the request now (healthy, admitted by their breaker, not tried
-//! before) as candidates, in any order and number; a policy picks one of them and never looks elsewhere. What is in
+//! before) as candidates, in any order and number, of a large fleet only some (`draw`); a policy picks one of them and
+//! never looks elsewhere. What is in
 //! flight is counted by the shell's leases, so only round robin keeps state of its own.
 //!
 //! To add a policy: a variant of `forebay_config::gateway::Policy`, a file here, an arm in `build`.
 
+mod draw;
 mod least_request;
 mod least_work;
 mod peak_ewma;
@@ -16,6 +18,7 @@ mod sample;
 #[cfg(test)]
 mod tests;
 
+pub use draw::{Draw, FULL_SCAN};
 use least_request::LeastRequest;
 use least_work::LeastWork;
 use peak_ewma::PeakEwma;

@@ -127,18 +127,3 @@ fn no_candidate_no_choice() {
         assert_eq!(build(configured).choose(&[], 7), None, "{configured:?}");
     }
 }
-
-#[test]
-fn large_fleets_follow_the_weights_too() {
-    let weights: Vec<u32> = (0..600)
-        .map(|index| if index < 300 { 1 } else { 3 })
-        .collect();
-    for configured in POLICIES {
-        let counts = shares(&*build(configured), fleet(&weights), 6_000, 20_000, 1);
-        let light: usize = counts[..300].iter().sum();
-        assert!(
-            (4_000..6_000).contains(&light),
-            "{configured:?} sent {light} of 20000 to the light quarter"
-        );
-    }
-}
