@@ -72,6 +72,7 @@ impl Default for Model {
     fn default() -> Self {
         Self {
             max_batch_size: 32,
+            dynamic_batching: true,
             preferred_batch_sizes: Vec::new(),
             max_queue_delay: Duration::ZERO,
             latency_target: None,

@@ -21,6 +21,9 @@ pub mod inference {
     include!("generated/inference.rs");
 }
 
+/// The descriptors (`FileDescriptorSet`) of `inference.ModelConfig`, for whoever reads it as text.
+pub const MODEL_CONFIG_DESCRIPTORS: &[u8] = include_bytes!("generated/model_config.binpb");
+
 /// gRPC health checking, version 1.
 #[allow(
     clippy::all,

@@ -24,8 +24,15 @@ const SHARED_BYTES: [&str; 3] = [
     ".inference.InferTensorContents.bytes_contents",
 ];
 
+/// What reads a model's configuration as text goes by this.
+const MODEL_CONFIG: (&str, &str) = ("model_config.proto", "model_config.binpb");
+
 fn generate(into: &Path) {
     let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto");
+    let mut compiler = protox::Compiler::new([&include]).unwrap();
+    let described = compiler.open_file(MODEL_CONFIG.0).unwrap();
+    let text_format = described.encode_file_descriptor_set();
+    fs::write(into.join(MODEL_CONFIG.1), text_format).unwrap();
     let descriptors = protox::compile(FILES, [include]).unwrap();
     tonic_prost_build::configure()
         .out_dir(into)

@@ -27,6 +27,7 @@ const PURE: &[&str] = &[
     "worker/src/repository/layout.rs",
     "worker/src/repository/lifecycle.rs",
     "worker/src/repository/watch.rs",
+    "worker/src/repository/pbtxt",
 ];
 const MOST_LINES: usize = 500;
 

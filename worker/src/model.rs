@@ -71,6 +71,9 @@ impl Model {
             engines.push((loaded.factory)(number)?);
         }
         let mut forming = Forming::new(max_rows, config.max_queue_delay, config.learn_batch_size);
+        if !config.dynamic_batching {
+            forming.stop_stacking();
+        }
         warm_up(&loaded.signature, &mut engines, max_rows, &mut forming);
 
         let limit = usize::try_from(config.max_queue_size).unwrap_or(usize::MAX);

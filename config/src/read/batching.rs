@@ -17,6 +17,7 @@ const TIMEOUTS: RangeInclusive<Duration> =
 pub(super) fn batching(table: &Table<'_>, below: &Model) -> Read<Overrides> {
     let max_batch_size = table.optional("max_batch_size", |value| value.integer(1..=LARGEST_BATCH));
     let most = max_batch_size.map(|own| own.unwrap_or(below.max_batch_size));
+    let dynamic_batching = table.optional("dynamic_batching", |value| value.boolean());
     let preferred_batch_sizes = table.optional("preferred_batch_sizes", |value| {
         preferred(&value, most.unwrap_or(LARGEST_BATCH))
     });
@@ -34,6 +35,7 @@ pub(super) fn batching(table: &Table<'_>, below: &Model) -> Read<Overrides> {
     let learn_batch_size = table.optional("learn_batch_size", |value| value.boolean());
     Ok(Overrides {
         max_batch_size: max_batch_size?,
+        dynamic_batching: dynamic_batching?,
         preferred_batch_sizes: preferred_batch_sizes?,
         max_queue_delay: max_queue_delay?,
         latency_target: latency_target?,

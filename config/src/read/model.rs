@@ -8,6 +8,7 @@ use crate::worker::{Model, Overrides, VersionPolicy};
 
 const KEYS: Keys = &[
     "max_batch_size",
+    "dynamic_batching",
     "preferred_batch_sizes",
     "max_queue_delay",
     "latency_target",
@@ -100,6 +101,7 @@ fn overrides(table: &Table<'_>, place: Place<'_>) -> Read<Overrides> {
     let (batching, placement) = (batching?, placement?);
     Ok(Overrides {
         max_batch_size: batching.max_batch_size,
+        dynamic_batching: batching.dynamic_batching,
         preferred_batch_sizes: batching.preferred_batch_sizes,
         max_queue_delay: batching.max_queue_delay,
         latency_target: batching.latency_target,

@@ -10,6 +10,8 @@ use super::provider::{Device, Provider, ProviderOptions};
 pub struct Model {
     /// Rows of a batch at most; 1 turns batching off. Models without a batch axis are never batched.
     pub max_batch_size: u32,
+    /// Requests share batches; otherwise each goes alone, with up to `max_batch_size` rows of its own.
+    pub dynamic_batching: bool,
     /// Batches of these sizes go without waiting for more company; ascending, each at most `max_batch_size`.
     pub preferred_batch_sizes: Vec<u32>,
     /// How long the oldest request may wait for company while an instance is idle; zero: it never waits.

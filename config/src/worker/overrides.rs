@@ -15,6 +15,7 @@ use super::provider::{Cuda, Device, Provider, ProviderOptions};
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Overrides {
     pub max_batch_size: Option<u32>,
+    pub dynamic_batching: Option<bool>,
     pub preferred_batch_sizes: Option<Vec<u32>>,
     pub max_queue_delay: Option<Duration>,
     pub latency_target: Option<Option<Duration>>,
@@ -60,6 +61,7 @@ impl Overrides {
         };
         Model {
             max_batch_size,
+            dynamic_batching: self.dynamic_batching.unwrap_or(below.dynamic_batching),
             preferred_batch_sizes,
             max_queue_delay: self.max_queue_delay.unwrap_or(below.max_queue_delay),
             latency_target: self.latency_target.unwrap_or(below.latency_target),

@@ -96,6 +96,12 @@ impl DataType {
         }
     }
 
+    /// None: `TYPE_INVALID`.
+    pub fn from_config_type(config_type: inference::DataType) -> Option<Self> {
+        let mut all = Self::ALL.iter().copied();
+        all.find(|datatype| datatype.config_type() == config_type)
+    }
+
     /// The same datatype as a model configuration writes it.
     pub const fn config_type(self) -> inference::DataType {
         match self {
@@ -156,6 +162,10 @@ mod tests {
     fn a_configuration_names_the_same_datatype() {
         for datatype in DataType::ALL {
             let name = datatype.config_type().as_str_name();
+            assert_eq!(
+                DataType::from_config_type(datatype.config_type()),
+                Some(datatype)
+            );
             let want = match datatype {
                 DataType::Bytes => "TYPE_STRING".to_owned(),
                 other => format!("TYPE_{other}"),

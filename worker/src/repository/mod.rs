@@ -9,6 +9,7 @@ pub mod labels;
 mod layout;
 mod lifecycle;
 mod loader;
+pub mod pbtxt;
 mod registry;
 mod watch;
 

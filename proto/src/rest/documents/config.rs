@@ -49,7 +49,8 @@ pub fn model_config(config: &ModelConfig) -> Bytes {
         Some(SchedulingChoice::EnsembleScheduling(ensemble)) => {
             value["ensemble_scheduling"] = ensembling(ensemble);
         }
-        None => {}
+        // Models whose requests depend on each other are not served here.
+        Some(SchedulingChoice::SequenceBatching(_)) | None => {}
     }
     if let Some(policy) = &config.model_transaction_policy {
         value["model_transaction_policy"] = json!({ "decoupled": policy.decoupled });

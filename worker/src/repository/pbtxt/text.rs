@@ -1,0 +1,123 @@
+//! The text as a message.
+//!
+//! The text format lets the colon before a list of messages be left out, as Triton's own examples do; the
+//! library wants it, so it is put in first. Format: protobuf.dev/reference/protobuf/textformat-spec.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use forebay_proto::MODEL_CONFIG_DESCRIPTORS;
+use forebay_proto::inference::ModelConfig;
+use miette::Diagnostic;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
+
+static MESSAGE: LazyLock<MessageDescriptor> = LazyLock::new(|| {
+    let pool = DescriptorPool::decode(MODEL_CONFIG_DESCRIPTORS);
+    let pool = pool.expect("the descriptors are made from the same files as the messages");
+    pool.get_message_by_name("inference.ModelConfig")
+        .expect("the descriptors hold the model configuration")
+});
+
+/// # Errors
+/// "line N: what is wrong there"
+pub(super) fn parse(text: &str) -> Result<ModelConfig, String> {
+    let text = with_colons(text);
+    let read = DynamicMessage::parse_text_format(MESSAGE.clone(), &text).map_err(|error| {
+        let mut labels = error.labels().into_iter().flatten();
+        let offset = labels.next().map_or(text.len(), |label| label.offset());
+        let before = text.as_bytes().iter().take(offset);
+        let line = before.filter(|byte| **byte == b'\n').count() + 1;
+        format!("line {line}: {error}")
+    })?;
+    read.transcode_to().map_err(|error| error.to_string())
+}
+
+/// `input [` becomes `input: [`; strings and comments stay as they are, and so do the lines.
+fn with_colons(text: &str) -> Cow<'_, str> {
+    let mut lists = Vec::new();
+    let mut quote = None;
+    let mut last = ' ';
+    let mut characters = text.char_indices();
+    while let Some((at, character)) = characters.next() {
+        match (quote, character) {
+            (Some(_), '\\') => {
+                characters.next();
+            }
+            (Some(open), _) if open == character => quote = None,
+            (Some(_), _) => {}
+            (None, '"' | '\'') => {
+                quote = Some(character);
+                last = character;
+            }
+            (None, '#') => {
+                characters.find(|(_, character)| *character == '\n');
+            }
+            (None, _) => {
+                if character == '[' && (last.is_ascii_alphanumeric() || last == '_') {
+                    lists.push(at);
+                }
+                if !character.is_whitespace() {
+                    last = character;
+                }
+            }
+        }
+    }
+    if lists.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    let mut whole = String::with_capacity(text.len() + lists.len());
+    let mut from = 0;
+    for list in lists {
+        whole.push_str(&text[from..list]);
+        whole.push(':');
+        from = list;
+    }
+    whole.push_str(&text[from..]);
+    Cow::Owned(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn lists_of_messages_need_no_colon() {
+        assert_eq!(with_colons("input [{}] dims: [1]"), "input :[{}] dims: [1]");
+        assert_eq!(with_colons("input # [\n [ {} ]"), "input # [\n :[ {} ]");
+        for as_it_is in [
+            "a: 'x [' b: \"\\\" [\"",
+            "# input [",
+            "a: ['x', \"y\"]",
+            "a: 'b' [",
+        ] {
+            assert_eq!(with_colons(as_it_is), as_it_is);
+        }
+    }
+
+    #[test]
+    fn the_library_reads_the_rest_of_the_format() {
+        let read = parse(
+            "name: 'a' \"b\"; platform: \"\\x6fn\", input < name: 'x', dims: [ 1, -1 ]; dims: 0x10 >\n\
+             optimization: { eager_batching: t } # end",
+        );
+        let config = read.expect("it is right");
+        assert_eq!((&config.name[..], &config.platform[..]), ("ab", "on"));
+        assert_eq!(config.input[0].dims, [1, -1, 16]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(
+            text in "\\PC*",
+            near in "(name|input|dims|dynamic_batching|parameters|[\\[\\]{}<>:,;'\"#\\\\\n 0-9.a-zé-]){0,40}",
+        ) {
+            for text in [text, near] {
+                if let Err(reason) = parse(&text) {
+                    prop_assert!(reason.starts_with("line "), "{}", reason);
+                }
+            }
+        }
+    }
+}
