@@ -25,6 +25,23 @@ pub fn double() -> Vec<u8> {
     })
 }
 
+/// `x` FP32 `[batch, 4]` → `y` = `x` + `amount`.
+pub fn add(amount: f32) -> Vec<u8> {
+    let shape = [free("batch"), fixed(COLUMNS)];
+    model(Graph {
+        node: vec![node("Add", &["x", "amount"], &["y"])],
+        initializer: vec![Tensor {
+            dims: vec![1],
+            data_type: FLOAT,
+            name: "amount".to_owned(),
+            raw_data: amount.to_le_bytes().to_vec(),
+        }],
+        input: vec![value("x", FLOAT, &shape)],
+        output: vec![value("y", FLOAT, &shape)],
+        ..Graph::named("add")
+    })
+}
+
 /// `ids` INT64 `[batch, 1]` → `rows` FP32 `[batch, 1, 4]`, where row `i` of the table is four times `i`. An index
 /// of [`LOOKUP_ROWS`] or more fails at run time, and with it the whole batch.
 pub fn lookup() -> Vec<u8> {
@@ -92,6 +109,21 @@ pub fn count() -> Vec<u8> {
     })
 }
 
+/// Writes a version of a model below `repository`, as programs should that have others read while they write.
+pub fn write_version(
+    repository: &Path,
+    name: &str,
+    version: u64,
+    model: &[u8],
+) -> anyhow::Result<()> {
+    let folder = repository.join(name).join(version.to_string());
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make {}", folder.display()))?;
+    let beside = folder.join(".model.onnx.new");
+    std::fs::write(&beside, model).with_context(|| format!("cannot write model {name}"))?;
+    std::fs::rename(&beside, folder.join("model.onnx")).context("cannot rename")
+}
+
 /// Writes the three models as a repository below `folder`.
 pub fn write_repository(folder: &Path) -> anyhow::Result<()> {
     for (name, model) in [
@@ -99,11 +131,7 @@ pub fn write_repository(folder: &Path) -> anyhow::Result<()> {
         ("lookup", lookup()),
         ("count", count()),
     ] {
-        let version = folder.join(name).join("1");
-        std::fs::create_dir_all(&version)
-            .with_context(|| format!("cannot make {}", version.display()))?;
-        std::fs::write(version.join("model.onnx"), model)
-            .with_context(|| format!("cannot write model {name}"))?;
+        write_version(folder, name, 1, &model)?;
     }
     Ok(())
 }

@@ -51,7 +51,7 @@ pub async fn serve(
     let (control, commands) = match config.model_control {
         ModelControl::None => (Control::none(), None),
         ModelControl::Poll { .. } | ModelControl::Explicit { .. } => {
-            let (control, commands) = Control::new();
+            let (control, commands) = Control::new(config.repository.clone());
             (control, Some(commands))
         }
     };

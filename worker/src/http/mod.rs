@@ -85,7 +85,7 @@ async fn document(
             let body = body::read(&parts.headers, body, front.max_message_bytes).await?;
             let request = rest::index_request(&body)?;
             json(rest::repository_index(
-                &front.repository_index(request.ready),
+                &front.repository_index(request.ready).await,
             ))
         }
         Call::RepositoryLoad(name) => {

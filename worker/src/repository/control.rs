@@ -3,12 +3,15 @@
 //! Commands are carried out one after the other, in the order they came. Whoever gave one is told when it is
 //! done; that he waits no longer does not take it back.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use forebay_config::worker::ModelControl;
 use tokio::sync::oneshot;
 
+use crate::repository::disk;
 use crate::repository::loader::{LoadError, Loader};
 
 /// Commands that may wait.
@@ -45,6 +48,7 @@ enum Command {
 pub struct Control {
     /// None: clients may not.
     commands: Option<SyncSender<Command>>,
+    repository: PathBuf,
 }
 
 /// The other end: what the loading thread hears. It ends when nobody can give commands any more.
@@ -54,13 +58,17 @@ pub struct Commands(Receiver<Command>);
 impl Control {
     /// Lets nobody load or unload anything.
     pub fn none() -> Self {
-        Self { commands: None }
+        Self {
+            commands: None,
+            repository: PathBuf::new(),
+        }
     }
 
-    pub fn new() -> (Self, Commands) {
+    pub fn new(repository: PathBuf) -> (Self, Commands) {
         let (commands, heard) = sync_channel(MAX_COMMANDS);
         let control = Self {
             commands: Some(commands),
+            repository,
         };
         (control, Commands(heard))
     }
@@ -70,6 +78,17 @@ impl Control {
     pub fn allowed(&self) -> Result<(), ControlError> {
         let commands = self.commands.as_ref();
         commands.map(|_| ()).ok_or(ControlError::NotAllowed)
+    }
+
+    /// The models that could be loaded; none where clients may not load any.
+    pub async fn names(&self) -> BTreeSet<String> {
+        if self.commands.is_none() {
+            return BTreeSet::new();
+        }
+        let repository = self.repository.clone();
+        let names = tokio::task::spawn_blocking(move || disk::names(&repository));
+        // What cannot be listed was told by whoever tried to load from it.
+        names.await.ok().and_then(Result::ok).unwrap_or_default()
     }
 
     /// Loads a model, or loads it anew. Returns when it is ready or failed.

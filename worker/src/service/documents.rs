@@ -7,14 +7,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use forebay_proto::inference::model_metadata_response::TensorMetadata;
-use forebay_proto::inference::repository_index_response::ModelIndex;
 use forebay_proto::inference::{self as wire, model_config, model_instance_group};
 
 use super::{Fault, Front};
 use crate::batch::statistics::Total;
 use crate::inference::TensorSpec;
 use crate::model::Model;
-use crate::repository::ModelState;
 use crate::served::Served;
 
 const PLATFORM: &str = "onnxruntime_onnx";
@@ -123,32 +121,6 @@ impl Front {
         Ok(wire::ModelStatisticsResponse {
             model_stats: models.iter().map(|model| statistics(model)).collect(),
         })
-    }
-
-    pub fn repository_index(&self, only_ready: bool) -> wire::RepositoryIndexResponse {
-        let mut entries = self.registry.index();
-        entries.retain(|entry| !only_ready || entry.state == ModelState::Ready);
-        let models = entries.into_iter().map(|entry| ModelIndex {
-            name: entry.name,
-            version: entry
-                .version
-                .map_or_else(String::new, |version| version.to_string()),
-            state: state(entry.state).to_owned(),
-            reason: entry.reason,
-        });
-        wire::RepositoryIndexResponse {
-            models: models.collect(),
-        }
-    }
-}
-
-/// A state as Triton names it.
-fn state(state: ModelState) -> &'static str {
-    match state {
-        ModelState::Loading => "LOADING",
-        ModelState::Ready => "READY",
-        ModelState::Unloading => "UNLOADING",
-        ModelState::Unavailable => "UNAVAILABLE",
     }
 }
 

@@ -124,9 +124,14 @@ async fn inference(front: &Arc<Front>, method: &str, call: Call) -> Response<Bod
             unary_that_waits(front, call, unload).await
         }
         "RepositoryIndex" => {
-            let index =
-                |request: wire::RepositoryIndexRequest| Ok(front.repository_index(request.ready));
-            unary(front, call, index).await
+            unary_that_waits(
+                front,
+                call,
+                async |request: wire::RepositoryIndexRequest| {
+                    Ok(front.repository_index(request.ready).await)
+                },
+            )
+            .await
         }
         "SystemSharedMemoryStatus" => {
             let status =

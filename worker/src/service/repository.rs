@@ -1,14 +1,45 @@
 //! Loading and unloading for clients: what their requests may say, and whom they are passed to.
 
+use forebay_proto::inference::repository_index_response::ModelIndex;
 use forebay_proto::inference::{
-    RepositoryModelLoadRequest, RepositoryModelLoadResponse, RepositoryModelUnloadRequest,
-    RepositoryModelUnloadResponse,
+    self as wire, RepositoryModelLoadRequest, RepositoryModelLoadResponse,
+    RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
 };
 
 use super::{Fault, Front};
-use crate::repository::is_model_name;
+use crate::repository::{ModelState, is_model_name};
 
 impl Front {
+    /// A model that is in the repository and was never loaded has neither version nor state.
+    pub async fn repository_index(&self, only_ready: bool) -> wire::RepositoryIndexResponse {
+        let entries = self.registry.index();
+        let mut names = self.control.names().await;
+        for entry in &entries {
+            names.remove(&entry.name);
+        }
+        let entries = entries
+            .into_iter()
+            .filter(|entry| !only_ready || entry.state == ModelState::Ready);
+        let mut models: Vec<ModelIndex> = entries
+            .map(|entry| ModelIndex {
+                name: entry.name,
+                version: entry
+                    .version
+                    .map_or_else(String::new, |version| version.to_string()),
+                state: state(entry.state).to_owned(),
+                reason: entry.reason,
+            })
+            .collect();
+        if !only_ready {
+            models.extend(names.into_iter().map(|name| ModelIndex {
+                name,
+                ..ModelIndex::default()
+            }));
+            models.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+        wire::RepositoryIndexResponse { models }
+    }
+
     /// Answers when the model is ready, or cannot be.
     pub async fn load_model(
         &self,
@@ -43,6 +74,16 @@ impl Front {
         }
         self.control.unload(&request.model_name).await?;
         Ok(RepositoryModelUnloadResponse::default())
+    }
+}
+
+/// A state as Triton names it.
+fn state(state: ModelState) -> &'static str {
+    match state {
+        ModelState::Loading => "LOADING",
+        ModelState::Ready => "READY",
+        ModelState::Unloading => "UNLOADING",
+        ModelState::Unavailable => "UNAVAILABLE",
     }
 }
 
