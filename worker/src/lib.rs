@@ -1,6 +1,6 @@
 //! The worker as a library, so that tests reach its parts; `main.rs` only assembles them.
 //!
-//! Layers, downward only: services → repository → served → model → cache → batch → engine → inference, config, proto.
+//! Layers, downward only: services → load → repository → served → model → cache → batch → engine → inference, config, proto.
 
 pub mod args;
 pub mod batch;
@@ -8,6 +8,7 @@ pub mod cache;
 pub mod engine;
 pub mod http;
 pub mod inference;
+pub mod load;
 pub mod measure;
 pub mod model;
 pub mod process;

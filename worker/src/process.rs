@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::engine::onnx::Runtime;
 use crate::http;
+use crate::load::sample;
 use crate::repository::{Commands, Control, Counts, LoadEvent, Loader, Registry, Watch};
 use crate::server::{Protocols, Server};
 use crate::service::{Front, grpc};
@@ -63,9 +64,11 @@ pub async fn serve(
             tracing: Tracing::new(spans),
             ..Observer::default()
         },
+        load: Arc::default(),
         max_message_bytes: usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX),
         drain: drain.clone(),
     });
+    tokio::spawn(sample(front.load.clone(), front.registry.clone()));
     let servers = listen(&config, &front, drain).await?;
     let loader = Loader {
         registry: Arc::clone(&front.registry),

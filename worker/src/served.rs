@@ -74,6 +74,16 @@ impl Served {
         }
     }
 
+    /// Requests that can be run at the same time, batched or not.
+    pub fn instances(&self) -> u32 {
+        match self {
+            Self::Model(model) => {
+                let devices = u32::try_from(model.config().devices.len()).unwrap_or(1);
+                model.config().instances.saturating_mul(devices.max(1))
+            }
+        }
+    }
+
     /// Time that a request may take when its caller names none.
     pub fn default_timeout(&self) -> Option<Duration> {
         match self {

@@ -68,6 +68,7 @@ impl Bed {
             control: Control::none(),
             regions: Regions::default(),
             observer,
+            load: Arc::default(),
             max_message_bytes: MAX_MESSAGE_BYTES,
             drain: drain.clone(),
         });

@@ -155,7 +155,7 @@ async fn traced(
     let answered = infer(front, model, &parts.headers, body, at, &mut progress).await;
     let error = answered.as_ref().err().map(Refusal::to_string);
     let mut response = answered.unwrap_or_else(Refusal::into_response);
-    progress.tell(response.headers_mut());
+    progress.tell(&front.load, response.headers_mut());
     if let Some(mut span) = progress.span {
         span.set("http.request.method", "POST");
         span.set("http.route", ROUTE);

@@ -94,6 +94,11 @@ impl Fault {
         }
     }
 
+    /// Not the caller's own mistake.
+    pub fn is_ours(&self) -> bool {
+        self.reason() != Reason::Other
+    }
+
     /// What Triton calls the reason in its failure metric.
     pub fn reason(&self) -> Reason {
         match self {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use forebay_proto::health::HealthCheckRequest;
 use forebay_proto::inference as wire;
+use forebay_proto::orca::OrcaLoadReportRequest;
 use futures::stream::{BoxStream, StreamExt};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -19,11 +20,12 @@ use tonic::{Code, Status};
 
 use super::frame::{self, Messages};
 use super::shared::no_cuda;
-use super::{Arrival, Fault, Front, Progress, health, stream};
+use super::{Arrival, Fault, Front, Progress, health, load_reports, stream};
 use crate::server::{Body, Encoding};
 use crate::telemetry::spans::ServerSpan;
 
 const INFERENCE: &str = "inference.GRPCInferenceService";
+const LOAD_REPORTS: &str = "xds.service.orca.v3.OpenRcaService";
 const HEALTH: &str = "grpc.health.v1.Health";
 const CONTENT: &str = "application/grpc";
 const STATUS: &str = "grpc-status";
@@ -62,6 +64,12 @@ pub async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<B
             Ok(request) => respond(streaming(health::watch(front, request.service))),
             Err(fault) => refusal(fault),
         },
+        Some((LOAD_REPORTS, "StreamCoreMetrics")) => {
+            match call.message::<OrcaLoadReportRequest>(&front).await {
+                Ok(request) => respond(streaming(load_reports::reports(front, &request))),
+                Err(fault) => refusal(fault),
+            }
+        }
         _ => refusal(Fault::Unimplemented(format!(
             "this server has no call '{path}'"
         ))),
@@ -192,12 +200,12 @@ async fn model_infer(front: &Front, call: Call) -> Response<Body> {
     match answer {
         Ok(pieces) => {
             let mut trailers = trailers(None);
-            progress.tell(&mut trailers);
+            progress.tell(&front.load, &mut trailers);
             respond(Body::Message { pieces, trailers })
         }
         Err(fault) => {
             let mut response = refusal(fault);
-            progress.tell(response.headers_mut());
+            progress.tell(&front.load, response.headers_mut());
             response
         }
     }

@@ -10,6 +10,7 @@ pub mod frame;
 pub mod grpc;
 pub mod health;
 pub mod infer;
+mod load_reports;
 pub mod progress;
 mod repository;
 mod respond;
@@ -32,6 +33,7 @@ use self::respond::Answerer;
 use self::shared::Shared;
 pub use self::shared::no_cuda;
 use crate::inference::{InferError, InferRequest, Origin};
+use crate::load::Load;
 use crate::model::Model;
 use crate::repository::{Control, Registry};
 use crate::served::Served;
@@ -48,6 +50,7 @@ pub struct Front {
     pub control: Control,
     pub regions: Regions,
     pub observer: Observer,
+    pub load: Arc<Load>,
     /// Of one message, both ways.
     pub max_message_bytes: usize,
     /// Turns true once, when the process begins to drain.
@@ -87,7 +90,10 @@ impl Front {
         arrival: Arrival,
         progress: &mut Progress,
     ) -> Result<ModelInferResponse, Fault> {
-        let model = self.model(&message.model_name, &message.model_version)?;
+        let model = self
+            .model(&message.model_name, &message.model_version)
+            .inspect_err(|_| self.load.count(false))?;
+        progress.model = Some(Arc::clone(&model));
         let trace = progress.span.as_mut().map(|span| {
             span.set("forebay.model.name", model.name().to_owned());
             span.set("forebay.model.version", model.version().to_string());
@@ -101,6 +107,8 @@ impl Front {
         };
         let underway = model.requests().begin(arrival.at);
         let answer = ask(&model, asked, progress).await;
+        let failed = answer.as_ref().is_err_and(Fault::is_ours);
+        self.load.count(failed);
         match &answer {
             Ok(_) => underway.answered(Instant::now()),
             Err(fault) => underway.failed(fault.reason()),

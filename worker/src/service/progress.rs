@@ -4,9 +4,14 @@
 //! may repeat what is `queued` anywhere: it was surely not begun. `executing` means handed to a model, or that
 //! nobody can tell any more; such a request is only repeated if running it twice does no harm.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::inference::InferError;
+use crate::load::{self, Load};
+use crate::served::Served;
 use crate::telemetry::spans::ServerSpan;
 
 /// Trailer or header with the stage.
@@ -53,6 +58,8 @@ pub struct Progress {
     /// The request's own, if it is traced.
     pub span: Option<ServerSpan>,
     pub stage: Stage,
+    /// Who was asked, once that is known.
+    pub model: Option<Arc<Served>>,
 }
 
 impl Progress {
@@ -60,12 +67,16 @@ impl Progress {
         Progress {
             span,
             stage: Stage::default(),
+            model: None,
         }
     }
 
-    /// Adds what callers want to know to an answer's trailers, or to its headers where there are none.
-    pub fn tell(&self, metadata: &mut HeaderMap) {
+    /// Adds what callers want to know to an answer's trailers, or to its headers where there are none: the stage,
+    /// and how loaded the model is.
+    pub fn tell(&self, load: &Load, metadata: &mut HeaderMap) {
         metadata.insert(STAGE, HeaderValue::from_static(self.stage.name()));
+        let report = load.trailer(self.model.as_deref(), Instant::now());
+        metadata.insert(load::TRAILER, report);
     }
 }
 
@@ -113,7 +124,11 @@ mod tests {
             (Stage::Done, "done"),
         ] {
             let mut metadata = HeaderMap::new();
-            Progress { span: None, stage }.tell(&mut metadata);
+            let progress = Progress {
+                stage,
+                ..Progress::default()
+            };
+            progress.tell(&Load::default(), &mut metadata);
             assert_eq!(metadata["forebay-stage"], name);
         }
     }

@@ -3,6 +3,7 @@
 mod answers;
 mod caching;
 mod hostile;
+mod load_reports;
 mod patience;
 mod stages;
 mod streams;
