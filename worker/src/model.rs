@@ -10,13 +10,13 @@ use tokio::sync::oneshot;
 use forebay_config::worker::Model as ModelConfig;
 
 use crate::batch::curve::Learned;
-use crate::batch::forming::Forming;
+use crate::batch::forming::{Forming, Rules};
 use crate::batch::instance::{Common, Instance};
-use crate::batch::job::{self, Answer, Job};
+use crate::batch::job::{self, Job, Reply};
 use crate::batch::lane::{Lane, Refusal};
 use crate::batch::padding::{Extent, Padding};
-use crate::batch::queue::Group;
 use crate::batch::report::BatchObserver;
+use crate::batch::ticket::Ticket;
 use crate::batch::warmup::{self, WarmUp};
 use crate::cache::Cache;
 use crate::engine::{Engine, LoadedModel, NodeShare, content};
@@ -70,17 +70,19 @@ impl Model {
         for number in 1..config.all_instances() {
             engines.push((loaded.factory)(number)?);
         }
-        let mut forming = Forming::new(max_rows, config.max_queue_delay, config.learn_batch_size);
+        let mut forming = Forming::new(rules(&config, max_rows));
         if !config.dynamic_batching {
             forming.stop_stacking();
         }
-        warm_up(&loaded.signature, &mut engines, max_rows, &mut forming);
+        if config.warm_up {
+            warm_up(&loaded.signature, &mut engines, max_rows, &mut forming);
+        }
 
         let limit = usize::try_from(config.max_queue_size).unwrap_or(usize::MAX);
         let common = Arc::new(Common {
             model: Arc::from(spec.name),
             version: spec.version,
-            lane: Lane::new(limit, forming),
+            lane: Lane::new(limit, forming, Instant::now()),
             statistics: Mutex::default(),
             observer: spec.observer,
             factory: loaded.factory,
@@ -101,7 +103,7 @@ impl Model {
             threads: Mutex::default(),
         };
         for (number, engine) in engines.into_iter().enumerate() {
-            let instance = Instance::new(Arc::clone(&model.common), number, engine);
+            let instance = Instance::new(Arc::clone(&model.common), engine);
             let thread = std::thread::Builder::new().name(format!("{}-{number}", model.name()));
             let started = thread.spawn(move || instance.work());
             let handle = started.map_err(|error| {
@@ -152,19 +154,16 @@ impl Model {
         &self.nodes
     }
 
-    /// Queues a request that was checked against the signature. The answer comes through the receiver;
-    /// dropping the receiver takes the request back if it was not started yet.
+    /// Queues a request that was checked against the signature. The ticket resolves to the answer; dropping it
+    /// takes the request back.
     ///
     /// A deadline is honoured while the request waits, and noticed when an instance looks at the queue: who
     /// must answer in time also watches the clock.
     ///
     /// # Errors
-    /// `InvalidInput` (content that no engine takes), `QueueFull`, `DeadlineInQueue` (already over), `Unavailable`.
-    pub fn submit(
-        &self,
-        request: InferRequest,
-        now: Instant,
-    ) -> Result<oneshot::Receiver<Answer>, InferError> {
+    /// `InvalidInput` (content that no engine takes), `QueueFull`, `DeadlineInQueue` (already over),
+    /// `CannotMeetDeadline`, `Unavailable`.
+    pub fn submit(&self, request: InferRequest, now: Instant) -> Result<Ticket, InferError> {
         let admitted = self.admit(request, now);
         let mut statistics = self.common.statistics.lock();
         statistics.submitted += 1;
@@ -176,11 +175,7 @@ impl Model {
         admitted
     }
 
-    fn admit(
-        &self,
-        request: InferRequest,
-        now: Instant,
-    ) -> Result<oneshot::Receiver<Answer>, InferError> {
+    fn admit(&self, request: InferRequest, now: Instant) -> Result<Ticket, InferError> {
         for (index, tensor) in &request.inputs {
             let spec = self.signature.inputs.get(*index);
             let spec = spec.ok_or_else(|| {
@@ -192,16 +187,38 @@ impl Model {
             return Err(InferError::DeadlineInQueue(self.name().to_owned()));
         }
         let group = job::group(&self.signature, self.common.padding.as_ref(), &request);
-        let (job, answer) = Job::new(request, group, now);
+        let (caller, answer) = oneshot::channel();
+        let job = Job {
+            number: self.common.lane.number(),
+            priority: self.priority(request.priority),
+            group,
+            request,
+            enqueued: now,
+            reply: Reply::Caller(caller),
+        };
         let (pushed, dropped) = self.common.lane.push(job, now);
         self.common.answer_dropped(dropped);
         match pushed {
-            Ok(()) => Ok(answer),
+            Ok(place) => Ok(Ticket::new(answer, Arc::clone(&self.common), place)),
             Err(Refusal::Full) => Err(InferError::QueueFull {
                 model: self.name().to_owned(),
                 limit: self.config.max_queue_size,
             }),
             Err(Refusal::Draining) => Err(InferError::Unavailable(self.name().to_owned())),
+            Err(Refusal::TooLate(expected_wait)) => Err(InferError::CannotMeetDeadline {
+                model: self.name().to_owned(),
+                expected_wait,
+            }),
+        }
+    }
+
+    /// What a request means by its priority: none, and one that is not among the levels, is the default, as in
+    /// Triton.
+    fn priority(&self, named: u32) -> u32 {
+        if (1..=self.config.priority_levels).contains(&named) {
+            named
+        } else {
+            self.config.default_priority
         }
     }
 
@@ -273,6 +290,18 @@ fn padding(config: &ModelConfig, loaded: &LoadedModel) -> Result<Option<Padding>
     Padding::new(padding, &loaded.signature, extent).map(Some)
 }
 
+/// The rules by which batches are formed.
+fn rules(config: &ModelConfig, max_rows: usize) -> Rules {
+    let preferred = config.preferred_batch_sizes.iter();
+    Rules {
+        max_rows,
+        preferred: preferred.map(|size| *size as usize).collect(),
+        max_delay: config.max_queue_delay,
+        latency_target: config.latency_target,
+        learn: config.learn_batch_size,
+    }
+}
+
 /// Lets every engine run once per size and the first one teach the durations.
 fn warm_up(
     signature: &Signature,
@@ -291,13 +320,11 @@ fn warm_up(
         if !stackable {
             forming.stop_stacking();
         }
-        let Group::Shape { row_bytes, .. } = job::group(signature, None, &request) else {
-            continue;
-        };
+        let weight = job::weight(&job::group(signature, None, &request), &request);
         for sample in samples.iter().filter(|_| number == 0) {
             // Twice, because a single sample is not trusted.
-            forming.record(row_bytes, sample.rows, sample.took);
-            forming.record(row_bytes, sample.rows, sample.took);
+            forming.record(weight, sample.rows, sample.took);
+            forming.record(weight, sample.rows, sample.took);
         }
     }
 }

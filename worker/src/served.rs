@@ -14,6 +14,10 @@ use crate::inference::{InferError, InferRequest, Signature};
 use crate::measure::Requests;
 use crate::model::{Model, Statistics};
 
+/// Batches that the rows of one request may fill. It keeps its place in the queue until all are run, so this bounds
+/// how long one caller can keep the others waiting.
+const MAX_PARTS: usize = 1024;
+
 /// One served version.
 #[derive(Debug)]
 pub enum Served {
@@ -91,7 +95,7 @@ impl Served {
         }
     }
 
-    /// Rows of one request at most. `None`: it does not batch, or batching is turned off, and a request may
+    /// Rows of one batch at most. `None`: it does not batch, or batching is turned off, and a request may
     /// have any number.
     pub fn row_limit(&self) -> Option<usize> {
         let limit = match self {
@@ -99,6 +103,17 @@ impl Served {
         };
         let batches = self.signature().batched && limit > 1;
         batches.then(|| usize::try_from(limit).unwrap_or(usize::MAX))
+    }
+
+    /// Rows of one request at most: what is more than a batch is run in parts. `None` as for `row_limit`.
+    pub fn request_limit(&self) -> Option<usize> {
+        let limit = self.row_limit()?;
+        match self {
+            Self::Model(model) if model.config().dynamic_batching => {
+                Some(limit.saturating_mul(MAX_PARTS))
+            }
+            Self::Model(_) => Some(limit),
+        }
     }
 
     /// Where it runs, if it is a model that an engine runs.

@@ -32,6 +32,9 @@ pub const HOPELESS: f64 = 1.5;
 const SAME: f64 = 1.01;
 /// Weight classes that are told about, so that no caller can fill a page of metrics.
 const MAX_TOLD: usize = 8;
+/// A request that would run this many times slower per row than at the best size is better cut; and a batch
+/// that much slower per row for being small is better filled with a part of the next request.
+const WORTH_CUTTING: f64 = 1.1;
 /// One batch in so many tries a neighbour of the best size.
 const PROBE_EVERY: u32 = 64;
 
@@ -137,6 +140,61 @@ impl Curve {
             .iter()
             .find(|(_, per_row)| *per_row <= least * SAME)
             .map_or(limit, |(rows, _)| *rows)
+    }
+
+    /// Expected duration, from sizes that are known only; `None` if the nearest is not.
+    pub fn trusted(&self, rows: usize) -> Option<Duration> {
+        let nearest = |known: &Point| known.rows.abs_diff(rows);
+        let nearest = self.points.iter().min_by_key(|point| nearest(point))?;
+        self.duration(rows).filter(|_| nearest.known())
+    }
+
+    /// Requests up to so many rows go whole; `max_rows` while nothing is known.
+    pub fn whole(&self, max_rows: usize) -> usize {
+        let best = self.best_size(max_rows);
+        let Some(least) = self.known_per_row(best) else {
+            return max_rows;
+        };
+        let good = |point: &&Point| {
+            point.known()
+                && (best..=max_rows).contains(&point.rows)
+                && self.per_row(point) <= least * WORTH_CUTTING
+        };
+        let largest = self
+            .points
+            .iter()
+            .filter(good)
+            .map(|point| point.rows)
+            .max();
+        largest.unwrap_or(best).max(best)
+    }
+
+    /// Rows from which on a batch is about as fast per row as at the best size; zero while nothing is known.
+    pub fn enough(&self, max_rows: usize) -> usize {
+        let best = self.best_size(max_rows);
+        let Some(least) = self.known_per_row(best) else {
+            return 0;
+        };
+        let good = |point: &&Point| point.known() && self.per_row(point) <= least * WORTH_CUTTING;
+        self.points
+            .iter()
+            .find(good)
+            .map_or(0, |point| point.rows.min(best))
+    }
+
+    /// The largest size up to `limit` whose expected duration is within `time`; `None` if there is none, `limit`
+    /// while nothing is known.
+    pub fn within(&self, limit: usize, time: Duration) -> Option<usize> {
+        let fits = |rows: &usize| self.duration(*rows).is_none_or(|duration| duration <= time);
+        let mut smaller = self.points.iter().rev().map(|point| point.rows);
+        Some(limit)
+            .filter(fits)
+            .or_else(|| smaller.find(|rows| *rows < limit && fits(rows)))
+    }
+
+    fn known_per_row(&self, rows: usize) -> Option<f64> {
+        let duration = self.trusted(rows)?;
+        Some(duration.as_secs_f64() / rows as f64)
     }
 
     /// The size of the next batch when `limit` rows could go: the best, or one worth measuring.
@@ -254,16 +312,23 @@ impl Curves {
         }
     }
 
-    pub fn record(&mut self, row_bytes: usize, rows: usize, took: Duration) {
-        self.class(row_bytes).record(rows, took);
+    pub fn record(&mut self, weight: usize, rows: usize, took: Duration) {
+        self.class(weight).record(rows, took);
     }
 
-    pub fn choose(&mut self, row_bytes: usize, limit: usize) -> usize {
-        self.class(row_bytes).choose(limit)
+    pub fn choose(&mut self, weight: usize, limit: usize) -> usize {
+        self.class(weight).choose(limit)
     }
 
-    pub fn of(&self, row_bytes: usize) -> Option<&Curve> {
-        self.classes.get(&class(row_bytes))
+    /// `weight`: bytes of a row.
+    pub fn of(&self, weight: usize) -> Option<&Curve> {
+        self.classes.get(&class(weight))
+    }
+
+    /// Every class that was measured, by the least weight in it.
+    pub fn classes(&self) -> impl Iterator<Item = (usize, &Curve)> {
+        let classes = self.classes.iter();
+        classes.map(|(class, curve)| (1usize.checked_shl(*class).unwrap_or(usize::MAX), curve))
     }
 
     /// The class that was measured most.
@@ -283,180 +348,17 @@ impl Curves {
         learned.take(MAX_TOLD).collect()
     }
 
-    fn class(&mut self, row_bytes: usize) -> &mut Curve {
+    fn class(&mut self, weight: usize) -> &mut Curve {
         let max_rows = self.max_rows;
         self.classes
-            .entry(class(row_bytes))
+            .entry(class(weight))
             .or_insert_with(|| Curve::new(max_rows))
     }
 }
 
-fn class(row_bytes: usize) -> u32 {
-    row_bytes.max(1).ilog2()
+fn class(weight: usize) -> u32 {
+    weight.max(1).ilog2()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn curve(max_rows: usize, milliseconds: &[(usize, u64)]) -> Curve {
-        let mut curve = Curve::new(max_rows);
-        for (rows, duration) in milliseconds {
-            for _ in 0..SAMPLES_TO_KNOW {
-                curve.record(*rows, Duration::from_millis(*duration));
-            }
-        }
-        curve
-    }
-
-    #[test]
-    fn an_unknown_curve_takes_what_may_go() {
-        assert_eq!(Curve::new(32).best_size(7), 7);
-        assert_eq!(Curve::new(32).duration(4), None);
-    }
-
-    #[test]
-    fn sizes_are_powers_of_two_and_the_maximum() {
-        assert_eq!(sizes(12).collect::<Vec<_>>(), [1, 2, 4, 8, 12]);
-        assert_eq!(sizes(8).collect::<Vec<_>>(), [1, 2, 4, 8]);
-        assert_eq!(sizes(1).collect::<Vec<_>>(), [1]);
-        assert_eq!(sizes(0).collect::<Vec<_>>(), [1]);
-    }
-
-    #[test]
-    fn batching_that_loses_is_not_done() {
-        let curve = curve(8, &[(1, 10), (2, 28), (4, 56), (8, 100)]);
-        assert_eq!(curve.best_size(8), 1);
-    }
-
-    #[test]
-    fn the_middle_may_be_best() {
-        let curve = curve(
-            32,
-            &[(1, 10), (2, 16), (4, 28), (8, 64), (16, 160), (32, 400)],
-        );
-        assert_eq!(curve.best_size(32), 4);
-        assert_eq!(
-            curve.best_size(3),
-            3,
-            "below the best size everything goes at once"
-        );
-        assert_eq!(curve.best_size(2), 2);
-    }
-
-    #[test]
-    fn of_equal_sizes_the_smaller_wins() {
-        let curve = curve(8, &[(1, 10), (2, 20), (4, 40), (8, 80)]);
-        assert_eq!(curve.best_size(8), 1);
-    }
-
-    #[test]
-    fn interpolates_and_extrapolates() {
-        let curve = curve(16, &[(4, 40), (8, 60)]);
-        let milliseconds = |rows| curve.duration(rows).unwrap().as_secs_f64() * 1000.0;
-        for (rows, expected) in [(4, 40.0), (6, 50.0), (8, 60.0), (16, 120.0), (2, 20.0)] {
-            assert!(
-                (milliseconds(rows) - expected).abs() < 0.01,
-                "{rows}: {}",
-                milliseconds(rows)
-            );
-        }
-    }
-
-    #[test]
-    fn learns_by_trying_and_stops_at_hopeless_sizes() {
-        let cost =
-            |rows: usize| Duration::from_micros(if rows <= 2 { 100 } else { 1000 } * rows as u64);
-        let mut curve = Curve::new(64);
-        let mut tried = Vec::new();
-        for _ in 0..40 {
-            let rows = curve.choose(64);
-            tried.push(rows);
-            curve.record(rows, cost(rows));
-        }
-        assert!(
-            tried.contains(&4),
-            "the first bad size must be measured: {tried:?}"
-        );
-        assert!(
-            !tried.contains(&8),
-            "sizes beyond a hopeless one are not tried: {tried:?}"
-        );
-        assert_eq!(tried.last(), Some(&1));
-    }
-
-    #[test]
-    fn a_wrong_figure_is_corrected_by_probing() {
-        let mut curve = curve(2, &[(1, 10), (2, 40)]);
-        let true_cost = |rows: usize| Duration::from_millis(if rows == 1 { 10 } else { 12 });
-        let mut last = 0;
-        for _ in 0..PROBE_EVERY * 40 {
-            last = curve.choose(2);
-            curve.record(last, true_cost(last));
-        }
-        assert_eq!(curve.best_size(2), 2);
-        assert!(last <= 2);
-    }
-
-    #[test]
-    fn a_slower_machine_does_not_make_other_sizes_look_better() {
-        let mut curve = curve(8, &[(1, 10), (2, 18), (4, 32), (8, 70)]);
-        for _ in 0..20 {
-            curve.record(4, Duration::from_millis(32));
-        }
-        for step in 0..60u64 {
-            let rows = curve.best_size(8);
-            assert_eq!(rows, 4, "left the best size at step {step}");
-            curve.record(
-                4,
-                Duration::from_micros(32_000 + 32_000 * 4 * step.min(10) / 100),
-            );
-        }
-        let expected = curve.duration(4).unwrap();
-        assert!(
-            expected > Duration::from_millis(43),
-            "follows the machine: {expected:?}"
-        );
-        assert!(
-            curve.duration(8).unwrap() > Duration::from_millis(85),
-            "and takes the others along"
-        );
-    }
-
-    #[test]
-    fn weight_classes_are_apart() {
-        let mut curves = Curves::new(4);
-        for _ in 0..2 {
-            for (rows, short, long) in [(1, 10, 100), (2, 12, 300), (4, 14, 900)] {
-                curves.record(256, rows, Duration::from_millis(short));
-                curves.record(4096, rows, Duration::from_millis(long));
-            }
-        }
-        assert_eq!(curves.choose(300, 4), 4);
-        assert_eq!(curves.choose(5000, 4), 1);
-        assert!(curves.of(1 << 20).is_none());
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn never_more_than_allowed_and_never_slower_per_row_than_a_smaller_size(
-            samples in proptest::collection::vec((1usize..80, 1u64..100_000), 0..200),
-            max_rows in 1usize..70,
-            limit in 1usize..70,
-        ) {
-            let mut curve = Curve::new(max_rows);
-            for (rows, micros) in samples {
-                curve.record(rows, Duration::from_micros(micros));
-            }
-            let best = curve.best_size(limit);
-            proptest::prop_assert!((1..=limit).contains(&best));
-            if curve.points.iter().any(|point| point.known() && point.rows <= limit) {
-                let per_row = curve.seconds(best).unwrap() / best as f64;
-                for point in curve.points.iter().filter(|point| point.known() && point.rows < best) {
-                    proptest::prop_assert!(per_row <= curve.per_row(point) * SAME * 1.000001);
-                }
-            }
-            proptest::prop_assert!((1..=limit).contains(&curve.choose(limit)));
-        }
-    }
-}
+mod tests;

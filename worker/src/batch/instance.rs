@@ -10,14 +10,15 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use crate::batch::gather::{Fill, Gather};
-use crate::batch::job::Job;
-use crate::batch::lane::{DroppedJobs, Lane, Work};
+use crate::batch::job::{Answer, Job, Settled};
+use crate::batch::lane::{DroppedJobs, Lane, Measured, Work};
+use crate::batch::outputs::{Failure, distribute, wanted_outputs};
 use crate::batch::padding::Padding;
-use crate::batch::queue::{Dropped, Group};
+use crate::batch::queue::{Dropped, Place, Waiting};
 use crate::batch::report::{BatchObserver, BatchReport, RequestReport, Span};
-use crate::batch::scatter::{scatter, shorten};
 use crate::batch::statistics::{Phases, Statistics};
 use crate::engine::{Engine, EngineError, EngineFactory};
 use crate::inference::{InferError, InferRequest, InferResponse, Origin, Tensor, Timing};
@@ -41,22 +42,63 @@ impl Common {
         if dropped.is_empty() {
             return;
         }
+        let mut refused = Vec::new();
         let mut statistics = self.statistics.lock();
-        for (job, reason) in &dropped {
-            match reason {
-                Dropped::Cancelled => statistics.cancelled += 1,
-                Dropped::Expired => statistics.fail.add(job.enqueued.elapsed()),
+        for (job, reason) in dropped {
+            let (waited, begun) = (job.enqueued.elapsed(), job.begun());
+            let Some(caller) = job.give_up() else {
+                continue;
+            };
+            if reason == Dropped::Cancelled {
+                statistics.cancelled += 1;
+                continue;
             }
+            statistics.fail.add(waited);
+            let error = self.out_of_time(reason, begun);
+            if matches!(reason, Dropped::TooLate(_)) {
+                statistics.refused.count(&error);
+            }
+            refused.push((caller, error));
         }
         drop(statistics);
-        for (job, reason) in dropped {
-            if reason == Dropped::Expired {
-                send(
-                    job,
-                    Err(InferError::DeadlineInQueue(self.model.to_string())),
-                );
-            }
+        for (caller, error) in refused {
+            send(caller, Err(error));
         }
+    }
+
+    fn out_of_time(&self, reason: Dropped, begun: bool) -> InferError {
+        let model = || self.model.to_string();
+        match reason {
+            _ if begun => InferError::Engine {
+                model: Arc::clone(&self.model),
+                message: "time was up when only some of the rows were done".to_owned(),
+            },
+            Dropped::TooLate(expected_wait) => InferError::CannotMeetDeadline {
+                model: model(),
+                expected_wait,
+            },
+            Dropped::Expired | Dropped::Cancelled => InferError::DeadlineInQueue(model()),
+        }
+    }
+
+    /// The caller of a request is gone.
+    pub fn take_back(&self, place: Place, now: Instant) {
+        if let Some(job) = self.lane.take_back(place) {
+            let expired = job.deadline().is_some_and(|deadline| deadline <= now);
+            let reason = match expired {
+                true => Dropped::Expired,
+                false => Dropped::Cancelled,
+            };
+            self.answer_dropped(vec![(job, reason)]);
+        }
+    }
+
+    /// Nobody waited for a batch any more, so it was not run, or not to its end.
+    fn count_cancelled(&self, jobs: Vec<Job>) {
+        let mut statistics = self.statistics.lock();
+        statistics.terminated += 1;
+        let over = jobs.into_iter().filter_map(Job::give_up).count();
+        statistics.cancelled += over as u64;
     }
 }
 
@@ -69,19 +111,10 @@ pub struct Instance {
     reports: Vec<RequestReport>,
 }
 
-/// Why a batch has no outputs.
-enum Failure {
-    Engine(EngineError),
-    /// The engine is gone.
-    Lost(String),
-    /// Rows must not be stacked.
-    NotByRow(String),
-    /// An output to be cut to length does not have the length of the inputs.
-    NotByLength(String),
-}
-
 impl Instance {
-    pub fn new(common: Arc<Common>, number: usize, engine: Box<dyn Engine>) -> Self {
+    pub fn new(common: Arc<Common>, engine: Box<dyn Engine>) -> Self {
+        let number = common.lane.enlist();
+        common.lane.set_interrupt(number, engine.interrupter());
         Self {
             common,
             number,
@@ -94,7 +127,7 @@ impl Instance {
     /// Works until the model shuts down and its queue is empty.
     pub fn work(mut self) {
         loop {
-            let (work, dropped) = self.common.lane.take();
+            let (work, dropped) = self.common.lane.take(self.number);
             let started = Instant::now();
             // Beyond the engine's own panics, which are answered, this keeps the thread alive.
             let survived = catch_unwind(AssertUnwindSafe(|| {
@@ -115,6 +148,10 @@ impl Instance {
     /// Runs the batch and answers everybody in it.
     fn process(&mut self, jobs: Vec<Job>, started: Instant) {
         let rows = jobs.iter().map(|job| job.request.rows).sum();
+        if jobs.iter().all(Waiting::is_cancelled) {
+            self.common.count_cancelled(jobs);
+            return;
+        }
         let (result, phases) = self.execute(&jobs, rows);
         self.prepare_reports(&jobs, started);
         match result {
@@ -123,14 +160,12 @@ impl Instance {
                 self.report(rows, &phases, None);
             }
             Err(failure) => {
-                let error = match &failure {
-                    Failure::Engine(error) => error.to_string(),
-                    Failure::Lost(reason)
-                    | Failure::NotByRow(reason)
-                    | Failure::NotByLength(reason) => reason.clone(),
-                };
-                self.report(rows, &phases, Some(&error));
-                self.recover(jobs, failure, started);
+                self.report(rows, &phases, Some(&failure.to_string()));
+                if jobs.iter().all(Waiting::is_cancelled) {
+                    self.common.count_cancelled(jobs);
+                } else {
+                    self.recover(jobs, failure, started);
+                }
             }
         }
     }
@@ -197,6 +232,9 @@ impl Instance {
             let made = made.map_err(|reason| {
                 Failure::Lost(format!("the instance cannot be made anew: {reason}"))
             })?;
+            self.common
+                .lane
+                .set_interrupt(self.number, made.interrupter());
             self.engine = Some(made);
         }
         Ok(())
@@ -210,27 +248,18 @@ impl Instance {
         started: Instant,
         phases: &Phases,
     ) {
-        let mut statistics = self.common.statistics.lock();
-        let now = Instant::now();
-        statistics.executed(rows, phases);
-        if let Some(padding) = &self.common.padding {
+        let waste = self.common.padding.as_ref().map(|padding| {
             let requests = || jobs.iter().map(|job| &job.request);
-            statistics
-                .padding
-                .add(padding.waste(requests(), padding.extent(requests())));
-        }
-        for job in &jobs {
-            let queue = started.saturating_duration_since(job.enqueued);
-            let total = now.saturating_duration_since(job.enqueued);
-            statistics.succeeded(job.request.rows, queue, total, phases);
-        }
-        statistics.answered_at(SystemTime::now());
-        drop(statistics);
-
-        let weight = jobs.first().and_then(|job| match &job.group {
-            Group::Shape { row_bytes, .. } => Some(*row_bytes),
-            Group::Alone => None,
+            padding.waste(requests(), padding.extent(requests()))
         });
+        if let Some(first) = jobs.first() {
+            let (now, weight) = (Instant::now(), first.weight());
+            let took = now.saturating_duration_since(phases.gather.start);
+            let measured = Measured { weight, rows, took };
+            self.common.lane.done(self.number, measured, now);
+        }
+        let mut finished = Vec::with_capacity(jobs.len());
+        let mut again = Vec::new();
         for (job, outputs) in jobs.into_iter().zip(answers) {
             let timing = Timing {
                 queue: started.saturating_duration_since(job.enqueued),
@@ -239,19 +268,35 @@ impl Instance {
                 output: phases.scatter.duration(),
                 batch_rows: rows,
             };
-            send(
-                job,
-                Ok(InferResponse {
-                    outputs,
-                    timing,
-                    origin: Origin::Run,
-                }),
-            );
+            match job.settle(InferResponse {
+                outputs,
+                timing,
+                origin: Origin::Run,
+            }) {
+                Settled::Finished(request) => finished.push(request),
+                Settled::Incomplete => {}
+                Settled::Again(job) => again.push(job),
+            }
         }
-        if let Some(row_bytes) = weight {
-            self.common
-                .lane
-                .record(row_bytes, rows, phases.gather.start.elapsed());
+        let mut statistics = self.common.statistics.lock();
+        let now = Instant::now();
+        statistics.executed(rows, phases);
+        if let Some(waste) = waste {
+            statistics.padding.add(waste);
+        }
+        for request in &finished {
+            let total = now.saturating_duration_since(request.enqueued);
+            statistics.succeeded(request.rows, total, &request.response.timing);
+            statistics.split += u64::from(request.in_parts);
+        }
+        statistics.answered_at(SystemTime::now());
+        drop(statistics);
+        for request in finished {
+            send(request.caller, Ok(request.response));
+        }
+        for job in again {
+            tracing::warn!(model = %self.common.model, rows = job.request.rows, "the answers of a request's parts do not fit together, it is run uncut");
+            self.process(vec![job], started);
         }
     }
 
@@ -290,6 +335,7 @@ impl Instance {
             Failure::Lost(reason) => {
                 tracing::error!(model = %self.common.model, instance = self.number, reason, "instance lost its engine");
                 self.engine = None;
+                self.common.lane.set_interrupt(self.number, None);
                 self.fail(jobs, |model| InferError::Engine {
                     model: Arc::clone(model),
                     message: reason.clone(),
@@ -299,14 +345,20 @@ impl Instance {
     }
 
     fn fail(&self, jobs: Vec<Job>, error: impl Fn(&Arc<str>) -> InferError) {
+        let now = Instant::now();
         let mut statistics = self.common.statistics.lock();
-        for job in &jobs {
-            statistics.fail.add(job.enqueued.elapsed());
+        let mut callers = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let took = now.saturating_duration_since(job.enqueued);
+            if let Some(caller) = job.give_up() {
+                statistics.fail.add(took);
+                callers.push(caller);
+            }
         }
         statistics.answered_at(SystemTime::now());
         drop(statistics);
-        for job in jobs {
-            send(job, Err(error(&self.common.model)));
+        for caller in callers {
+            send(caller, Err(error(&self.common.model)));
         }
     }
 
@@ -338,81 +390,9 @@ impl Instance {
     }
 }
 
-/// What at least one request asked for, ascending.
-fn wanted_outputs(jobs: &[Job]) -> Vec<usize> {
-    let mut wanted: Vec<usize> = Vec::new();
-    for job in jobs {
-        if job.request.outputs != wanted {
-            wanted.extend_from_slice(&job.request.outputs);
-            wanted.sort_unstable();
-            wanted.dedup();
-        }
-    }
-    wanted
-}
-
-/// To every request its rows of the outputs it asked for, in its order.
-fn distribute(
-    jobs: &[Job],
-    outputs: &[usize],
-    results: Vec<Tensor>,
-    fill: Option<Fill<'_>>,
-) -> Result<Vec<Vec<Tensor>>, Failure> {
-    let answers = match jobs {
-        [_] => vec![results],
-        _ => {
-            let rows: Vec<usize> = jobs.iter().map(|job| job.request.rows).collect();
-            scatter(&results, &rows).map_err(|error| Failure::NotByRow(error.to_string()))?
-        }
-    };
-    let pick = |(job, answer): (&Job, Vec<Tensor>)| {
-        if job.request.outputs == outputs {
-            return Some(answer);
-        }
-        let position = |output| outputs.binary_search(output).ok();
-        let wanted = job.request.outputs.iter();
-        wanted
-            .map(|output| answer.get(position(output)?).cloned())
-            .collect()
-    };
-    let picked: Option<Vec<Vec<Tensor>>> = jobs.iter().zip(answers).map(pick).collect();
-    let mut picked = picked.ok_or_else(|| {
-        Failure::Engine(EngineError::Failed(
-            "the engine gave fewer outputs than asked for".to_owned(),
-        ))
-    })?;
-    if let Some(fill) = fill {
-        for (job, answer) in jobs.iter().zip(&mut picked) {
-            cut_to_length(&job.request, answer, fill)?;
-        }
-    }
-    Ok(picked)
-}
-
-/// Gives an answer out of a filled up batch the length of its request.
-fn cut_to_length(
-    request: &InferRequest,
-    answer: &mut [Tensor],
-    fill: Fill<'_>,
-) -> Result<(), Failure> {
-    let own = fill.padding.length(request).unwrap_or(fill.length);
-    for (output, tensor) in request.outputs.iter().zip(answer) {
-        if own == fill.length || !fill.padding.cuts(*output) {
-            continue;
-        }
-        *tensor = shorten(tensor, fill.length, own).ok_or_else(|| {
-            Failure::NotByLength(format!(
-                "output {output} has shape {:?} for inputs of length {}",
-                tensor.shape, fill.length
-            ))
-        })?;
-    }
-    Ok(())
-}
-
 /// The caller may be gone; then nobody minds.
-fn send(job: Job, answer: Result<InferResponse, InferError>) {
-    let _ = job.reply.send(answer);
+fn send(caller: oneshot::Sender<Answer>, answer: Answer) {
+    let _ = caller.send(answer);
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

@@ -1,11 +1,14 @@
 //! One request on its way through the queue, with the way back to its caller.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use crate::batch::padding::{LENGTH_AXIS, Padding};
-use crate::batch::queue::{Group, Waiting};
+use crate::batch::parts::{Gathered, Whole};
+use crate::batch::queue::{Group, Waiting, Weight};
+use crate::batch::split;
 use crate::inference::{InferError, InferRequest, InferResponse, Signature};
 
 /// The answer to one request.
@@ -14,29 +17,88 @@ pub type Answer = Result<InferResponse, InferError>;
 /// Bytes that one element of a BYTES tensor is taken to weigh.
 const STRING_WEIGHT: usize = 16;
 
-/// A waiting request. It owns its tensors until the engine is done with them, whatever the caller does.
+/// A waiting request, or the part of one. It owns its tensors until the engine is done with them, whatever the
+/// caller does.
 #[derive(Debug)]
 pub struct Job {
     pub request: InferRequest,
     pub group: Group,
+    /// Order of arrival; the parts of a request share theirs.
+    pub number: u64,
+    /// The lowest goes first.
+    pub priority: u32,
     pub enqueued: Instant,
-    pub reply: oneshot::Sender<Answer>,
+    pub reply: Reply,
+}
+
+/// Where the answer goes.
+#[derive(Debug)]
+pub enum Reply {
+    Caller(oneshot::Sender<Answer>),
+    /// The job is a part.
+    Part {
+        whole: Arc<Whole>,
+        first_row: usize,
+    },
+}
+
+/// A request that is answered with tensors.
+#[derive(Debug)]
+pub struct Finished {
+    pub caller: oneshot::Sender<Answer>,
+    pub response: InferResponse,
+    pub rows: usize,
+    pub enqueued: Instant,
+    pub in_parts: bool,
+}
+
+/// What becomes of a job whose run worked.
+#[derive(Debug)]
+pub enum Settled {
+    Finished(Finished),
+    /// The rest of the request is to come.
+    Incomplete,
+    /// To be run at once, by itself and uncut.
+    Again(Job),
 }
 
 impl Job {
-    pub fn new(
-        request: InferRequest,
-        group: Group,
-        now: Instant,
-    ) -> (Self, oneshot::Receiver<Answer>) {
-        let (reply, answer) = oneshot::channel();
-        let job = Self {
-            request,
-            group,
-            enqueued: now,
-            reply,
-        };
-        (job, answer)
+    /// The run gave this for it.
+    pub fn settle(self, response: InferResponse) -> Settled {
+        let (enqueued, rows) = (self.enqueued, self.request.rows);
+        match self.reply {
+            Reply::Caller(caller) => Settled::Finished(Finished {
+                caller,
+                response,
+                rows,
+                enqueued,
+                in_parts: false,
+            }),
+            Reply::Part { whole, first_row } => match whole.gather(first_row, rows, response) {
+                Gathered::Incomplete => Settled::Incomplete,
+                Gathered::Complete(caller, response) => Settled::Finished(Finished {
+                    caller,
+                    response,
+                    rows: whole.rows(),
+                    enqueued,
+                    in_parts: true,
+                }),
+                Gathered::Misfit(job) => Settled::Again(job),
+            },
+        }
+    }
+
+    /// Ends the request without tensors: its caller, unless another part ended it before.
+    pub fn give_up(self) -> Option<oneshot::Sender<Answer>> {
+        match self.reply {
+            Reply::Caller(caller) => Some(caller),
+            Reply::Part { whole, .. } => whole.give_up(),
+        }
+    }
+
+    /// Whether an instance took some of the request before.
+    pub fn begun(&self) -> bool {
+        matches!(&self.reply, Reply::Part { first_row, .. } if *first_row > 0)
     }
 }
 
@@ -49,12 +111,52 @@ impl Waiting for Job {
         self.request.rows
     }
 
+    fn number(&self) -> u64 {
+        self.number
+    }
+
+    fn priority(&self) -> u32 {
+        self.priority
+    }
+
+    fn weight(&self) -> Weight {
+        weight(&self.group, &self.request)
+    }
+
     fn deadline(&self) -> Option<Instant> {
         self.request.deadline
     }
 
     fn is_cancelled(&self) -> bool {
-        self.reply.is_closed()
+        match &self.reply {
+            Reply::Caller(caller) => caller.is_closed(),
+            Reply::Part { whole, .. } => whole.is_over(),
+        }
+    }
+
+    fn split(self, rows: usize) -> Result<(Self, Self), Self> {
+        let Some((first, rest)) = split::split(&self.request, rows) else {
+            return Err(self);
+        };
+        let (group, number, priority, enqueued) = (
+            self.group.clone(),
+            self.number,
+            self.priority,
+            self.enqueued,
+        );
+        let (whole, first_row) = Whole::of(self);
+        let part = |request: InferRequest, first_row| Self {
+            request,
+            group: group.clone(),
+            number,
+            priority,
+            enqueued,
+            reply: Reply::Part {
+                whole: Arc::clone(&whole),
+                first_row,
+            },
+        };
+        Ok((part(first, first_row), part(rest, first_row + rows)))
     }
 }
 
@@ -96,6 +198,18 @@ pub fn group(signature: &Signature, padding: Option<&Padding>, request: &InferRe
     Group::Shape {
         dims: dims.into_boxed_slice(),
         row_bytes,
+    }
+}
+
+/// The measure of a request of this group.
+pub fn weight(group: &Group, request: &InferRequest) -> Weight {
+    match *group {
+        Group::Shape { row_bytes, .. } => Weight::Rows { row_bytes },
+        Group::Alone => {
+            let inputs = request.inputs.iter();
+            let bytes = inputs.map(|(_, tensor)| tensor.data.len()).sum();
+            Weight::Alone { bytes }
+        }
     }
 }
 

@@ -1,27 +1,45 @@
 //! The queue of one model behind its lock: callers push, the model's instances take.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::batch::admission::{self, Applicant, Situation};
 use crate::batch::curve::Learned;
 use crate::batch::forming::{Asking, Forming};
 use crate::batch::job::Job;
-use crate::batch::queue::{Decision, Dropped, Queue};
+use crate::batch::queue::{Decision, Dropped, Place, Queue, Waiting, Weight};
+use crate::engine::Interrupt;
 
-#[derive(Debug)]
 pub struct Lane {
     state: Mutex<State>,
     wake: Condvar,
+    arrivals: AtomicU64,
 }
 
-#[derive(Debug)]
 struct State {
     queue: Queue<Job>,
     forming: Forming,
     /// Instances that wait for work.
     idle: usize,
+    /// By number of the instance.
+    instances: Vec<Occupied>,
+    /// When each class of weight was last measured.
+    measured: BTreeMap<Weight, Instant>,
     draining: bool,
+}
+
+/// What an instance is doing.
+#[derive(Default)]
+struct Occupied {
+    /// Requests of its batch that somebody waits for, by their numbers.
+    wanted: Vec<u64>,
+    /// When its batch is expected to be done; None: it waits for work.
+    free_at: Option<Instant>,
+    interrupt: Option<Arc<dyn Interrupt>>,
 }
 
 /// What an instance is given.
@@ -39,6 +57,16 @@ pub enum Work {
 pub enum Refusal {
     Full,
     Draining,
+    /// Its deadline would pass before the answer that is expected after so long.
+    TooLate(Duration),
+}
+
+/// What a batch took of an instance's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measured {
+    pub weight: Weight,
+    pub rows: usize,
+    pub took: Duration,
 }
 
 /// A look at the queue and at what was learned.
@@ -53,46 +81,98 @@ pub struct Glance {
 pub type DroppedJobs = Vec<(Job, Dropped)>;
 
 impl Lane {
-    /// `limit`: requests that may wait.
-    pub fn new(limit: usize, forming: Forming) -> Self {
+    /// `limit`: requests that may wait. What `forming` knows already counts as measured `now`.
+    pub fn new(limit: usize, forming: Forming, now: Instant) -> Self {
+        let rows = forming.curves().classes();
+        let rows = rows.map(|(row_bytes, _)| (Weight::Rows { row_bytes }, now));
         Self {
             state: Mutex::new(State {
                 queue: Queue::new(limit),
+                measured: rows.collect(),
                 forming,
                 idle: 0,
+                instances: Vec::new(),
                 draining: false,
             }),
             wake: Condvar::new(),
+            arrivals: AtomicU64::new(0),
         }
     }
 
+    /// One more instance: its number, from 0.
+    pub fn enlist(&self) -> usize {
+        let instances = &mut self.state.lock().instances;
+        instances.push(Occupied::default());
+        instances.len() - 1
+    }
+
+    /// How the runs of an instance are interrupted from now on.
+    pub fn set_interrupt(&self, instance: usize, interrupt: Option<Arc<dyn Interrupt>>) {
+        if let Some(occupied) = self.state.lock().instances.get_mut(instance) {
+            occupied.interrupt = interrupt;
+        }
+    }
+
+    /// The number of the next request.
+    pub fn number(&self) -> u64 {
+        self.arrivals.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Lets a request in, or says why not. The caller answers whoever was dropped to make room.
-    pub fn push(&self, job: Job, now: Instant) -> (Result<(), Refusal>, DroppedJobs) {
+    pub fn push(&self, job: Job, now: Instant) -> (Result<Place, Refusal>, DroppedJobs) {
         let mut state = self.state.lock();
         if state.draining {
             return (Err(Refusal::Draining), Vec::new());
         }
+        if let Some(deadline) = job.deadline()
+            && let Err(expected) = state.admit(&job, deadline, now)
+        {
+            return (Err(Refusal::TooLate(expected)), Vec::new());
+        }
         let pushed = state.queue.push(job, now);
         let wake = state.idle > 0;
         drop(state);
-        if pushed.refused.is_some() {
+        let Ok(place) = pushed.place else {
             return (Err(Refusal::Full), pushed.dropped);
-        }
+        };
         if wake {
             self.wake.notify_one();
         }
-        (Ok(()), pushed.dropped)
+        (Ok(place), pushed.dropped)
     }
 
-    /// Blocks until there is something to do.
-    pub fn take(&self) -> (Work, DroppedJobs) {
+    /// Nobody waits for this request any more: it comes back if it still waits, and the run that it is part of
+    /// ends if nobody waits for anybody in it.
+    pub fn take_back(&self, place: Place) -> Option<Job> {
+        let mut state = self.state.lock();
+        for occupied in &mut state.instances {
+            let wanted = &mut occupied.wanted;
+            let Some(position) = wanted.iter().position(|number| *number == place.number()) else {
+                continue;
+            };
+            wanted.swap_remove(position);
+            // Under the lock, so that the instance cannot have gone on to other requests.
+            if let (true, Some(interrupt)) = (wanted.is_empty(), &occupied.interrupt) {
+                interrupt.interrupt();
+            }
+        }
+        state.queue.remove(place)
+    }
+
+    /// Blocks until there is something to do for this instance.
+    pub fn take(&self, instance: usize) -> (Work, DroppedJobs) {
         let mut guard = self.state.lock();
         guard.idle += 1;
+        if let Some(occupied) = guard.instances.get_mut(instance) {
+            occupied.wanted.clear();
+            occupied.free_at = None;
+        }
         loop {
             let state = &mut *guard;
             let asking = Asking {
                 now: Instant::now(),
                 idle: state.idle,
+                instances: state.instances.len(),
                 draining: state.draining,
             };
             let forming = &mut state.forming;
@@ -100,7 +180,10 @@ impl Lane {
                 .queue
                 .next(asking.now, |standing| forming.call(standing, asking));
             let work = match turn.decision {
-                Decision::Run(batch) => Work::Batch(batch),
+                Decision::Run(batch) => {
+                    state.occupy(instance, &batch, asking.now);
+                    Work::Batch(batch)
+                }
                 _ if !turn.dropped.is_empty() => Work::Nothing,
                 Decision::Empty if state.draining => Work::Closed,
                 Decision::Empty => {
@@ -122,9 +205,16 @@ impl Lane {
         }
     }
 
-    /// A batch kept an instance busy for so long.
-    pub fn record(&self, row_bytes: usize, rows: usize, took: Duration) {
-        self.state.lock().forming.record(row_bytes, rows, took);
+    /// The instance is done with its batch but for the answers; nothing in it can be interrupted any more.
+    pub fn done(&self, instance: usize, measured: Measured, now: Instant) {
+        let Measured { weight, rows, took } = measured;
+        let mut state = self.state.lock();
+        if let Some(occupied) = state.instances.get_mut(instance) {
+            occupied.wanted.clear();
+            occupied.free_at = Some(now);
+        }
+        state.forming.record(weight, rows, took);
+        state.measured.insert(weight.class(), now);
     }
 
     /// From now on every request goes by itself.
@@ -145,12 +235,51 @@ impl Lane {
 
     pub fn glance(&self) -> Glance {
         let state = self.state.lock();
-        let curve = state.forming.curves().busiest();
+        let curves = state.forming.curves();
         Glance {
             requests: state.queue.requests(),
             rows: state.queue.rows(),
             best_size: state.forming.usual_size(),
-            curve: curve.map(|curve| curve.points()).unwrap_or_default(),
+            curve: curves
+                .busiest()
+                .map(|curve| curve.points())
+                .unwrap_or_default(),
+        }
+    }
+}
+
+impl State {
+    fn admit(&self, job: &Job, deadline: Instant, now: Instant) -> Result<(), Duration> {
+        let weight = job.weight();
+        let applicant = Applicant {
+            rows: job.rows(),
+            priority: job.priority,
+            weight,
+            measured: self.measured.get(&weight.class()).copied(),
+            deadline,
+        };
+        let free_at: Vec<Instant> = self
+            .instances
+            .iter()
+            .filter_map(|occupied| occupied.free_at)
+            .collect();
+        let situation = Situation {
+            forming: &self.forming,
+            backlog: self.queue.backlog(),
+            idle: self.idle,
+            free_at: &free_at,
+        };
+        admission::admit(applicant, situation, now)
+    }
+
+    fn occupy(&mut self, instance: usize, batch: &[Job], now: Instant) {
+        let rows = batch.iter().map(Waiting::rows).sum();
+        let weight = batch.first().map(Waiting::weight);
+        let expected = weight.and_then(|weight| self.forming.curve(weight)?.duration(rows));
+        if let Some(occupied) = self.instances.get_mut(instance) {
+            occupied.wanted.clear();
+            occupied.wanted.extend(batch.iter().map(Waiting::number));
+            occupied.free_at = Some(now + expected.unwrap_or_default());
         }
     }
 }

@@ -3,15 +3,20 @@
 //! `queue`, `curve`, `forming` and `padding` are pure decisions; `gather`, `scatter` and `warmup` move tensors;
 //! `lane` is the queue behind its lock and `instance` the one thread per session that obeys the decisions.
 
+pub mod admission;
 pub mod curve;
 pub mod forming;
 pub mod gather;
 pub mod instance;
 pub mod job;
 pub mod lane;
+pub mod outputs;
 pub mod padding;
+pub mod parts;
 pub mod queue;
 pub mod report;
 pub mod scatter;
+pub mod split;
 pub mod statistics;
+pub mod ticket;
 pub mod warmup;

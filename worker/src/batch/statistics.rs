@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::batch::padding::Waste;
 use crate::batch::report::Span;
-use crate::inference::InferError;
+use crate::inference::{InferError, Timing};
 
 const MAX_BATCH_SIZES: usize = 1024;
 
@@ -85,10 +85,14 @@ pub struct Statistics {
     pub compute_input: Total,
     pub compute_infer: Total,
     pub compute_output: Total,
-    /// Those of `fail` that were not let into the queue.
+    /// Those of `fail` that were not let into the queue, or left it again because they could not be in time.
     pub refused: Refused,
-    /// Requests whose caller left before they were run.
+    /// Requests whose caller left before they were run, or whose run was ended because of that.
     pub cancelled: u64,
+    /// Batches that were not run to their end since nobody waited for them.
+    pub terminated: u64,
+    /// Requests that were run in parts and answered.
+    pub split: u64,
     /// Rows of successful requests.
     pub inference_count: u64,
     /// Successful runs of the engine.
@@ -131,12 +135,12 @@ impl Statistics {
     }
 
     /// A request of such a run was answered.
-    pub fn succeeded(&mut self, rows: usize, queue: Duration, total: Duration, phases: &Phases) {
+    pub fn succeeded(&mut self, rows: usize, total: Duration, timing: &Timing) {
         self.success.add(total);
-        self.queue.add(queue);
-        self.compute_input.add(phases.gather.duration());
-        self.compute_infer.add(phases.run.duration());
-        self.compute_output.add(phases.scatter.duration());
+        self.queue.add(timing.queue);
+        self.compute_input.add(timing.input);
+        self.compute_infer.add(timing.compute);
+        self.compute_output.add(timing.output);
         self.inference_count += rows as u64;
     }
 

@@ -5,6 +5,7 @@ use forebay_config::worker::Provider;
 use forebay_proto::tensor::DataType;
 
 use super::*;
+use crate::batch::lane::Measured;
 use crate::batch::report::{BatchReport, NoObserver};
 use crate::engine::fake::{BAD, FAIL, PANIC, Script, signature};
 use crate::inference::Tensor;
@@ -16,6 +17,14 @@ fn config() -> ModelConfig {
         provider: Provider::Cpu,
         learn_batch_size: false,
         ..ModelConfig::default()
+    }
+}
+
+/// Knows no durations, so that nobody is refused for his deadline.
+fn ignorant() -> ModelConfig {
+    ModelConfig {
+        warm_up: false,
+        ..config()
     }
 }
 
@@ -77,14 +86,14 @@ fn bytes_of(values: &[f32]) -> Bytes {
 }
 
 /// Keeps the only instance busy until the gate opens, so that what is submitted meanwhile gathers.
-fn occupy(script: &Arc<Script>, model: &Model) -> oneshot::Receiver<Answer> {
+fn occupy(script: &Arc<Script>, model: &Model) -> Ticket {
     script.close();
     let answer = model.submit(request(&[0.0, 0.0]), Instant::now()).unwrap();
     script.wait_for_standing(1);
     answer
 }
 
-fn echo(answer: oneshot::Receiver<Answer>) -> Bytes {
+fn echo(answer: Ticket) -> Bytes {
     let response = answer.blocking_recv().unwrap().unwrap();
     response.outputs[0].data.clone()
 }
@@ -142,7 +151,7 @@ fn no_batch_is_larger_than_the_maximum() {
         .into_iter()
         .for_each(|answer| assert_eq!(echo(answer), bytes_of(&[1.0, 1.0])));
     assert_eq!(echo(large), bytes_of(&[2.0; 12]));
-    assert_eq!(*script.runs.lock(), [1, 2, 2, 1, 6]);
+    assert_eq!(*script.runs.lock(), [1, 2, 2, 2, 2, 2, 1]);
 }
 
 #[test]
@@ -245,7 +254,7 @@ fn a_call_dropped_while_it_runs_harms_nobody() {
 #[test]
 fn expired_requests_are_told_so() {
     let script = Arc::default();
-    let model = start(&script, config());
+    let model = start(&script, ignorant());
     let over = InferRequest {
         deadline: Some(Instant::now()),
         ..request(&[1.0, 1.0])
@@ -430,4 +439,7 @@ fn every_run_is_reported() {
     assert_eq!(*notes.0.lock(), expected);
 }
 
+mod leaving;
+mod order;
 mod padded;
+mod parts;

@@ -139,7 +139,7 @@ async fn ask(
     let target = Target {
         model: model.name(),
         signature: model.signature(),
-        max_rows: model.row_limit(),
+        max_rows: model.request_limit(),
         shared: &shared,
     };
     let named = infer::timeout(&message.parameters)?;

@@ -1,5 +1,4 @@
 use std::cell::Cell;
-use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,9 +10,19 @@ use super::*;
 struct Request {
     id: u32,
     group: Group,
+    priority: u32,
     rows: usize,
     deadline: Option<Instant>,
     cancelled: Rc<Cell<bool>>,
+    /// How often the queue asked for something.
+    asked: Rc<Cell<usize>>,
+}
+
+impl Request {
+    fn count(&self) -> &Self {
+        self.asked.set(self.asked.get() + 1);
+        self
+    }
 }
 
 impl PartialEq for Request {
@@ -24,19 +33,43 @@ impl PartialEq for Request {
 
 impl Waiting for Request {
     fn group(&self) -> &Group {
-        &self.group
+        &self.count().group
     }
 
     fn rows(&self) -> usize {
-        self.rows
+        self.count().rows
+    }
+
+    fn number(&self) -> u64 {
+        u64::from(self.count().id)
+    }
+
+    fn priority(&self) -> u32 {
+        self.count().priority
+    }
+
+    fn weight(&self) -> Weight {
+        match self.count().group {
+            Group::Alone => Weight::Alone { bytes: 40 },
+            Group::Shape { row_bytes, .. } => Weight::Rows { row_bytes },
+        }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.deadline
+        self.count().deadline
     }
 
     fn is_cancelled(&self) -> bool {
-        self.cancelled.get()
+        self.count().cancelled.get()
+    }
+
+    fn split(mut self, rows: usize) -> Result<(Self, Self), Self> {
+        let first = Request {
+            rows,
+            ..self.clone()
+        };
+        self.rows -= rows;
+        Ok((first, self))
     }
 }
 
@@ -51,9 +84,11 @@ fn request(id: u32) -> Request {
     Request {
         id,
         group: shape(8),
+        priority: 1,
         rows: 1,
         deadline: None,
         cancelled: Rc::default(),
+        asked: Rc::default(),
     }
 }
 
@@ -71,15 +106,22 @@ fn rows(id: u32, rows: usize) -> Request {
     }
 }
 
+fn ranked(id: u32, priority: u32) -> Request {
+    Request {
+        priority,
+        ..request(id)
+    }
+}
+
 fn send(rows: usize) -> impl FnMut(Standing<'_>) -> Call {
-    move |_| Call::Send { rows }
+    move |_| Call::Send(Cut::whole(rows))
 }
 
 fn filled(requests: impl IntoIterator<Item = Request>, start: Instant) -> Queue<Request> {
     let mut queue = Queue::new(100);
     for (position, request) in requests.into_iter().enumerate() {
-        let pushed = queue.push(request, start + Duration::from_millis(position as u64));
-        assert_eq!(pushed, admitted(vec![]));
+        let moment = start + Duration::from_millis(position as u64);
+        assert_eq!(admit(&mut queue, request, moment), []);
     }
     queue
 }
@@ -91,11 +133,11 @@ fn ids(decision: &Decision<Request>) -> Vec<u32> {
     }
 }
 
-fn admitted(dropped: Vec<(Request, Dropped)>) -> Pushed<Request> {
-    Pushed {
-        refused: None,
-        dropped,
-    }
+/// Lets a request in, which must succeed, and says who made room.
+fn admit(queue: &mut Queue<Request>, request: Request, now: Instant) -> Vec<(Request, Dropped)> {
+    let pushed = queue.push(request, now);
+    assert!(pushed.place.is_ok());
+    pushed.dropped
 }
 
 fn batch(queue: &mut Queue<Request>, now: Instant, limit: usize) -> Vec<u32> {
@@ -120,7 +162,7 @@ fn different_shapes_never_mix_and_the_oldest_goes_first() {
         start,
     );
     assert_eq!(batch(&mut queue, start, 8), [0, 2]);
-    assert_eq!(queue.push(wide(5, 8), start), admitted(vec![]));
+    assert_eq!(admit(&mut queue, wide(5, 8), start), []);
     assert_eq!(batch(&mut queue, start, 2), [1, 3], "waited longer than 5");
     assert_eq!(batch(&mut queue, start, 8), [4]);
     assert_eq!(batch(&mut queue, start, 8), [5]);
@@ -226,7 +268,7 @@ fn a_group_that_may_go_passes_an_older_one_that_waits() {
     let mut queue = filled([wide(0, 8), wide(1, 9), wide(2, 10)], start);
     let turn = queue.next(start, |standing| match standing.group == &shape(8) {
         true => Call::Wait { until: start },
-        false => Call::Send { rows: 1 },
+        false => Call::Send(Cut::whole(1)),
     });
     assert_eq!(ids(&turn.decision), [1], "of those that may go, the oldest");
 }
@@ -245,7 +287,7 @@ fn the_question_about_a_group_tells_its_state() {
         assert_eq!(standing.rows, 4);
         assert_eq!(standing.oldest, start);
         assert_eq!(standing.deadline, Some(deadline));
-        Call::Send { rows: 1 }
+        Call::Send(Cut::whole(1))
     });
 }
 
@@ -253,126 +295,221 @@ fn the_question_about_a_group_tells_its_state() {
 fn a_full_queue_refuses_unless_somebody_is_gone() {
     let start = Instant::now();
     let mut queue = Queue::new(2);
-    let gone = request(0);
-    assert_eq!(queue.push(gone.clone(), start), admitted(vec![]));
-    assert_eq!(queue.push(request(1), start), admitted(vec![]));
-    assert_eq!(queue.push(request(2), start).refused, Some(request(2)));
-    gone.cancelled.set(true);
-    assert_eq!(
-        queue.push(request(3), start),
-        admitted(vec![(request(0), Dropped::Cancelled)])
+    let place = queue.push(request(0), start).place.unwrap();
+    let late = Request {
+        deadline: Some(start + Duration::from_millis(5)),
+        ..request(1)
+    };
+    assert_eq!(admit(&mut queue, late, start), []);
+    let urgent = ranked(2, 0);
+    assert_eq!(queue.push(urgent.clone(), start).place, Err(urgent));
+    assert_eq!(queue.remove(place), Some(request(0)));
+    assert_eq!(queue.remove(place), None);
+    assert_eq!(admit(&mut queue, request(3), start), []);
+    let expired = vec![(request(1), Dropped::Expired)];
+    let later = start + Duration::from_millis(5);
+    assert_eq!(admit(&mut queue, request(4), later), expired);
+    assert_eq!(batch(&mut queue, later, 8), [3, 4]);
+}
+
+#[test]
+fn lower_priority_numbers_go_first_and_the_others_fill_up() {
+    let start = Instant::now();
+    let mut queue = filled(
+        [
+            ranked(0, 2),
+            ranked(1, 1),
+            ranked(2, 3),
+            ranked(3, 1),
+            ranked(4, 2),
+        ],
+        start,
     );
-    assert_eq!(batch(&mut queue, start, 8), [1, 3]);
+    assert_eq!(batch(&mut queue, start, 3), [1, 3, 0]);
+    assert_eq!(admit(&mut queue, ranked(5, 1), start), []);
+    assert_eq!(batch(&mut queue, start, 8), [5, 4, 2]);
 }
 
-#[derive(Debug, Clone)]
-enum Step {
-    Push {
-        width: i64,
-        rows: usize,
-        patience: Option<u64>,
-    },
-    Cancel(usize),
-    Next {
-        limit: usize,
-        wait: bool,
-    },
-    Pass(u64),
+#[test]
+fn the_group_with_the_most_urgent_request_goes_first() {
+    let start = Instant::now();
+    let urgent = Request {
+        priority: 0,
+        ..wide(2, 9)
+    };
+    let mut queue = filled([wide(0, 8), wide(1, 9), urgent], start);
+    assert_eq!(batch(&mut queue, start, 8), [2, 1]);
+    assert_eq!(batch(&mut queue, start, 8), [0]);
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let push =
-        (0i64..4, 1usize..5, proptest::option::of(0u64..30)).prop_map(|(width, rows, patience)| {
-            Step::Push {
-                width,
-                rows,
-                patience,
-            }
-        });
-    let next = (1usize..9, any::<bool>()).prop_map(|(limit, wait)| Step::Next { limit, wait });
-    let step = prop_oneof![
-        4 => push,
-        1 => (0usize..64).prop_map(Step::Cancel),
-        2 => next,
-        1 => (0u64..20).prop_map(Step::Pass),
-    ];
-    proptest::collection::vec(step, 0..120)
-}
-
-proptest! {
-    #[test]
-    fn everybody_comes_out_once_and_batches_keep_the_rules(steps in steps()) {
-        let mut now = Instant::now();
-        let mut queue = Queue::new(10);
-        let mut all: Vec<Request> = Vec::new();
-        let mut inside: HashSet<u32> = HashSet::new();
-        let mut newest_of_group: std::collections::HashMap<Group, u32> = std::collections::HashMap::new();
-        let mut out = 0;
-        let last = Step::Next { limit: 4, wait: false };
-        for step in steps.into_iter().chain(std::iter::repeat_n(last, 20)) {
-            let mut left = Vec::new();
-            match step {
-                Step::Push { width, rows, patience } => {
-                    let request = Request {
-                        id: all.len() as u32,
-                        group: if width == 0 { Group::Alone } else { shape(width) },
-                        rows,
-                        deadline: patience.map(|patience| now + Duration::from_millis(patience)),
-                        cancelled: Rc::default(),
-                    };
-                    all.push(request.clone());
-                    let pushed = queue.push(request.clone(), now);
-                    left = pushed.dropped;
-                    match pushed.refused {
-                        None => { inside.insert(request.id); }
-                        Some(back) => prop_assert_eq!(back.id, request.id),
-                    }
-                }
-                Step::Cancel(which) => if let Some(request) = all.get(which) {
-                    request.cancelled.set(true);
-                },
-                Step::Pass(time) => now += Duration::from_millis(time),
-                Step::Next { limit, wait } => {
-                    let turn = queue.next(now, |_| match wait {
-                        true => Call::Wait { until: now },
-                        false => Call::Send { rows: limit },
-                    });
-                    left = turn.dropped;
-                    match turn.decision {
-                        Decision::Run(batch) => {
-                            prop_assert!(!wait && !batch.is_empty());
-                            let total: usize = batch.iter().map(|request| request.rows).sum();
-                            prop_assert!(total <= limit || batch.len() == 1);
-                            prop_assert!(batch.len() == 1 || batch[0].group != Group::Alone);
-                            for request in &batch {
-                                prop_assert!(request.group == batch[0].group);
-                                prop_assert!(!request.cancelled.get());
-                                prop_assert!(request.deadline.is_none_or(|deadline| deadline > now));
-                                prop_assert!(inside.remove(&request.id), "came out twice or never went in");
-                                let newest = newest_of_group.insert(request.group.clone(), request.id);
-                                prop_assert!(newest.is_none_or(|newest| newest < request.id), "order within a group");
-                                out += 1;
-                            }
-                        }
-                        Decision::WaitUntil(_) => prop_assert!(wait && !queue.is_empty()),
-                        Decision::Empty => prop_assert!(queue.is_empty()),
-                    }
-                }
-            }
-            for (request, reason) in left {
-                let really = match reason {
-                    Dropped::Cancelled => request.cancelled.get(),
-                    Dropped::Expired => request.deadline.is_some_and(|deadline| deadline <= now),
-                };
-                prop_assert!(really);
-                prop_assert!(inside.remove(&request.id), "came out twice or never went in");
-                out += 1;
-            }
-            prop_assert_eq!(queue.requests(), inside.len());
-            let rows: usize = all.iter().filter(|request| inside.contains(&request.id)).map(|request| request.rows).sum();
-            prop_assert_eq!(queue.rows(), rows);
-        }
-        prop_assert!(inside.is_empty(), "somebody never came out");
-        prop_assert!(out <= all.len());
+#[test]
+fn a_request_larger_than_a_batch_goes_in_parts_and_keeps_its_place() {
+    let start = Instant::now();
+    let mut queue = filled([rows(0, 3), rows(1, 9), rows(2, 1)], start);
+    let cut = Cut {
+        rows: 4,
+        whole: 4,
+        fill: 0,
+        done_at: None,
+    };
+    let mut taken = Vec::new();
+    while let Decision::Run(batch) = queue.next(start, |_| Call::Send(cut)).decision {
+        taken.push(
+            batch
+                .iter()
+                .map(|part| (part.id, part.rows))
+                .collect::<Vec<_>>(),
+        );
+        let left: usize = taken.iter().flatten().map(|(_, rows)| rows).sum();
+        assert_eq!(queue.rows(), 13 - left);
     }
+    assert_eq!(
+        taken,
+        [
+            vec![(0, 3), (1, 1)],
+            vec![(1, 4)],
+            vec![(1, 4)],
+            vec![(2, 1)]
+        ]
+    );
 }
+
+#[test]
+fn a_small_batch_takes_a_part_of_a_request_that_does_not_fit() {
+    let start = Instant::now();
+    let mut queue = filled([rows(0, 3), rows(1, 6)], start);
+    let cut = Cut {
+        rows: 8,
+        whole: 8,
+        fill: 4,
+        done_at: None,
+    };
+    let turn = queue.next(start, |_| Call::Send(cut));
+    let Decision::Run(batch) = turn.decision else {
+        panic!("nothing went");
+    };
+    assert_eq!(
+        batch.iter().map(|part| part.rows).collect::<Vec<_>>(),
+        [3, 5]
+    );
+    assert_eq!((queue.requests(), queue.rows()), (1, 1));
+}
+
+#[test]
+fn the_backlog_is_told_by_priority_and_class_of_weight() {
+    let start = Instant::now();
+    let alone = Request {
+        group: Group::Alone,
+        rows: 50,
+        ..ranked(3, 2)
+    };
+    let mut queue = filled([rows(0, 2), wide(1, 9), wide(2, 100), alone], start);
+    let row = |row_bytes| Weight::Rows { row_bytes };
+    let expected = [
+        ((1, row(32)), 3),
+        ((1, row(256)), 1),
+        ((2, Weight::Alone { bytes: 32 }), 1),
+    ];
+    for (key, rows) in expected {
+        assert_eq!(queue.backlog().get(&key), Some(&rows), "{key:?}");
+    }
+    while let Decision::Run(_) = queue.next(start, send(8)).decision {}
+    assert!(queue.backlog().values().all(|rows| *rows == 0));
+}
+
+#[test]
+fn nobody_looks_at_all_that_wait() {
+    let start = Instant::now();
+    let mut queue = Queue::new(usize::MAX);
+    let asked: Rc<Cell<usize>> = Rc::default();
+    let number = 2_000;
+    let mut places = Vec::new();
+    for id in 0..number {
+        let request = Request {
+            asked: asked.clone(),
+            deadline: Some(start + Duration::from_secs(u64::from(id) + 1)),
+            ..ranked(id, id % 3)
+        };
+        places.push(queue.push(request, start).place.unwrap());
+    }
+    let mut count = |act: &mut dyn FnMut(&mut Queue<Request>)| {
+        asked.set(0);
+        act(&mut queue);
+        asked.get()
+    };
+    let waiting = count(&mut |queue| {
+        let turn = queue.next(start, |standing| Call::Wait {
+            until: standing.oldest,
+        });
+        assert_eq!(turn.decision, Decision::WaitUntil(start));
+    });
+    assert!(waiting < 10, "the sums are kept, yet {waiting} questions");
+    let removed = count(&mut |queue| assert!(queue.remove(places[1000]).is_some()));
+    let cut = count(&mut |queue| assert_eq!(batch(queue, start, 4).len(), 4));
+    assert!(removed < 20 && cut < 100, "{removed} and {cut} questions");
+}
+
+#[test]
+fn groups_in_which_nobody_waits_are_forgotten_in_the_end() {
+    let start = Instant::now();
+    let mut queue = Queue::new(10);
+    for id in 0..500 {
+        assert_eq!(admit(&mut queue, wide(id, i64::from(id)), start), []);
+        assert_eq!(batch(&mut queue, start, 8), [id]);
+    }
+    assert!(queue.slots.len() <= REMEMBERED && queue.groups.len() <= REMEMBERED + 1);
+}
+
+#[test]
+fn who_would_be_late_gives_way_where_enough_others_wait() {
+    let start = Instant::now();
+    let hasty = |id, patience| Request {
+        deadline: Some(start + Duration::from_millis(patience)),
+        ..request(id)
+    };
+    let cut = Cut {
+        done_at: Some(start + Duration::from_millis(20)),
+        ..Cut {
+            whole: 8,
+            ..Cut::whole(2)
+        }
+    };
+    let mut queue = filled(
+        [hasty(0, 15), hasty(1, 30), request(2), hasty(3, 10)],
+        start,
+    );
+    let turn = queue.next(start, |_| Call::Send(cut));
+    assert_eq!(ids(&turn.decision), [1, 2]);
+    let late = Dropped::TooLate(Duration::from_millis(20));
+    assert_eq!(turn.dropped, [(request(0), late)]);
+    let turn = queue.next(start, |_| Call::Send(cut));
+    assert_eq!(
+        (ids(&turn.decision), turn.dropped),
+        (vec![3], vec![]),
+        "nobody else wants the place"
+    );
+}
+
+#[test]
+fn who_goes_alone_gives_way_and_the_next_one_is_asked_about() {
+    let start = Instant::now();
+    let alone = |id, patience| Request {
+        group: Group::Alone,
+        deadline: Some(start + Duration::from_millis(patience)),
+        ..request(id)
+    };
+    let mut queue = filled([alone(0, 10), alone(1, 12)], start);
+    let mut durations = [20, 5].into_iter();
+    let turn = queue.next(start, |_| {
+        Call::Send(Cut {
+            done_at: durations
+                .next()
+                .map(|time| start + Duration::from_millis(time)),
+            ..Cut::whole(1)
+        })
+    });
+    assert_eq!(ids(&turn.decision), [1]);
+    assert_eq!(turn.dropped.len(), 1);
+}
+
+mod anything;

@@ -75,8 +75,7 @@ fn together(script: &Arc<Script>, model: &Model, requests: &[InferRequest]) -> V
     let answers: Vec<_> = requests.iter().map(submit).collect();
     script.open();
     busy.blocking_recv().unwrap().unwrap();
-    let outputs =
-        |answer: oneshot::Receiver<Answer>| answer.blocking_recv().unwrap().unwrap().outputs;
+    let outputs = |answer: Ticket| answer.blocking_recv().unwrap().unwrap().outputs;
     answers.into_iter().map(outputs).collect()
 }
 
