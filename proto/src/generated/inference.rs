@@ -1345,6 +1345,63 @@ pub struct ModelStatistics {
         ::prost::alloc::string::String,
         InferResponseStatistics,
     >,
+    /// Not part of the protocol: clients that do not know it leave it out.
+    #[prost(message, optional, tag = "1001")]
+    pub batching: ::core::option::Option<BatchingStatistics>,
+}
+/// How requests of one model were batched, and what was learned of it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BatchingStatistics {
+    /// Requests that came: `success`, `fail`, `cancelled` and those that have not ended.
+    #[prost(uint64, tag = "1")]
+    pub submitted: u64,
+    /// Requests whose callers left before they were run.
+    #[prost(uint64, tag = "2")]
+    pub cancelled: u64,
+    /// Requests that were not let into the queue, by reason; part of `fail`.
+    #[prost(btree_map = "string, uint64", tag = "3")]
+    pub refused: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        u64,
+    >,
+    /// Runs that failed.
+    #[prost(uint64, tag = "4")]
+    pub failed_runs: u64,
+    /// What waits now.
+    #[prost(uint64, tag = "5")]
+    pub queued_requests: u64,
+    #[prost(uint64, tag = "6")]
+    pub queued_rows: u64,
+    /// Elements of inputs that may be padded, as they were run, and those among them that no caller sent.
+    #[prost(uint64, tag = "7")]
+    pub input_elements: u64,
+    #[prost(uint64, tag = "8")]
+    pub padding_elements: u64,
+    /// Weights of a row, those measured most first.
+    #[prost(message, repeated, tag = "9")]
+    pub learned: ::prost::alloc::vec::Vec<LearnedDurations>,
+}
+/// Expected durations of batches whose rows weigh about the same.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LearnedDurations {
+    /// Rows of so many bytes of input, up to twice as many.
+    #[prost(uint64, tag = "1")]
+    pub row_bytes: u64,
+    /// The batch size with the least time per row.
+    #[prost(uint64, tag = "2")]
+    pub best_batch_size: u64,
+    #[prost(message, repeated, tag = "3")]
+    pub points: ::prost::alloc::vec::Vec<learned_durations::Point>,
+}
+/// Nested message and enum types in `LearnedDurations`.
+pub mod learned_durations {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Point {
+        #[prost(uint64, tag = "1")]
+        pub rows: u64,
+        #[prost(uint64, tag = "2")]
+        pub expected_ns: u64,
+    }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ModelStatisticsResponse {

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use crate::inference::model_metadata_response::TensorMetadata;
 use crate::inference::{
-    InferBatchStatistics, InferStatistics, ModelMetadataResponse, ModelStatistics,
-    ModelStatisticsResponse, RepositoryIndexResponse, ServerMetadataResponse, StatisticDuration,
+    BatchingStatistics, InferBatchStatistics, InferStatistics, ModelMetadataResponse,
+    ModelStatistics, ModelStatisticsResponse, RepositoryIndexResponse, ServerMetadataResponse,
+    StatisticDuration,
 };
 
 /// The status that answers a question of liveness or readiness: clients and probes look at it alone.
@@ -120,7 +121,7 @@ fn model(statistics: &ModelStatistics) -> Value {
             (key.clone(), value)
         })
         .collect();
-    json!({
+    let mut object = json!({
         "name": statistics.name,
         "version": statistics.version,
         "last_inference": statistics.last_inference,
@@ -130,6 +131,37 @@ fn model(statistics: &ModelStatistics) -> Value {
         "batch_stats": batches,
         "memory_usage": memory,
         "response_stats": responses,
+    });
+    if let Some(statistics) = &statistics.batching {
+        object["batching"] = batching(statistics);
+    }
+    object
+}
+
+fn batching(statistics: &BatchingStatistics) -> Value {
+    let learned = statistics.learned.iter().map(|learned| {
+        let points = learned.points.iter().map(|point| {
+            json!({
+                "rows": point.rows,
+                "expected_ns": point.expected_ns,
+            })
+        });
+        json!({
+            "row_bytes": learned.row_bytes,
+            "best_batch_size": learned.best_batch_size,
+            "points": points.collect::<Vec<Value>>(),
+        })
+    });
+    json!({
+        "submitted": statistics.submitted,
+        "cancelled": statistics.cancelled,
+        "refused": statistics.refused,
+        "failed_runs": statistics.failed_runs,
+        "queued_requests": statistics.queued_requests,
+        "queued_rows": statistics.queued_rows,
+        "input_elements": statistics.input_elements,
+        "padding_elements": statistics.padding_elements,
+        "learned": learned.collect::<Vec<Value>>(),
     })
 }
 
@@ -164,6 +196,8 @@ fn duration(duration: Option<StatisticDuration>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inference::LearnedDurations;
+    use crate::inference::learned_durations::Point;
     use crate::inference::repository_index_response::ModelIndex;
 
     fn value(bytes: &Bytes) -> Value {
@@ -244,6 +278,42 @@ mod tests {
         );
         assert_eq!(model["batch_stats"][0]["batch_size"], 4);
         assert_eq!(model["batch_stats"][0]["compute_infer"]["ns"], 0);
+    }
+
+    #[test]
+    fn statistics_say_how_requests_were_batched() {
+        let learned = LearnedDurations {
+            row_bytes: 512,
+            best_batch_size: 4,
+            points: vec![Point {
+                rows: 4,
+                expected_ns: 70,
+            }],
+        };
+        let batched = ModelStatistics {
+            batching: Some(BatchingStatistics {
+                submitted: 9,
+                refused: [("queue_full".to_owned(), 2)].into(),
+                learned: vec![learned],
+                ..BatchingStatistics::default()
+            }),
+            ..ModelStatistics::default()
+        };
+        let statistics = value(&model_statistics(&ModelStatisticsResponse {
+            model_stats: vec![batched, ModelStatistics::default()],
+        }));
+        let batching = &statistics["model_stats"][0]["batching"];
+        assert_eq!(batching["submitted"], 9);
+        assert_eq!(batching["refused"], json!({"queue_full": 2}));
+        assert_eq!(
+            batching["learned"],
+            json!([{
+                "row_bytes": 512,
+                "best_batch_size": 4,
+                "points": [{"rows": 4, "expected_ns": 70}],
+            }])
+        );
+        assert!(statistics["model_stats"][1].get("batching").is_none());
     }
 
     #[test]

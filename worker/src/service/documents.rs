@@ -9,8 +9,8 @@ use std::time::Duration;
 use forebay_proto::inference::model_metadata_response::TensorMetadata;
 use forebay_proto::inference::{self as wire, model_config, model_instance_group};
 
+use super::statistics::statistics;
 use super::{Fault, Front};
-use crate::batch::statistics::Total;
 use crate::inference::TensorSpec;
 use crate::model::Model;
 use crate::served::Served;
@@ -185,46 +185,6 @@ fn configuration(model: &Model, limit: Option<usize>) -> wire::ModelConfig {
         scheduling_choice: batching,
         ..wire::ModelConfig::default()
     }
-}
-
-fn statistics(model: &Served) -> wire::ModelStatistics {
-    let statistics = model.statistics();
-    let cache = model.cache_statistics().unwrap_or_default().counts;
-    wire::ModelStatistics {
-        name: model.name().to_owned(),
-        version: model.version().to_string(),
-        last_inference: statistics.last_inference_ms,
-        inference_count: statistics.inference_count,
-        execution_count: statistics.execution_count,
-        inference_stats: Some(wire::InferStatistics {
-            success: total(statistics.success),
-            fail: total(statistics.fail),
-            queue: total(statistics.queue),
-            compute_input: total(statistics.compute_input),
-            compute_infer: total(statistics.compute_infer),
-            compute_output: total(statistics.compute_output),
-            cache_hit: total(cache.hit),
-            cache_miss: total(cache.miss),
-        }),
-        batch_stats: statistics
-            .batch_sizes
-            .iter()
-            .map(|(rows, size)| wire::InferBatchStatistics {
-                batch_size: *rows as u64,
-                compute_input: total(size.compute_input),
-                compute_infer: total(size.compute_infer),
-                compute_output: total(size.compute_output),
-            })
-            .collect(),
-        ..wire::ModelStatistics::default()
-    }
-}
-
-fn total(total: Total) -> Option<wire::StatisticDuration> {
-    Some(wire::StatisticDuration {
-        count: total.count,
-        ns: u64::try_from(total.duration.as_nanos()).unwrap_or(u64::MAX),
-    })
 }
 
 /// −1 stands for any size; a model that does not say the rank is shown as a vector.

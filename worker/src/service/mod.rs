@@ -15,6 +15,7 @@ pub mod progress;
 mod repository;
 mod respond;
 mod shared;
+mod statistics;
 mod stream;
 
 use std::sync::Arc;

@@ -134,6 +134,10 @@ async fn the_documents_describe_server_and_model() {
         1
     );
 
+    let batching = statistics.batching.as_ref().unwrap();
+    assert_eq!(batching.submitted, 1);
+    assert_eq!(batching.learned[0].points[0].rows, 1);
+
     let index = client
         .repository_index(wire::RepositoryIndexRequest::default())
         .await
