@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::gateway::{Breaker, Retry};
+use crate::gateway::{Breaker, Hedge, Retry};
 use crate::telemetry::Telemetry;
 use crate::worker::{Model, ModelControl, Provider, ProviderOptions, VersionPolicy, Worker};
 
@@ -52,6 +52,15 @@ impl Default for Retry {
             budget_ratio: 0.2,
             budget_min: 3,
             idempotent: true,
+        }
+    }
+}
+
+impl Default for Hedge {
+    fn default() -> Self {
+        Self {
+            quantile: 0.95,
+            min_delay: Duration::from_millis(5),
         }
     }
 }

@@ -149,6 +149,12 @@ fn cases() -> Vec<Case> {
             "Retry",
         ),
         gateway(
+            &[LISTENER, CLUSTER, ROUTE, "[routes.hedge]\n"],
+            "",
+            "routes[0].hedge",
+            "Hedge",
+        ),
+        gateway(
             &[LISTENER, "[[clusters]]\n"],
             "name = \"workers\"\nendpoints = [\"127.0.0.1:8001\"]\n",
             "clusters[0]",

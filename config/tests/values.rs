@@ -75,6 +75,7 @@ fn the_smallest_gateway_has_every_default() {
             timeout: Duration::from_secs(60),
             max_request_bytes: 64 << 20,
             retry,
+            hedge: None,
         }]
     );
     let endpoint = |address: &str| Endpoint {

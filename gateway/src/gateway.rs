@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use forebay_config::gateway as config;
@@ -16,6 +16,7 @@ use crate::telemetry::discovery::Discoveries;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::telemetry::trace::Tracing;
 use crate::traffic::budget::RetryBudget;
+use crate::traffic::hedge::Hedging;
 use crate::traffic::retry::Backoff;
 use crate::traffic::route::{RequestHead, Router};
 
@@ -46,6 +47,8 @@ pub struct Route {
     pub cluster: Arc<Cluster>,
     pub budget: Arc<RetryBudget>,
     pub backoff: Backoff,
+    /// None: the route does not hedge.
+    pub hedging: Option<Arc<Hedging>>,
     pub metrics: Arc<RouteMetrics>,
 }
 
@@ -150,6 +153,7 @@ impl Snapshot {
                         || Arc::new(RetryBudget::new(retry.budget_ratio, retry.budget_min)),
                         |former| former.budget.clone(),
                     ),
+                    hedging: hedging(route, former.copied()),
                     metrics: former
                         .map(|former| former.metrics.clone())
                         .unwrap_or_default(),
@@ -199,6 +203,14 @@ impl Snapshot {
     pub fn routes_by_model(&self) -> bool {
         self.router.needs_model()
     }
+}
+
+/// What was learned lives on while the settings are the same.
+fn hedging(route: &config::Route, former: Option<&Route>) -> Option<Arc<Hedging>> {
+    let config = route.hedge?;
+    let same = former.filter(|former| former.config.hedge == route.hedge);
+    let kept = same.and_then(|former| former.hedging.clone());
+    Some(kept.unwrap_or_else(|| Arc::new(Hedging::new(config, Instant::now()))))
 }
 
 impl Drop for InFlight {

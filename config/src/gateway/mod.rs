@@ -12,7 +12,8 @@ pub use cluster::{Breaker, Cluster, Endpoint, Health, HealthProbe, Policy, Proto
 pub use discovery::{Discovery, DiscoverySource};
 pub use listener::{Listener, ListenerTls};
 pub use route::{
-    HeaderMatch, HeaderValueMatch, HostMatch, Match, Mode, ModelMatch, PathMatch, Retry, Route,
+    HeaderMatch, HeaderValueMatch, Hedge, HostMatch, Match, Mode, ModelMatch, PathMatch, Retry,
+    Route,
 };
 
 use crate::problem::Problems;

@@ -15,6 +15,17 @@ pub struct Route {
     /// Largest request body of a unary call in bytes; larger ones get 413 / RESOURCE_EXHAUSTED.
     pub max_request_bytes: u64,
     pub retry: Retry,
+    /// None: no hedging. Only for unary calls that may be repeated (`retry.idempotent`).
+    pub hedge: Option<Hedge>,
+}
+
+/// A second attempt beside the first when that takes longer than most; the answer that comes first counts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Hedge {
+    /// Of the route's latest answer times: what takes longer is hedged. 0.5 to 0.999.
+    pub quantile: f64,
+    /// Never sooner than this.
+    pub min_delay: Duration,
 }
 
 /// Which data path a request takes.

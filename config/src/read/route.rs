@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Keys, Read, Table, Value, matches, names, nearest};
 use crate::defaults;
-use crate::gateway::{Match, Mode, Protocol, Retry, Route};
+use crate::gateway::{Hedge, Match, Mode, Protocol, Retry, Route};
 use crate::units;
 
 const KEYS: Keys = &[
@@ -16,6 +16,7 @@ const KEYS: Keys = &[
     "max_request_size",
     "match",
     "retry",
+    "hedge",
 ];
 const RETRY_KEYS: Keys = &[
     "attempts",
@@ -26,6 +27,8 @@ const RETRY_KEYS: Keys = &[
     "budget_min",
     "idempotent",
 ];
+
+const HEDGE_KEYS: Keys = &["quantile", "min_delay"];
 
 const MODES: [(&str, Mode); 3] = [
     ("auto", Mode::Auto),
@@ -64,6 +67,7 @@ pub(super) fn catch_all(cluster: &str) -> Route {
         timeout: defaults::ROUTE_TIMEOUT,
         max_request_bytes: defaults::MAX_REQUEST_BYTES,
         retry: Retry::default(),
+        hedge: None,
     }
 }
 
@@ -99,6 +103,7 @@ fn settings(
         value.bytes(1..=LARGEST_MESSAGE)
     });
     let retry = retry(table, timeout.unwrap_or(LONGEST));
+    let hedge = hedge(table, retry.as_ref().ok());
     Ok(Route {
         name: name?,
         matches: matches?,
@@ -107,6 +112,7 @@ fn settings(
         timeout: timeout?,
         max_request_bytes: max_request_bytes?,
         retry: retry?,
+        hedge: hedge?,
     })
 }
 
@@ -173,4 +179,31 @@ fn retry(route: &Table<'_>, timeout: Duration) -> Read<Retry> {
         budget_min: budget_min?,
         idempotent: idempotent?,
     })
+}
+
+fn hedge(route: &Table<'_>, retry: Option<&Retry>) -> Read<Option<Hedge>> {
+    let Some(value) = route.get("hedge") else {
+        return Ok(None);
+    };
+    if retry.is_some_and(|retry| !retry.idempotent) {
+        return value
+            .wrong("no hedge beside retry.idempotent = false: both attempts may be executed");
+    }
+    let Some(table) = route.switch("hedge", HEDGE_KEYS)? else {
+        return Ok(None);
+    };
+    let default = Hedge::default();
+    let quantile = table.or("quantile", default.quantile, |value| {
+        match value.ratio()? {
+            quantile if (0.5..=0.999).contains(&quantile) => Ok(quantile),
+            _ => value.wrong("a ratio from 0.5 to 0.999"),
+        }
+    });
+    let min_delay = table.or("min_delay", default.min_delay, |value| {
+        value.duration(Duration::ZERO..=LONGEST_BACKOFF)
+    });
+    Ok(Some(Hedge {
+        quantile: quantile?,
+        min_delay: min_delay?,
+    }))
 }

@@ -47,35 +47,35 @@ impl Cluster {
     }
 
     /// Leases the endpoint that the policy prefers, avoiding those already `tried` while another one can
-    /// take the request. Of a large fleet some members are drawn; all are looked at only when none of those can.
+    /// take the request.
     pub fn lease(&self, tried: &[usize], random: u64, now: Instant) -> Result<Lease, NoEndpoint> {
-        let drawn = (self.members.len() > balance::FULL_SCAN).then(|| {
-            let mut fresh = Candidates::new();
-            for index in self.draw.positions(random) {
-                let known = fresh.iter().any(|candidate| candidate.index == index);
-                if !known && !tried.contains(&index) {
-                    fresh.extend(self.candidate(index, now));
-                }
-            }
-            self.choose(&mut fresh, random, now)
-        });
-        if let Some(lease) = drawn.flatten() {
-            return Ok(lease);
-        }
-        let mut fresh = Candidates::new();
-        let mut again: SmallVec<[Candidate; 4]> = SmallVec::new();
-        for index in 0..self.members.len() {
-            if let Some(candidate) = self.candidate(index, now) {
-                if tried.contains(&index) {
-                    again.push(candidate);
-                } else {
-                    fresh.push(candidate);
-                }
-            }
-        }
-        self.choose(&mut fresh, random, now)
-            .or_else(|| self.choose(&mut again, random, now))
+        let again = || {
+            let tried = tried.iter().filter_map(|index| self.candidate(*index, now));
+            self.choose(&mut tried.collect(), random, now)
+        };
+        self.lease_other(tried, random, now)
+            .or_else(again)
             .ok_or(NoEndpoint)
+    }
+
+    /// The same, but never one of those `tried`. Of a large fleet some members are drawn; all are looked at only
+    /// when none of those can take the request.
+    pub fn lease_other(&self, tried: &[usize], random: u64, now: Instant) -> Option<Lease> {
+        if self.members.len() > balance::FULL_SCAN {
+            let mut drawn = Candidates::new();
+            for index in self.draw.positions(random) {
+                let known = drawn.iter().any(|candidate| candidate.index == index);
+                if !known && !tried.contains(&index) {
+                    drawn.extend(self.candidate(index, now));
+                }
+            }
+            if let Some(lease) = self.choose(&mut drawn, random, now) {
+                return Some(lease);
+            }
+        }
+        let others = (0..self.members.len()).filter(|index| !tried.contains(index));
+        let candidates = others.filter_map(|index| self.candidate(index, now));
+        self.choose(&mut candidates.collect(), random, now)
     }
 
     /// The member as a choice; None when it may not take traffic now.
@@ -85,12 +85,7 @@ impl Cluster {
         member.endpoint.candidate(index, member.weight, policy, now)
     }
 
-    fn choose<const N: usize>(
-        &self,
-        candidates: &mut SmallVec<[Candidate; N]>,
-        random: u64,
-        now: Instant,
-    ) -> Option<Lease> {
+    fn choose(&self, candidates: &mut Candidates, random: u64, now: Instant) -> Option<Lease> {
         while !candidates.is_empty() {
             let position = self.policy.choose(candidates, random)?;
             let index = candidates.get(position)?.index;

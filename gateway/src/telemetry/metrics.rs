@@ -22,6 +22,8 @@ const CODES: usize = 17;
 pub struct RouteMetrics {
     by_code: [AtomicU64; CODES],
     retries: AtomicU64,
+    hedges: AtomicU64,
+    hedges_won: AtomicU64,
     duration: Histogram,
 }
 
@@ -41,6 +43,16 @@ impl RouteMetrics {
 
     pub fn retried(&self) {
         self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A second attempt began beside the first.
+    pub fn hedged(&self) {
+        self.hedges.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It answered, and first.
+    pub fn hedge_won(&self) {
+        self.hedges_won.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -97,18 +109,31 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
             }
         }
     }
-    out.head(
-        "forebay_retries_total",
-        "counter",
-        "Attempts beyond the first, by route.",
-    );
-    for route in &snapshot.routes {
-        let labels = format!("route=\"{}\"", escape(&route.config.name));
-        out.line(
+    type Count = fn(&RouteMetrics) -> &AtomicU64;
+    let counts: [(&str, &str, Count); 3] = [
+        (
             "forebay_retries_total",
-            &labels,
-            route.metrics.retries.load(Ordering::Relaxed) as f64,
-        );
+            "Attempts after one that failed, by route.",
+            |metrics| &metrics.retries,
+        ),
+        (
+            "forebay_hedges_total",
+            "Second attempts beside one that took long, by route.",
+            |metrics| &metrics.hedges,
+        ),
+        (
+            "forebay_hedges_won_total",
+            "Second attempts whose answer was used, by route.",
+            |metrics| &metrics.hedges_won,
+        ),
+    ];
+    for (name, help, count) in counts {
+        out.head(name, "counter", help);
+        for route in &snapshot.routes {
+            let labels = format!("route=\"{}\"", escape(&route.config.name));
+            let count = count(&route.metrics).load(Ordering::Relaxed);
+            out.line(name, &labels, count as f64);
+        }
     }
     out.head(
         "forebay_retries_in_flight",

@@ -9,6 +9,8 @@ pub mod budget;
 pub mod deadline;
 pub mod ewma;
 pub mod health;
+pub mod hedge;
+pub mod quantile;
 pub mod retry;
 pub mod route;
 pub mod service_line;

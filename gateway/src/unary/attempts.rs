@@ -1,7 +1,8 @@
 //! The attempts of one call: lease an endpoint, exchange, and decide from the outcome whether to go again.
 //!
 //! One deadline bounds all attempts. A retry goes to an endpoint that was not tried while there is one, waits
-//! a jittered backoff, and needs leave from the route's retry budget.
+//! a jittered backoff, and needs leave from the route's retry budget. Each attempt may have a second one beside it,
+//! see `hedge`.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
 use opentelemetry::KeyValue;
 use smallvec::SmallVec;
 
-use super::headers;
+use super::{headers, hedge};
 use crate::fleet::{Endpoint, Lease};
 use crate::gateway::Route;
 use crate::refusal::Refusal;
@@ -83,8 +84,11 @@ impl Tail {
     }
 }
 
+/// Endpoints that were asked, by their place in the cluster.
+pub(super) type Tried = SmallVec<[usize; 4]>;
+
 /// What one attempt came to, when it did not succeed.
-struct Failed {
+pub(super) struct Failed {
     failure: Failure,
     /// The worker's own error answer: passed on when there is no further attempt.
     answer: Option<Answered>,
@@ -95,7 +99,7 @@ struct Failed {
 /// Runs the call to its end. Errors are the gateway's own; a worker's error status is an answer.
 pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answered, Refusal> {
     let retry = &route.config.retry;
-    let mut tried: SmallVec<[usize; 4]> = SmallVec::new();
+    let mut tried = Tried::new();
     let mut last: Option<Failed> = None;
     let mut token = None;
     for number in 1..=retry.attempts {
@@ -109,7 +113,6 @@ pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answ
                 None => Err(Refusal::NoHealthyEndpoint(route.config.cluster.clone())),
             };
         };
-        tried.push(lease.index);
         let attempt = Attempt {
             route,
             call: &call,
@@ -119,7 +122,7 @@ pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answ
             time,
             number,
         };
-        let failed = match pin!(attempt.run()).await {
+        let failed = match pin!(hedge::run(attempt, &mut tried)).await {
             Ok(answered) => {
                 route.budget.succeeded(now);
                 return Ok(answered);
@@ -147,20 +150,20 @@ pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answ
 }
 
 /// One attempt, about to be made.
-struct Attempt<'a> {
-    route: &'a Route,
-    call: &'a Call,
-    trace: &'a RequestTrace,
-    lease: Lease,
-    started: Instant,
+pub(super) struct Attempt<'a> {
+    pub(super) route: &'a Route,
+    pub(super) call: &'a Call,
+    pub(super) trace: &'a RequestTrace,
+    pub(super) lease: Lease,
+    pub(super) started: Instant,
     /// What it may take.
-    time: Duration,
+    pub(super) time: Duration,
     /// From 1.
-    number: u32,
+    pub(super) number: u32,
 }
 
 impl Attempt<'_> {
-    async fn run(self) -> Result<Answered, Failed> {
+    pub(super) async fn run(self) -> Result<Answered, Failed> {
         let mut request_headers = self.call.headers.clone();
         headers::set_timeout(&mut request_headers, self.time);
         let span = self
@@ -256,6 +259,10 @@ impl Attempt<'_> {
 }
 
 impl Failed {
+    pub(super) fn out_of_time(&self) -> bool {
+        self.out_of_time
+    }
+
     /// What the client gets when this was the last attempt.
     fn into_result(self, route: &Route, call: &Call) -> Result<Answered, Refusal> {
         let cluster = || route.config.cluster.clone();

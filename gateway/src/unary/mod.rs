@@ -8,6 +8,7 @@ mod attempts;
 mod body;
 mod grpc;
 pub mod headers;
+mod hedge;
 mod inflate;
 mod rest;
 

@@ -25,6 +25,7 @@ fn route(matches: Match) -> Route {
             budget_min: 0,
             idempotent: false,
         },
+        hedge: None,
     }
 }
 
