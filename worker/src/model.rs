@@ -23,6 +23,7 @@ use crate::engine::{Engine, LoadedModel, NodeShare, content};
 use crate::inference::{InferError, InferRequest, Signature};
 use crate::measure::{Batches, Requests};
 use crate::repository::labels::Labels;
+use crate::repository::pbtxt::{Reshapes, Understood};
 
 pub use crate::batch::statistics::{BatchSize, Statistics, Total};
 
@@ -32,7 +33,12 @@ const WARM_UP: Duration = Duration::from_secs(2);
 /// A model that takes requests until it is shut down. Dropping it shuts it down.
 pub struct Model {
     common: Arc<Common>,
+    /// As the engine has it.
     signature: Signature,
+    /// As clients see it.
+    seen: Signature,
+    reshapes: Reshapes,
+    said: Option<Understood>,
     config: ModelConfig,
     labels: Labels,
     provider: &'static str,
@@ -50,6 +56,8 @@ pub struct ModelSpec {
     pub config: ModelConfig,
     /// Of the classes of its outputs.
     pub labels: Labels,
+    /// What the `config.pbtxt` of a Triton repository says; the signature of `loaded` is as it wants it.
+    pub said: Option<Understood>,
     pub observer: Arc<dyn BatchObserver>,
 }
 
@@ -89,11 +97,18 @@ impl Model {
             padding,
             batches: Batches::default(),
         });
+        let (reshapes, seen) = match &spec.said {
+            Some(said) => Reshapes::new(&said.declared, &loaded.signature),
+            None => (Reshapes::default(), loaded.signature.clone()),
+        };
         let cache = config.response_cache_bytes;
         let model = Self {
             cache: (cache > 0).then(|| Arc::new(Cache::new(cache))),
             common,
             signature: loaded.signature,
+            seen,
+            reshapes,
+            said: spec.said,
             config,
             labels: spec.labels,
             provider: loaded.provider,
@@ -123,7 +138,17 @@ impl Model {
     }
 
     pub fn signature(&self) -> &Signature {
-        &self.signature
+        &self.seen
+    }
+
+    /// What the `config.pbtxt` of a Triton repository says of it, if it has one.
+    pub fn said(&self) -> Option<&Understood> {
+        self.said.as_ref()
+    }
+
+    /// Between the shapes that clients see and the engine's.
+    pub fn reshapes(&self) -> &Reshapes {
+        &self.reshapes
     }
 
     pub fn config(&self) -> &ModelConfig {
@@ -175,13 +200,14 @@ impl Model {
         admitted
     }
 
-    fn admit(&self, request: InferRequest, now: Instant) -> Result<Ticket, InferError> {
-        for (index, tensor) in &request.inputs {
+    fn admit(&self, mut request: InferRequest, now: Instant) -> Result<Ticket, InferError> {
+        for (index, tensor) in &mut request.inputs {
             let spec = self.signature.inputs.get(*index);
             let spec = spec.ok_or_else(|| {
                 InferError::InvalidInput(format!("the model has no input {index}"))
             })?;
             content::check(&spec.name, tensor).map_err(InferError::InvalidInput)?;
+            self.reshapes.input(*index, tensor);
         }
         if request.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(InferError::DeadlineInQueue(self.name().to_owned()));

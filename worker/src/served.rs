@@ -156,13 +156,21 @@ impl Served {
     async fn run(&self, request: InferRequest, now: Instant) -> Answer {
         match self {
             Self::Model(model) => {
+                let reshaped = model.reshapes().changes_outputs();
+                let wanted = reshaped.then(|| request.outputs.clone());
                 let answer = model.submit(request, now)?.await;
-                answer.unwrap_or_else(|_| {
+                let mut answer = answer.unwrap_or_else(|_| {
                     Err(InferError::Engine {
                         model: model.name().into(),
                         message: "it dropped the request".to_owned(),
                     })
-                })
+                });
+                if let (Some(wanted), Ok(response)) = (wanted, &mut answer) {
+                    for (index, tensor) in wanted.into_iter().zip(&mut response.outputs) {
+                        model.reshapes().output(index, tensor);
+                    }
+                }
+                answer
             }
         }
     }

@@ -60,6 +60,7 @@ impl Bed {
             version: 1,
             config,
             labels: Labels::default(),
+            said: None,
             observer: Arc::new(observer.clone()),
         };
         let (start_drain, drain) = watch::channel(false);

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::batch::curve::{HOPELESS, sizes};
 use crate::batch::gather::Gather;
 use crate::batch::scatter::scatter;
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::inference::{InferRequest, Signature, Tensor, TensorSpec};
 
 /// What stands for a free dimension that is not the batch axis.
@@ -106,6 +106,16 @@ pub fn warm_up(
         }
     }
     learned
+}
+
+/// Runs one request on its own.
+///
+/// # Errors
+/// The engine's.
+pub fn run_alone(engine: &mut dyn Engine, request: &InferRequest) -> Result<(), EngineError> {
+    let mut gather = Gather::default();
+    let inputs = gather.gather(&[request], request.rows, None);
+    engine.run(&inputs, &request.outputs).map(drop)
 }
 
 enum Turn {

@@ -47,6 +47,7 @@ fn start_with(
         version: 3,
         config,
         labels: Labels::default(),
+        said: None,
         observer,
     };
     let model = Model::start(loaded, spec).unwrap();

@@ -89,11 +89,11 @@ pub fn plan(contents: &Contents, policy: &VersionPolicy, file: &str) -> Plan {
     }
 }
 
-/// The file itself, or the one of that name in a folder of that name, where a model lies beside its weights.
+/// The file itself, or `MODEL_FILE` in a folder of that name, where a model lies beside its weights.
 fn model_file(contents: &Contents, version: u64, file: &str) -> Result<String, String> {
     let paths = [
         format!("{version}/{file}"),
-        format!("{version}/{file}/{file}"),
+        format!("{version}/{file}/{MODEL_FILE}"),
     ];
     let found = paths
         .into_iter()

@@ -14,9 +14,12 @@ use crate::batch::report::BatchObserver;
 use crate::engine::onnx::{self, Runtime, SessionOptions};
 use crate::model::{Model, ModelSpec};
 use crate::repository::disk;
+use crate::repository::first_requests;
 use crate::repository::labels::Labels;
-use crate::repository::layout::{self, MODEL_FILE, Plan};
+use crate::repository::layout::{self, Plan};
+use crate::repository::pbtxt::FILE;
 use crate::repository::registry::Registry;
+use crate::repository::settings::Settings;
 use crate::repository::watch::{Anew, Change, Watch};
 use crate::served::Served;
 
@@ -183,14 +186,17 @@ impl Loader {
         Some(match folder.contents {
             Ok(contents) => {
                 self.watch.acted_on(name, &contents);
-                layout::plan(&contents, &self.settings(name).versions, MODEL_FILE)
+                match Settings::read(&self.config, name) {
+                    Ok(settings) => {
+                        tell_notes(name, &settings);
+                        let versions = &settings.config.versions;
+                        layout::plan(&contents, versions, settings.model_file())
+                    }
+                    Err(reason) => Plan::broken(reason),
+                }
             }
             Err(reason) => Plan::broken(format!("the folder cannot be read: {reason}")),
         })
-    }
-
-    fn settings(&self, name: &str) -> ModelConfig {
-        self.config.model(name)
     }
 
     /// Loads what the plan wants, but for what is served already and not to be loaded anew; then lets go of what
@@ -254,20 +260,25 @@ impl Loader {
 
     /// Loads and warms one version. Panics of the binding on exotic models are a reason like any other.
     fn load_version(&self, name: &str, version: u64, path: &str) -> Result<Model, String> {
-        let config = self.settings(name);
+        let Settings { config, said } = Settings::read(&self.config, name)?;
         let threads = config.threads.or(self.config.threads);
         let threads = threads.unwrap_or_else(|| threads_of_each(&config));
         let options = SessionOptions::new(&config, threads);
         let folder = self.config.repository.join(name);
         let path = folder.join(path);
         let load = || {
-            let loaded = onnx::load_model(&self.runtime, Path::new(&path), options)?;
+            let mut loaded = onnx::load_model(&self.runtime, Path::new(&path), options)?;
+            if let Some(said) = &said {
+                said.declared.apply(name, &mut loaded.signature)?;
+                first_requests::run(&folder, said, &mut loaded)?;
+            }
             let labels = Labels::read(&folder, &config.labels, &loaded.signature)?;
             let spec = ModelSpec {
                 name: name.to_owned(),
                 version,
                 config,
                 labels,
+                said,
                 observer: Arc::clone(&self.observer),
             };
             Model::start(loaded, spec)
@@ -324,6 +335,13 @@ impl std::fmt::Debug for Loader {
             .debug_struct("Loader")
             .field("repository", &self.config.repository)
             .finish_non_exhaustive()
+    }
+}
+
+/// What of the model's own configuration is not honoured; nobody should believe it is.
+fn tell_notes(name: &str, settings: &Settings) {
+    for note in settings.said.iter().flat_map(|said| &said.notes) {
+        tracing::warn!("model '{name}', {FILE}: {note}");
     }
 }
 

@@ -5,12 +5,14 @@
 
 mod control;
 mod disk;
+mod first_requests;
 pub mod labels;
 mod layout;
 mod lifecycle;
 mod loader;
 pub mod pbtxt;
 mod registry;
+mod settings;
 mod watch;
 
 pub use control::{Commands, Control, ControlError};

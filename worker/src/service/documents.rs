@@ -3,6 +3,8 @@
 //! Shapes in metadata hold the batch axis; those in a configuration do not when the model batches, as
 //! Triton's clients expect.
 
+mod settings;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -95,7 +97,11 @@ impl Front {
     ) -> Result<wire::ModelConfigResponse, Fault> {
         let served = self.model(name, version)?;
         let config = match &*served {
-            Served::Model(model) => configuration(model, served.row_limit()),
+            Served::Model(model) => {
+                let mut config = configuration(model, served.row_limit());
+                settings::complete(model, &mut config);
+                config
+            }
         };
         Ok(wire::ModelConfigResponse {
             config: Some(config),

@@ -43,6 +43,7 @@ fn start_cutting(script: &Arc<Script>, outputs: &[&str]) -> Result<Model, String
             ..config()
         },
         labels: Labels::default(),
+        said: None,
         observer: Arc::new(NoObserver),
     };
     let model = Model::start(loaded, spec)?;

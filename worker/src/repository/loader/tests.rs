@@ -12,6 +12,7 @@ use super::*;
 use crate::batch::report::NoObserver;
 use crate::engine::onnx::testmodel::{FLOAT, INT64, TestModel};
 use crate::inference::{InferError, InferRequest, Tensor};
+use crate::repository::layout::MODEL_FILE;
 use crate::repository::lifecycle::ModelState;
 use crate::repository::registry::LookupError;
 

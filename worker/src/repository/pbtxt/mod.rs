@@ -11,6 +11,7 @@
 mod batching;
 mod parameters;
 mod placement;
+mod reshape;
 mod signature;
 mod tensors;
 mod text;
@@ -21,6 +22,7 @@ use forebay_config::worker::{Model, Overrides, VersionPolicy};
 use forebay_proto::inference::ModelConfig;
 use forebay_proto::inference::model_version_policy::PolicyChoice;
 
+pub use reshape::Reshapes;
 pub use signature::{Batching, Declared, DeclaredTensor};
 pub use warmup::{Content, Sample, SampleInput};
 

@@ -1,11 +1,15 @@
 //! `model_warmup`: requests to run before the model is called ready.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 use forebay_proto::inference::model_warmup::Input;
 use forebay_proto::inference::model_warmup::input::InputDataType;
 use forebay_proto::inference::{ModelConfig, ModelWarmup};
 use forebay_proto::tensor::DataType;
 
-use super::Findings;
+use super::{Findings, Reshapes};
+use crate::inference::{InferRequest, Signature, Tensor};
 
 /// One request, to be run `count` times.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,3 +109,138 @@ fn content(input: &Input) -> Result<Content, String> {
         None => Err("must say one of zero_data, random_data, input_data_file".to_owned()),
     }
 }
+
+/// Random numbers need not be good ones.
+const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+const LARGEST_INPUT: usize = 256 << 20;
+
+impl Sample {
+    /// The request that it stands for, as the engine takes it. `files`: the content of each file that it names.
+    ///
+    /// # Errors
+    /// It does not fit the model. One line.
+    pub fn request(
+        &self,
+        signature: &Signature,
+        reshapes: &Reshapes,
+        files: &BTreeMap<String, Bytes>,
+    ) -> Result<InferRequest, String> {
+        let wrong = |reason: String| format!("model_warmup '{}' {reason}", self.name);
+        let mut inputs = Vec::new();
+        for input in &self.inputs {
+            let found = signature
+                .inputs
+                .iter()
+                .position(|spec| spec.name == input.name);
+            let (name, index) = (&input.name, found);
+            let index = index
+                .ok_or_else(|| wrong(format!("has input '{name}', which the model has not")))?;
+            let datatype = signature.inputs[index].datatype;
+            if datatype != input.datatype {
+                let (said, wanted) = (input.datatype, datatype);
+                return Err(wrong(format!(
+                    "has {said} for input '{name}', the model expects {wanted}"
+                )));
+            }
+            let mut tensor = self
+                .tensor(input, signature.batched, files)
+                .map_err(wrong)?;
+            reshapes.input(index, &mut tensor);
+            inputs.push((index, tensor));
+        }
+        inputs.sort_by_key(|(index, _)| *index);
+        for (index, spec) in signature.inputs.iter().enumerate() {
+            if !spec.optional && !inputs.iter().any(|(given, _)| *given == index) {
+                return Err(wrong(format!("has no input '{}'", spec.name)));
+            }
+        }
+        Ok(InferRequest {
+            inputs,
+            outputs: (0..signature.outputs.len()).collect(),
+            rows: self.rows(signature.batched),
+            deadline: None,
+            priority: 0,
+            trace: None,
+        })
+    }
+
+    fn rows(&self, batched: bool) -> usize {
+        if batched {
+            (self.batch_size as usize).max(1)
+        } else {
+            1
+        }
+    }
+
+    fn tensor(
+        &self,
+        input: &SampleInput,
+        batched: bool,
+        files: &BTreeMap<String, Bytes>,
+    ) -> Result<Tensor, String> {
+        let rows = self.rows(batched);
+        let elements = input.dims.iter().try_fold(1_usize, |product, size| {
+            product.checked_mul(usize::try_from(*size).ok()?)
+        });
+        // An empty string is its length of zero, four bytes of zero.
+        let width = input.datatype.size().unwrap_or(4);
+        let row = elements.and_then(|elements| elements.checked_mul(width));
+        let row = row.filter(|row| {
+            row.checked_mul(rows)
+                .is_some_and(|all| all <= LARGEST_INPUT)
+        });
+        let name = &input.name;
+        let row = row.ok_or_else(|| format!("is too large in input '{name}'"))?;
+        let data = match &input.content {
+            Content::Zero => vec![0; row * rows],
+            Content::Random => random(input.datatype, row * rows),
+            Content::File(file) => {
+                let content = files.get(file).cloned().unwrap_or_default();
+                if content.len() != row && input.datatype.size().is_some() {
+                    return Err(format!(
+                        "expects {row} bytes for input '{name}', but the file '{file}' has {}",
+                        content.len()
+                    ));
+                }
+                content.repeat(rows)
+            }
+        };
+        let mut shape: Vec<i64> = Vec::new();
+        shape.extend(batched.then_some(i64::try_from(rows).unwrap_or(1)));
+        shape.extend(&input.dims);
+        Ok(Tensor {
+            datatype: input.datatype,
+            shape,
+            data: Bytes::from(data),
+        })
+    }
+}
+
+/// Zeros and ones of the datatype, so that they are as good for indexes as for measures; strings are empty.
+fn random(datatype: DataType, bytes: usize) -> Vec<u8> {
+    let one: &[u8] = match datatype {
+        DataType::Bool | DataType::Int8 | DataType::Uint8 => &[1],
+        DataType::Int16 | DataType::Uint16 => &[1, 0],
+        DataType::Int32 | DataType::Uint32 => &[1, 0, 0, 0],
+        DataType::Int64 | DataType::Uint64 => &[1, 0, 0, 0, 0, 0, 0, 0],
+        DataType::Fp16 => &[0, 0x3c],
+        DataType::Bf16 => &[0x80, 0x3f],
+        DataType::Fp32 => &[0, 0, 0x80, 0x3f],
+        DataType::Fp64 => &[0, 0, 0, 0, 0, 0, 0xf0, 0x3f],
+        DataType::Bytes => return vec![0; bytes],
+    };
+    let mut state = SEED;
+    let mut data = vec![0; bytes];
+    for element in data.chunks_exact_mut(one.len()) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        if state & 1 == 1 {
+            element.copy_from_slice(one);
+        }
+    }
+    data
+}
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,7 @@ fn model(name: &str) -> Arc<Served> {
         version: 2,
         config: ModelConfig::default(),
         labels: Labels::default(),
+        said: None,
         observer: Arc::new(NoObserver),
     };
     Arc::new(Model::start(loaded, spec).unwrap().into())

@@ -1,0 +1,46 @@
+//! How one model is to be served: what the worker's configuration says, and the `config.pbtxt` in the model's
+//! folder, if there is one.
+
+use std::io::ErrorKind;
+
+use forebay_config::worker::{Model, Worker};
+
+use crate::repository::layout::MODEL_FILE;
+use crate::repository::pbtxt::{self, Understood};
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    pub config: Model,
+    /// What the model's folder says; what of it can be is in `config`.
+    pub said: Option<Understood>,
+}
+
+impl Settings {
+    /// # Errors
+    /// The file cannot be read or is wrong. One line.
+    pub fn read(worker: &Worker, name: &str) -> Result<Self, String> {
+        let path = worker.repository.join(name).join(pbtxt::FILE);
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Ok(Self {
+                    config: worker.model(name),
+                    said: None,
+                });
+            }
+            Err(error) => return Err(format!("{}: {error}", pbtxt::FILE)),
+        };
+        let said = pbtxt::read(&text, name, &worker.defaults)?;
+        Ok(Self {
+            config: worker.model_over(name, said.overrides.over(worker.defaults.clone())),
+            said: Some(said),
+        })
+    }
+
+    /// The name of the model's file in each version.
+    pub fn model_file(&self) -> &str {
+        let said = self.said.as_ref();
+        said.and_then(|said| said.model_file.as_deref())
+            .unwrap_or(MODEL_FILE)
+    }
+}
