@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use forebay_config::telemetry::Telemetry;
 use forebay_worker::args::Args;
 use forebay_worker::engine::onnx;
 use forebay_worker::process;
@@ -31,7 +32,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         process::announce("configuration is valid");
         return Ok(());
     }
-    logs::init(&config.telemetry.log_level);
+    let logs = logs::init(&config.telemetry.log_level);
     let library = onnx::load(config.onnxruntime.as_deref())?;
     tracing::info!(
         "ONNX Runtime {} from {}",
@@ -45,9 +46,17 @@ fn run(args: &Args) -> anyhow::Result<()> {
         .build()?;
     let spans = {
         let _inside = runtime.enter();
-        forebay_otlp::exporter(&config.telemetry)?
+        // The worker samples by itself, as clients may change how.
+        forebay_otlp::exporter(&Telemetry {
+            sampling_ratio: 1.0,
+            ..config.telemetry.clone()
+        })?
     };
-    let served = runtime.block_on(process::serve(config, library, spans.as_ref()));
+    let telemetry = process::Telemetry {
+        logs,
+        spans: spans.as_ref(),
+    };
+    let served = runtime.block_on(process::serve(config, library, telemetry));
     if let Some(error) = spans.and_then(|spans| spans.shutdown_with_timeout(LAST_SPANS).err()) {
         tracing::warn!("the last spans could not be exported: {error}");
     }

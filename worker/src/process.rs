@@ -15,11 +15,13 @@ use crate::engine::onnx::Runtime;
 use crate::http;
 use crate::load::sample;
 use crate::repository::{Commands, Control, Counts, LoadEvent, Loader, Registry, Watch};
+use crate::server::tls::{self, TlsError};
 use crate::server::{Protocols, Server};
-use crate::service::{Front, grpc};
+use crate::service::{Front, Guard, grpc};
 use crate::shared_memory::Regions;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Observer;
+use crate::telemetry::logs::Logs;
 use crate::telemetry::spans::Tracing;
 
 /// For runs that are still going on when the connections are gone.
@@ -39,13 +41,25 @@ pub enum ServeError {
     Thread(std::io::Error),
     #[error("{0}")]
     Repository(String),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("{0}")]
+    Token(String),
+}
+
+/// What was set up before serving.
+#[derive(Debug)]
+pub struct Telemetry<'a> {
+    pub logs: Logs,
+    /// Lets requests without a parent pass; the worker samples them.
+    pub spans: Option<&'a SdkTracerProvider>,
 }
 
 /// Serves until SIGTERM or SIGINT, then drains; a second signal cuts the draining short.
 pub async fn serve(
     config: Worker,
     library: Runtime,
-    spans: Option<&SdkTracerProvider>,
+    telemetry: Telemetry<'_>,
 ) -> Result<(), ServeError> {
     let mut shutdown = Shutdown::listen().map_err(ServeError::Signals)?;
     let (start_drain, drain) = watch::channel(false);
@@ -60,8 +74,10 @@ pub async fn serve(
         registry: Arc::new(Registry::new()),
         control,
         regions: Regions::default(),
+        guard: Guard::new(config.repository_token_file.clone()).map_err(ServeError::Token)?,
+        logs: telemetry.logs,
         observer: Observer {
-            tracing: Tracing::new(spans),
+            tracing: Tracing::new(telemetry.spans, config.telemetry.sampling_ratio),
             ..Observer::default()
         },
         load: Arc::default(),
@@ -109,8 +125,11 @@ async fn listen(
         let server = Server::bind(address, protocols, drain.clone(), config.drain_timeout)
             .await
             .map_err(refuse)?;
+        let tls = config.tls.as_ref();
+        let tls = tls.map(|tls| tls::acceptor(tls, protocols)).transpose()?;
+        let server = server.with_tls(tls);
         let bound = server.address().map_err(refuse)?;
-        Ok((server, bound))
+        Ok::<_, ServeError>((server, bound))
     };
     let (grpc_server, grpc_address) = bind(config.listen, Protocols::Http2).await?;
     let http_server = match config.http_listen {

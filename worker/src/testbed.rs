@@ -17,9 +17,10 @@ use crate::model::{Model, ModelSpec};
 use crate::repository::labels::Labels;
 use crate::repository::{Control, Registry};
 use crate::server::{Protocols, Server};
-use crate::service::{Front, grpc};
+use crate::service::{Front, Guard, grpc};
 use crate::shared_memory::Regions;
 use crate::telemetry::Observer;
+use crate::telemetry::logs::Logs;
 use crate::telemetry::spans::Tracing;
 
 pub const MAX_MESSAGE_BYTES: usize = 64 << 10;
@@ -43,7 +44,7 @@ impl Bed {
         let script = Arc::new(Script::default());
         let spans = Spans::default();
         let observer = Observer {
-            tracing: Tracing::new(Some(&spans.provider(0.0))),
+            tracing: Tracing::new(Some(&spans.provider()), 0.0),
             ..Observer::default()
         };
         let factory: EngineFactory = script.factory();
@@ -68,6 +69,8 @@ impl Bed {
             registry: Arc::new(Registry::of([Model::start(loaded, spec).unwrap()])),
             control: Control::none(),
             regions: Regions::default(),
+            guard: Guard::default(),
+            logs: Logs::default(),
             observer,
             load: Arc::default(),
             max_message_bytes: MAX_MESSAGE_BYTES,
@@ -112,13 +115,11 @@ impl Bed {
 pub struct Spans(Arc<Mutex<Vec<SpanData>>>);
 
 impl Spans {
-    /// Requests without a parent are traced at `ratio`.
-    pub fn provider(&self, ratio: f64) -> SdkTracerProvider {
+    /// What it is asked for is recorded.
+    pub fn provider(&self) -> SdkTracerProvider {
         SdkTracerProvider::builder()
             .with_simple_exporter(self.clone())
-            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(
-                ratio,
-            ))))
+            .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOn)))
             .build()
     }
 

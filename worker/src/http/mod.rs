@@ -4,6 +4,7 @@
 //! comes from the same `Front` as over gRPC.
 
 mod body;
+mod compress;
 mod refusal;
 
 use std::borrow::Cow;
@@ -32,12 +33,17 @@ const WORTH_A_THREAD: usize = 128 << 10;
 pub async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Body> {
     let at = Instant::now();
     let (parts, body) = request.into_parts();
+    let answer = plain_answer(&front, &parts, body, at).await;
+    compress::compress(&parts.headers, answer).await
+}
+
+async fn plain_answer(front: &Front, parts: &Parts, body: Incoming, at: Instant) -> Response<Body> {
     if parts.uri.path() == "/metrics" {
-        return metrics(&front, &parts.method);
+        return metrics(front, &parts.method);
     }
     let answered = match Call::parse(&parts.method, parts.uri.path()) {
-        Ok(Some(Call::Infer(model))) => return traced(&front, &model, &parts, body, at).await,
-        Ok(Some(call)) => document(&front, call, &parts, body).await,
+        Ok(Some(Call::Infer(model))) => return traced(front, &model, parts, body, at).await,
+        Ok(Some(call)) => document(front, call, parts, body).await,
         Ok(None) => Err(Refusal::from(Fault::NotFound(format!(
             "there is no '{}' here",
             parts.uri.path()
@@ -89,18 +95,36 @@ async fn document(
             ))
         }
         Call::RepositoryLoad(name) => {
+            front.guard.check(&parts.headers)?;
             let body = body::read(&parts.headers, body, front.max_message_bytes).await?;
             front.load_model(rest::load_request(&name, &body)?).await?;
             Response::new(Body::Empty)
         }
         Call::RepositoryUnload(name) => {
+            front.guard.check(&parts.headers)?;
             let body = body::read(&parts.headers, body, front.max_message_bytes).await?;
             let request = rest::unload_request(&name, &body)?;
             front.unload_model(request).await?;
             Response::new(Body::Empty)
         }
         Call::Memory(call) => memory(front, call, parts, body).await?,
-        Call::Infer(_) | Call::TraceSetting(_) | Call::LogSettings => {
+        Call::TraceSetting(model) => {
+            let body = body::read(&parts.headers, body, front.max_message_bytes).await?;
+            let request = rest::trace_request(model.as_deref(), &body)?;
+            if !request.settings.is_empty() {
+                front.guard.check(&parts.headers)?;
+            }
+            json(rest::trace_settings(&front.trace_settings(&request)?))
+        }
+        Call::LogSettings => {
+            let body = body::read(&parts.headers, body, front.max_message_bytes).await?;
+            let request = rest::log_request(&body)?;
+            if !request.settings.is_empty() {
+                front.guard.check(&parts.headers)?;
+            }
+            json(rest::log_settings(&front.log_settings(&request)?))
+        }
+        Call::Infer(_) => {
             return Err(Fault::Unimplemented(format!(
                 "this server does not support '{}'",
                 parts.uri.path()
@@ -119,6 +143,9 @@ async fn memory(
 ) -> Result<Response<Body>, Refusal> {
     use rest::Memory::{Cuda, System};
     let named = |region: Option<Cow<'_, str>>| region.unwrap_or_default().into_owned();
+    if call.method() == "POST" {
+        front.guard.check(&parts.headers)?;
+    }
     Ok(match call {
         MemoryCall::Status(System, region) => {
             json(rest::system_memory(&front.system_memory(&named(region))?))

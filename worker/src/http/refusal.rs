@@ -3,7 +3,7 @@
 use std::fmt;
 
 use forebay_proto::rest::{RestError, error_body};
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 
 use crate::server::Body;
@@ -31,6 +31,9 @@ impl Refusal {
             Refusal::Fault(Fault::Busy { retry_after, .. }) => {
                 let seconds = retry_after.as_secs_f64().ceil() as u64;
                 headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            Refusal::Fault(Fault::Unauthenticated(_)) => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             Refusal::Fault(_) => {}
         }

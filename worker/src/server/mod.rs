@@ -4,23 +4,29 @@
 //! HTTP/2, no keep-alive on HTTP/1), and what is in flight is finished until the limit is over.
 
 mod body;
+mod deflate;
 mod gather;
 mod inflate;
+pub mod tls;
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use body::Body;
+pub use deflate::{WORTH_COMPRESSING, deflate};
 pub use gather::Gathered;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 pub use inflate::{Encoding, InflateError, UnknownEncoding, inflate};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// Tensors outgrow HTTP/2's default of 64 KiB by far.
 const STREAM_WINDOW: u32 = 2 << 20;
@@ -30,6 +36,8 @@ const MAX_CONCURRENT_STREAMS: u32 = 4_096;
 /// A client that is gone without a word is noticed after an interval and a timeout.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// For a TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed accept (no file descriptors left, for example).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -43,9 +51,9 @@ pub enum Protocols {
 }
 
 /// Answers requests on one listener until it is drained.
-#[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     protocols: Protocols,
     drain: watch::Receiver<bool>,
     drain_timeout: Duration,
@@ -61,10 +69,16 @@ impl Server {
     ) -> std::io::Result<Server> {
         Ok(Server {
             listener: TcpListener::bind(address).await?,
+            tls: None,
             protocols,
             drain,
             drain_timeout,
         })
+    }
+
+    /// Connections begin with a handshake, if there is an acceptor.
+    pub fn with_tls(self, tls: Option<TlsAcceptor>) -> Server {
+        Server { tls, ..self }
     }
 
     /// Where it listens; the port that the kernel chose when 0 was asked for.
@@ -80,6 +94,7 @@ impl Server {
     {
         let Server {
             listener,
+            tls,
             protocols,
             mut drain,
             drain_timeout,
@@ -90,7 +105,8 @@ impl Server {
                 () = draining(&mut drain) => break,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
-                        connections.spawn(connection(stream, protocols, handler.clone(), drain.clone()));
+                        let begun = begin(stream, tls.clone());
+                        connections.spawn(connection(begun, protocols, handler.clone(), drain.clone()));
                     }
                     Err(error) => {
                         tracing::warn!("cannot accept a connection: {error}");
@@ -118,8 +134,35 @@ pub async fn draining(drain: &mut watch::Receiver<bool>) {
     }
 }
 
+/// A connection that requests can be read from.
+enum Begun {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Ends the wait for a handshake; None: there will be no connection.
+async fn begin(stream: TcpStream, tls: Option<TlsAcceptor>) -> Option<Begun> {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!("cannot disable Nagle's algorithm: {error}");
+    }
+    let Some(tls) = tls else {
+        return Some(Begun::Plain(stream));
+    };
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+        Ok(Ok(stream)) => Some(Begun::Tls(Box::new(stream))),
+        Ok(Err(error)) => {
+            tracing::debug!("TLS handshake failed: {error}");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("TLS handshake took longer than {HANDSHAKE_TIMEOUT:?}");
+            None
+        }
+    }
+}
+
 async fn connection<H, F>(
-    stream: TcpStream,
+    stream: impl Future<Output = Option<Begun>>,
     protocols: Protocols,
     handler: H,
     mut drain: watch::Receiver<bool>,
@@ -127,9 +170,27 @@ async fn connection<H, F>(
     H: Fn(Request<Incoming>) -> F + Send + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!("cannot disable Nagle's algorithm: {error}");
+    let begun = tokio::select! {
+        begun = stream => begun,
+        () = draining(&mut drain) => None,
+    };
+    match begun {
+        Some(Begun::Plain(stream)) => serve(stream, protocols, handler, drain).await,
+        Some(Begun::Tls(stream)) => serve(stream, protocols, handler, drain).await,
+        None => {}
     }
+}
+
+async fn serve<S, H, F>(
+    stream: S,
+    protocols: Protocols,
+    handler: H,
+    mut drain: watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>) -> F + Send + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
     let service = hyper::service::service_fn(move |request| {
         let answer = handler(request);
         async move { Ok::<_, std::convert::Infallible>(answer.await) }

@@ -25,6 +25,7 @@ const MODEL_FILE: &str = "model.onnx";
 const EXTENSIONS: &[&str] = &[
     "binary_tensor_data",
     "classification",
+    "logging",
     "model_configuration",
     "model_repository",
     "parameters",
@@ -37,6 +38,9 @@ impl Front {
     pub fn server_metadata(&self) -> wire::ServerMetadataResponse {
         let mut extensions: Vec<String> =
             EXTENSIONS.iter().map(|name| (*name).to_owned()).collect();
+        if self.can_trace() {
+            extensions.push("trace".to_owned());
+        }
         let models = self.registry.models();
         let mut providers: Vec<&str> = models.iter().filter_map(|model| model.provider()).collect();
         providers.sort_unstable();

@@ -30,6 +30,9 @@ pub enum Fault {
     NotFound(String),
     #[error("{0}")]
     AlreadyExists(String),
+    /// The caller did not show that it may do this.
+    #[error("{0}")]
+    Unauthenticated(String),
     /// A call of the protocol, or a part of one, that this server does not have.
     #[error("{0}")]
     Unimplemented(String),
@@ -78,6 +81,7 @@ impl Fault {
             Fault::Invalid(_) => Code::InvalidArgument,
             Fault::NotFound(_) => Code::NotFound,
             Fault::AlreadyExists(_) => Code::AlreadyExists,
+            Fault::Unauthenticated(_) => Code::Unauthenticated,
             Fault::Unimplemented(_) => Code::Unimplemented,
             Fault::Unavailable(_) => Code::Unavailable,
             Fault::Busy { .. } | Fault::TooLarge(_) => Code::ResourceExhausted,
@@ -109,6 +113,7 @@ impl Fault {
             Fault::Invalid(_)
             | Fault::NotFound(_)
             | Fault::AlreadyExists(_)
+            | Fault::Unauthenticated(_)
             | Fault::Unimplemented(_)
             | Fault::TooLarge(_) => Reason::Other,
         }
@@ -191,6 +196,12 @@ mod tests {
                 Fault::AlreadyExists(text()),
                 Code::AlreadyExists,
                 409,
+                "OTHER",
+            ),
+            (
+                Fault::Unauthenticated(text()),
+                Code::Unauthenticated,
+                401,
                 "OTHER",
             ),
             (

@@ -18,6 +18,7 @@ use hyper::body::{Frame, Incoming};
 use prost::Message;
 use tonic::{Code, Status};
 
+use super::compress::Compression;
 use super::frame::{self, Messages};
 use super::shared::no_cuda;
 use super::{Arrival, Fault, Front, Progress, health, load_reports, stream};
@@ -76,7 +77,22 @@ pub async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<B
     }
 }
 
+/// Calls that always change the server.
+const CHANGES: [&str; 6] = [
+    "RepositoryModelLoad",
+    "RepositoryModelUnload",
+    "SystemSharedMemoryRegister",
+    "SystemSharedMemoryUnregister",
+    "CudaSharedMemoryRegister",
+    "CudaSharedMemoryUnregister",
+];
+
 async fn inference(front: &Arc<Front>, method: &str, call: Call) -> Response<Body> {
+    if CHANGES.contains(&method)
+        && let Err(fault) = front.guard.check(&call.headers)
+    {
+        return refusal(fault);
+    }
     match method {
         "ModelInfer" => model_infer(front, call).await,
         "ModelStreamInfer" => model_stream_infer(front, call),
@@ -156,6 +172,26 @@ async fn inference(front: &Arc<Front>, method: &str, call: Call) -> Response<Bod
             };
             unary(front, call, unregister).await
         }
+        "TraceSetting" => {
+            let headers = call.headers.clone();
+            let settings = |request: wire::TraceSettingRequest| {
+                if !request.settings.is_empty() {
+                    front.guard.check(&headers)?;
+                }
+                front.trace_settings(&request)
+            };
+            unary(front, call, settings).await
+        }
+        "LogSettings" => {
+            let headers = call.headers.clone();
+            let settings = |request: wire::LogSettingsRequest| {
+                if !request.settings.is_empty() {
+                    front.guard.check(&headers)?;
+                }
+                front.log_settings(&request)
+            };
+            unary(front, call, settings).await
+        }
         "CudaSharedMemoryStatus" => {
             let status =
                 |request: wire::CudaSharedMemoryStatusRequest| front.cuda_memory(&request.name);
@@ -190,10 +226,12 @@ async fn model_infer(front: &Front, call: Call) -> Response<Body> {
         at: call.at,
         timeout: timeout(&call.headers),
     };
+    let compression = Compression::of(&call.headers);
     let answer = async {
         let message = call.message(front).await?;
         let response = front.infer(message, arrival, &mut progress).await?;
-        frame::frame_inference(response, front.max_message_bytes)
+        let framed = frame::frame_inference(response, front.max_message_bytes)?;
+        Ok(compression.apply(framed).await)
     }
     .await;
     end(progress.span.take(), "ModelInfer", answer.as_ref().err());
@@ -201,7 +239,9 @@ async fn model_infer(front: &Front, call: Call) -> Response<Body> {
         Ok(pieces) => {
             let mut trailers = trailers(None);
             progress.tell(&front.load, &mut trailers);
-            respond(Body::Message { pieces, trailers })
+            let mut response = respond(Body::Message { pieces, trailers });
+            compression.tell(response.headers_mut());
+            response
         }
         Err(fault) => {
             let mut response = refusal(fault);
@@ -214,7 +254,13 @@ async fn model_infer(front: &Front, call: Call) -> Response<Body> {
 fn model_stream_infer(front: &Arc<Front>, call: Call) -> Response<Body> {
     let Call { headers, body, .. } = call;
     match messages(&headers, body, front.max_message_bytes) {
-        Ok(messages) => respond(streaming(stream::answers(front.clone(), headers, messages))),
+        Ok(messages) => {
+            let compression = Compression::of(&headers);
+            let answers = stream::answers(front.clone(), headers, messages);
+            let mut response = respond(streaming(answers));
+            compression.tell(response.headers_mut());
+            response
+        }
         Err(fault) => refusal(fault),
     }
 }

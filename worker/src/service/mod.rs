@@ -3,17 +3,20 @@
 //! gRPC (`grpc`) and REST (`crate::http`) only translate; every request goes through `Front`.
 
 mod classification;
+mod compress;
 mod delivery;
 pub mod documents;
 mod error;
 pub mod frame;
 pub mod grpc;
+mod guard;
 pub mod health;
 pub mod infer;
 mod load_reports;
 pub mod progress;
 mod repository;
 mod respond;
+mod settings;
 mod shared;
 mod statistics;
 mod stream;
@@ -24,6 +27,7 @@ use std::time::{Duration, Instant};
 pub use error::Fault;
 use error::{MAX_RETRY_DELAY, MIN_RETRY_DELAY};
 use forebay_proto::inference::{ModelInferRequest, ModelInferResponse};
+pub use guard::Guard;
 use opentelemetry::trace::SpanContext;
 use tokio::sync::watch;
 
@@ -40,6 +44,7 @@ use crate::repository::{Control, Registry};
 use crate::served::Served;
 use crate::shared_memory::Regions;
 use crate::telemetry::Observer;
+use crate::telemetry::logs::Logs;
 
 /// Until the durations of a model are known, a full queue is taken to need this long to become half empty.
 const UNKNOWN_RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -50,6 +55,8 @@ pub struct Front {
     pub registry: Arc<Registry>,
     pub control: Control,
     pub regions: Regions,
+    pub guard: Guard,
+    pub logs: Logs,
     pub observer: Observer,
     pub load: Arc<Load>,
     /// Of one message, both ways.

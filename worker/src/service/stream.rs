@@ -16,6 +16,7 @@ use futures::stream::{BoxStream, StreamExt};
 use http::HeaderMap;
 use hyper::body::Incoming;
 
+use super::compress::Compression;
 use super::frame::{self, Messages};
 use super::{Arrival, Fault, Front, Progress, grpc};
 use crate::server::draining;
@@ -99,7 +100,9 @@ impl Stream {
             error_message,
             infer_response: Some(response),
         };
-        frame::frame(&answer, self.front.max_message_bytes)
+        let framed = frame::frame(&answer, self.front.max_message_bytes)?;
+        let pieces = Compression::of(&self.headers).apply([framed].into()).await;
+        Ok(pieces.into_iter().next().unwrap_or_default())
     }
 }
 

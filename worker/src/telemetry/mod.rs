@@ -3,6 +3,7 @@
 pub mod logs;
 pub mod metrics;
 pub mod prometheus;
+pub mod sampling;
 pub mod spans;
 
 use std::sync::Arc;

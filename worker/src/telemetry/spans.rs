@@ -8,9 +8,10 @@
 //!     └── execution      the engine's run
 //! ```
 //!
-//! A caller's decision to trace or not is kept; without a caller the sampling ratio decides. What is not
-//! traced costs a look at one header.
+//! A caller's decision to trace or not is kept; without a caller the sampling ratio decides (`sampling`). What is
+//! not traced costs a look at one header.
 
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use forebay_proto::trace_context::TraceParent;
@@ -21,27 +22,41 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
 
+use super::sampling::Sampling;
 use crate::batch::report::BatchReport;
 
 /// Starts spans, or does nothing when there is nowhere to send them.
 #[derive(Debug, Clone, Default)]
 pub struct Tracing {
-    tracer: Option<SdkTracer>,
+    tracer: Option<(SdkTracer, Arc<Sampling>)>,
 }
 
 impl Tracing {
-    pub fn new(provider: Option<&SdkTracerProvider>) -> Tracing {
+    /// `ratio` of the requests without a parent are traced. It is decided here, so the provider's own sampler must
+    /// let every request without a parent pass.
+    pub fn new(provider: Option<&SdkTracerProvider>, ratio: f64) -> Tracing {
+        let tracer = |provider: &SdkTracerProvider| {
+            let tracer = provider.tracer("forebay-worker");
+            (tracer, Arc::new(Sampling::new(ratio)))
+        };
         Tracing {
-            tracer: provider.map(|provider| provider.tracer("forebay-worker")),
+            tracer: provider.map(tracer),
         }
+    }
+
+    /// What decides; None when nothing is ever traced.
+    pub fn sampling(&self) -> Option<&Sampling> {
+        self.tracer.as_ref().map(|(_, sampling)| &**sampling)
     }
 
     /// The span of a request that has just arrived, if it is to be traced.
     pub fn server(&self, name: &'static str, traceparent: Option<&[u8]>) -> Option<ServerSpan> {
-        let tracer = self.tracer.as_ref()?;
+        let (tracer, sampling) = self.tracer.as_ref()?;
         let parent = traceparent.and_then(TraceParent::parse);
+        if !sampling.wants(parent.as_ref().map(|parent| parent.sampled), fastrand::f64) {
+            return None;
+        }
         let context = match parent {
-            Some(parent) if !parent.sampled => return None,
             Some(parent) => Context::new().with_remote_span_context(remote(&parent)),
             None => Context::new(),
         };
@@ -53,7 +68,9 @@ impl Tracing {
 
     /// The spans of a batch. `clock` was read after the batch.
     pub fn batch(&self, report: &BatchReport<'_>, clock: Clock) {
-        let Some(tracer) = &self.tracer else { return };
+        let Some((tracer, _)) = &self.tracer else {
+            return;
+        };
         let links: Vec<Link> = report
             .requests
             .iter()
@@ -219,7 +236,7 @@ mod tests {
             (0.0, None, false),
             (1.0, Some(&b"00-nonsense"[..]), true),
         ] {
-            let tracing = Tracing::new(Some(&Spans::default().provider(ratio)));
+            let tracing = Tracing::new(Some(&Spans::default().provider()), ratio);
             assert_eq!(
                 tracing.server("call", parent).is_some(),
                 traced,
@@ -232,7 +249,7 @@ mod tests {
     #[test]
     fn a_span_dropped_early_is_an_error() {
         let spans = Spans::default();
-        let tracing = Tracing::new(Some(&spans.provider(1.0)));
+        let tracing = Tracing::new(Some(&spans.provider()), 1.0);
         drop(tracing.server("call", None));
         tracing.server("call", None).unwrap().end(None);
         tracing
@@ -255,8 +272,8 @@ mod tests {
     #[test]
     fn a_batch_hangs_below_its_first_traced_request_and_links_all_of_them() {
         let spans = Spans::default();
-        let provider = spans.provider(1.0);
-        let tracing = Tracing::new(Some(&provider));
+        let provider = spans.provider();
+        let tracing = Tracing::new(Some(&provider), 1.0);
         let servers = [
             tracing.server("a", Some(SAMPLED)).unwrap(),
             tracing.server("b", None).unwrap(),

@@ -122,9 +122,9 @@ async fn calls_that_do_not_exist_are_unimplemented() {
     let status = bed
         .client()
         .await
-        .log_settings(wire::LogSettingsRequest::default())
+        .cuda_shared_memory_register(wire::CudaSharedMemoryRegisterRequest::default())
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
-    assert!(status.message().contains("LogSettings"), "{status}");
+    assert!(status.message().contains("CUDA shared memory"), "{status}");
 }
