@@ -81,6 +81,8 @@ pub struct LoadedModel {
     pub nodes: Vec<NodeShare>,
     /// Why it does not run where the configuration would rather have it.
     pub provider_note: Option<String>,
+    /// Memory of the machine that its instances take now, in bytes: weights, and what runs grew to. An estimate.
+    pub memory_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Instance 0.
     pub first: Box<dyn Engine>,
     pub factory: EngineFactory,

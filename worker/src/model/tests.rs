@@ -39,6 +39,7 @@ fn start_with(
         provider: "cpu",
         provider_note: None,
         nodes: Vec::new(),
+        memory_bytes: Arc::new(|| 0),
         first: factory(0).unwrap(),
         factory,
     };

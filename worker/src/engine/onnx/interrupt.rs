@@ -2,53 +2,38 @@
 //!
 //! The runtime looks at a flag of the run's options between two kernels; a single long kernel runs to its end.
 
-use std::sync::Arc;
-
-use ort::session::{HasSelectedOutputs, RunOptions};
+use ort::session::RunOptions;
 use parking_lot::Mutex;
 
 use crate::engine::Interrupt;
 
-/// Options that one thread runs with while others may set their termination flag.
-pub(super) struct SharedOptions(RunOptions<HasSelectedOutputs>);
-
-#[expect(
-    unsafe_code,
-    reason = "the binding withholds Sync from options that select outputs"
-)]
-// SAFETY: the binding withholds it because two runs at once could write into one preallocated output. Nothing is
-// preallocated in these options, one thread alone runs with them, and others only set their termination flag,
-// which the C API allows during a run.
-unsafe impl Sync for SharedOptions {}
-
-impl SharedOptions {
-    pub(super) fn new(options: RunOptions<HasSelectedOutputs>) -> Arc<Self> {
-        Arc::new(Self(options))
-    }
-
-    pub(super) fn get(&self) -> &RunOptions<HasSelectedOutputs> {
-        &self.0
-    }
-}
-
-/// What an engine and its interrupter share.
-#[derive(Default)]
+/// What an engine and its interrupter share: the options of its runs, which one thread starts, one at a time.
 pub(super) struct Termination {
+    options: RunOptions,
     state: Mutex<State>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    #[default]
     Idle,
-    Running(Arc<SharedOptions>),
+    Running,
+    /// The options carry the flag.
     Interrupted,
 }
 
 impl Termination {
-    /// From now on until the guard ends, `interrupt` reaches a run with these options.
-    pub(super) fn run(&self, options: &Arc<SharedOptions>) -> Running<'_> {
-        *self.state.lock() = State::Running(Arc::clone(options));
+    /// # Errors
+    /// ONNX Runtime has no memory for the options.
+    pub(super) fn new() -> Result<Self, String> {
+        Ok(Self {
+            options: RunOptions::new().map_err(|error| error.to_string())?,
+            state: Mutex::new(State::Idle),
+        })
+    }
+
+    /// From now on until the guard ends, `interrupt` reaches the run that uses its options.
+    pub(super) fn run(&self) -> Running<'_> {
+        *self.state.lock() = State::Running;
         Running(self)
     }
 }
@@ -56,12 +41,12 @@ impl Termination {
 impl Interrupt for Termination {
     fn interrupt(&self) {
         let mut state = self.state.lock();
-        if let State::Running(options) = &*state {
-            if let Err(error) = options.0.terminate() {
-                tracing::warn!(%error, "a run cannot be interrupted");
-                return;
-            }
-            *state = State::Interrupted;
+        if *state != State::Running {
+            return;
+        }
+        match self.options.terminate() {
+            Ok(()) => *state = State::Interrupted,
+            Err(error) => tracing::warn!(%error, "a run cannot be interrupted"),
         }
     }
 }
@@ -70,17 +55,24 @@ impl Interrupt for Termination {
 pub(super) struct Running<'a>(&'a Termination);
 
 impl Running<'_> {
-    /// Ends it. True if it was interrupted: its options carry the flag and must not be used again.
+    pub(super) fn options(&self) -> &RunOptions {
+        &self.0.options
+    }
+
+    /// Ends it. True if it was interrupted.
     pub(super) fn end(self) -> bool {
-        matches!(
-            std::mem::take(&mut *self.0.state.lock()),
-            State::Interrupted
-        )
+        *self.0.state.lock() == State::Interrupted
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        *self.0.state.lock() = State::Idle;
+        let mut state = self.0.state.lock();
+        if *state == State::Interrupted
+            && let Err(error) = self.0.options.unterminate()
+        {
+            tracing::error!(%error, "an interrupted instance cannot run any more");
+        }
+        *state = State::Idle;
     }
 }

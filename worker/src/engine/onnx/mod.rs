@@ -6,7 +6,9 @@ mod lending;
 pub mod library;
 mod options;
 mod providers;
+mod run;
 mod session;
+mod shared;
 mod signature;
 mod values;
 

@@ -5,8 +5,10 @@ use forebay_config::worker::{Device, Model, Provider, ProviderOptions};
 /// How the sessions of one model are made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionOptions {
-    /// Threads within one operator, of each session; at least 1.
+    /// Threads within one operator, of each instance; at least 1.
     pub threads: usize,
+    /// How many instances there will be, at least 1. Those that share a session share its threads.
+    pub instances: usize,
     /// Threads for operators that do not depend on each other; at least 1. More than 1 has them run in parallel.
     pub inter_op_threads: usize,
     pub optimization: Optimization,
@@ -27,6 +29,7 @@ impl SessionOptions {
     pub fn new(config: &Model, threads: usize) -> Self {
         Self {
             threads: threads.max(1),
+            instances: config.all_instances(),
             inter_op_threads: 1,
             optimization: Optimization::All,
             arena: true,
@@ -36,6 +39,11 @@ impl SessionOptions {
             devices: config.devices.clone(),
             max_batch_size: config.max_batch_size,
         }
+    }
+
+    /// Threads of the one session that all instances run: each brings its own to a run, the others are shared.
+    pub(super) fn shared_threads(&self) -> usize {
+        1 + (self.threads.max(1) - 1).saturating_mul(self.instances.max(1))
     }
 
     /// The device of an instance, by its number; `None`: nobody said.
@@ -57,6 +65,16 @@ pub enum Optimization {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn instances_bring_one_thread_each_and_share_the_others() {
+        let mut options = SessionOptions::new(&Model::default(), 4);
+        assert_eq!(options.shared_threads(), 4);
+        options.instances = 3;
+        assert_eq!(options.shared_threads(), 10);
+        options.threads = 1;
+        assert_eq!(options.shared_threads(), 1);
+    }
 
     #[test]
     fn instances_take_turns_on_the_devices() {

@@ -81,9 +81,10 @@ impl Placement {
     }
 
     /// Intra-op threads of a session: what a GPU leaves to the CPU is too little to share out.
-    pub(super) const fn threads(self, configured: usize) -> usize {
+    pub(super) fn threads(self, options: &SessionOptions) -> usize {
         match self {
-            Self::Cpu | Self::OpenVino => configured,
+            Self::Cpu => options.shared_threads(),
+            Self::OpenVino => options.threads,
             Self::Cuda | Self::TensorRt => 1,
         }
     }

@@ -1,22 +1,20 @@
 //! A model file as ONNX Runtime sessions: one per instance.
 
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use ort::ErrorCode;
+use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{OutputSelector, RunOptions, Session, SessionInputValue};
+use parking_lot::Mutex;
 
 use crate::engine::onnx::assignment;
-use crate::engine::onnx::interrupt::{SharedOptions, Termination};
-use crate::engine::onnx::lending::Lending;
 use crate::engine::onnx::library::Runtime;
 use crate::engine::onnx::options::{Optimization, SessionOptions};
 use crate::engine::onnx::providers::{Placement, Profile, Request};
-use crate::engine::onnx::{one_line, signature, values};
-use crate::engine::{BoundTensor, Engine, EngineError, Interrupt, LoadedModel, NodeShare};
-use crate::inference::Tensor;
+use crate::engine::onnx::run::Onnx;
+use crate::engine::onnx::shared::SharedSession;
+use crate::engine::onnx::{one_line, signature};
+use crate::engine::{LoadedModel, NodeShare};
 
 /// Reads the model and makes its first session.
 ///
@@ -30,7 +28,9 @@ pub fn load_model(
     let source = Arc::new(Source {
         runtime: runtime.clone(),
         path: path.to_path_buf(),
+        file_bytes: std::fs::metadata(path).map_or(0, |file| file.len()),
         options,
+        sessions: Mutex::default(),
     });
     let mut note = None;
     let mut refusal = String::new();
@@ -50,19 +50,20 @@ pub fn load_model(
 fn loaded(
     source: &Arc<Source>,
     placement: Placement,
-    session: Session,
+    session: Arc<SharedSession>,
     (nodes, provider_note): (Vec<NodeShare>, Option<String>),
 ) -> Result<LoadedModel, String> {
-    let signature = signature::read(&session)?;
-    let source = Arc::clone(source);
+    let signature = signature::read(session.session())?;
+    let (maker, measured) = (Arc::clone(source), Arc::clone(source));
     Ok(LoadedModel {
         signature,
         provider: placement.name(),
         provider_note,
         nodes,
+        memory_bytes: Arc::new(move || measured.memory_bytes()),
         first: Box::new(Onnx::new(session)?),
         factory: Arc::new(move |instance| {
-            let session = source.session(placement, instance)?;
+            let session = maker.session(placement, instance)?;
             Ok(Box::new(Onnx::new(session)?))
         }),
     })
@@ -72,12 +73,15 @@ fn loaded(
 struct Source {
     runtime: Runtime,
     path: PathBuf,
+    file_bytes: u64,
     options: SessionOptions,
+    /// Those that are alive.
+    sessions: Mutex<Vec<Weak<SharedSession>>>,
 }
 
 impl Source {
     /// The session of instance 0, if this provider really runs it, and who has the nodes of the graph.
-    fn first(&self, placement: Placement) -> Result<(Session, Vec<NodeShare>), String> {
+    fn first(&self, placement: Placement) -> Result<(Arc<SharedSession>, Vec<NodeShare>), String> {
         if !placement.in_library() {
             return Err(format!(
                 "{} has no {}, the library of the Python package '{}' has it",
@@ -87,12 +91,26 @@ impl Source {
             ));
         }
         let session = self.session(placement, 0)?;
-        let nodes = assignment::nodes(&session);
+        let nodes = assignment::nodes(session.session());
         placement.check_share(&nodes)?;
         Ok((session, nodes))
     }
 
-    fn session(&self, placement: Placement, instance: usize) -> Result<Session, String> {
+    /// A session for the instance: on the CPU the one there is, as long as anybody has it.
+    fn session(&self, placement: Placement, instance: usize) -> Result<Arc<SharedSession>, String> {
+        let mut sessions = self.sessions.lock();
+        sessions.retain(|session| session.strong_count() > 0);
+        if placement == Placement::Cpu
+            && let Some(session) = sessions.iter().find_map(Weak::upgrade)
+        {
+            return Ok(session);
+        }
+        let session = Arc::new(SharedSession::new(self.commit(placement, instance)?)?);
+        sessions.push(Arc::downgrade(&session));
+        Ok(session)
+    }
+
+    fn commit(&self, placement: Placement, instance: usize) -> Result<Session, String> {
         let profile = match placement {
             Placement::TensorRt => self.profile()?,
             Placement::Cpu | Placement::Cuda | Placement::OpenVino => None,
@@ -102,7 +120,7 @@ impl Source {
             device: self.options.device(instance),
             profile: profile.as_ref(),
         };
-        let builder = self.builder(placement.threads(self.options.threads));
+        let builder = self.builder(placement.threads(&self.options));
         let builder = builder.map_err(|error| one_line(&error))?;
         placement
             .register(builder, &request)?
@@ -130,6 +148,14 @@ impl Source {
             .with_config_entry(key, value)?)
     }
 
+    /// At least the size of the model's file while any session is alive; 0 when none is.
+    fn memory_bytes(&self) -> u64 {
+        let sessions = self.sessions.lock();
+        let alive = sessions.iter().filter_map(Weak::upgrade);
+        let each = alive.map(|session| session.arena_bytes().unwrap_or(0).max(self.file_bytes));
+        each.sum()
+    }
+
     /// The shapes that TensorRT plans for, read from a session that does nothing else.
     fn profile(&self) -> Result<Option<Profile>, String> {
         let reader = Session::builder(&self.runtime.environment)
@@ -146,115 +172,5 @@ impl Source {
             .map(|spec| (spec.name, spec.shape))
             .collect();
         Ok(Profile::of(&inputs, self.options.max_batch_size))
-    }
-}
-
-/// One session.
-struct Onnx {
-    session: Session,
-    inputs: Vec<String>,
-    outputs: Vec<String>,
-    /// What the last run computed, kept because most runs ask for the same.
-    selected: Vec<usize>,
-    options: Arc<SharedOptions>,
-    termination: Arc<Termination>,
-    lending: Lending,
-}
-
-impl Onnx {
-    fn new(session: Session) -> Result<Self, String> {
-        let initializers = session.overridable_initializers();
-        let names = session.inputs().iter().map(|input| input.name());
-        let defaults = initializers.iter().map(|initializer| initializer.name());
-        let inputs = names.chain(defaults).map(str::to_owned).collect();
-        let outputs: Vec<String> = session
-            .outputs()
-            .iter()
-            .map(|output| output.name().to_owned())
-            .collect();
-        let selected: Vec<usize> = (0..outputs.len()).collect();
-        Ok(Self {
-            options: select(&outputs, &selected)?,
-            session,
-            inputs,
-            outputs,
-            selected,
-            termination: Arc::default(),
-            lending: Lending::default(),
-        })
-    }
-}
-
-fn select(names: &[String], outputs: &[usize]) -> Result<Arc<SharedOptions>, String> {
-    let mut selector = OutputSelector::no_default();
-    for output in outputs {
-        let name = names.get(*output);
-        selector = selector.with(name.ok_or_else(|| format!("the model has no output {output}"))?);
-    }
-    let options = RunOptions::new().map_err(|error| error.to_string())?;
-    Ok(SharedOptions::new(options.with_outputs(selector)))
-}
-
-impl Engine for Onnx {
-    fn run(
-        &mut self,
-        inputs: &[BoundTensor<'_>],
-        outputs: &[usize],
-    ) -> Result<Vec<Tensor>, EngineError> {
-        if self.selected != outputs {
-            self.options = select(&self.outputs, outputs).map_err(EngineError::Failed)?;
-            self.selected = outputs.to_vec();
-        }
-        let mut feed: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::with_capacity(inputs.len());
-        for tensor in inputs {
-            let name = self.inputs.get(tensor.input);
-            let name = name.ok_or_else(|| {
-                EngineError::Failed(format!("the model has no input {}", tensor.input))
-            })?;
-            feed.push((Cow::Borrowed(name), values::bind(tensor)?));
-        }
-        let running = self.termination.run(&self.options);
-        let answers = self
-            .session
-            .run_with_options(feed, self.options.get())
-            .map_err(classify)
-            .and_then(|results| {
-                let values = results.into_iter();
-                values
-                    .map(|(_, value)| values::take(value, &self.lending))
-                    .collect()
-            });
-        if !running.end() {
-            return answers;
-        }
-        self.options = select(&self.outputs, &self.selected).map_err(EngineError::Failed)?;
-        answers.map_err(|_| EngineError::Interrupted)
-    }
-
-    fn interrupter(&self) -> Option<Arc<dyn Interrupt>> {
-        Some(Arc::<Termination>::clone(&self.termination))
-    }
-}
-
-/// Whose fault a failed run is. Kernels report values that they cannot compute (an index out of range, shapes
-/// that do not broadcast) under the same codes as faults of their own, so their words decide.
-fn classify(error: ort::Error) -> EngineError {
-    const CALLERS_FAULT: [&str; 8] = [
-        "out of bounds",
-        "out of range",
-        "must be within",
-        "Got invalid dimensions",
-        "Invalid rank",
-        "broadcast",
-        "cannot be reshaped",
-        "dimension mismatch",
-    ];
-    let text = error.to_string();
-    if error.code() == ErrorCode::InvalidArgument
-        || CALLERS_FAULT.iter().any(|words| text.contains(words))
-    {
-        EngineError::InvalidInput(text)
-    } else {
-        EngineError::Failed(text)
     }
 }

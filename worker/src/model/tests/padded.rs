@@ -27,6 +27,7 @@ fn start_cutting(script: &Arc<Script>, outputs: &[&str]) -> Result<Model, String
         provider: "cpu",
         provider_note: None,
         nodes: Vec::new(),
+        memory_bytes: Arc::new(|| 0),
         first: factory(0).unwrap(),
         factory,
     };

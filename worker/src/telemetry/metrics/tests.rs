@@ -21,6 +21,7 @@ fn model(name: &str) -> Arc<Served> {
         provider: "cpu",
         provider_note: Some("cuda is not available".to_owned()),
         nodes: Vec::new(),
+        memory_bytes: Arc::new(|| 0),
         first: factory(0).unwrap(),
         factory,
     };

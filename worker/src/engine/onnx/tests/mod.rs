@@ -3,6 +3,7 @@
 mod interrupt;
 mod overhead;
 mod providers;
+mod sharing;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -308,14 +309,6 @@ fn shapes_that_do_not_fit_together_are_the_callers_fault() {
     )
     .unwrap_err();
     assert!(matches!(error, EngineError::InvalidInput(_)), "{error:?}");
-}
-
-#[test]
-fn further_instances_are_made_alike() {
-    let model = open(identity(FLOAT, Some(&["n"])));
-    // The file is gone by now, as it may be in life; the reason is told.
-    let error = (model.factory)(1).err().unwrap();
-    assert!(error.contains("does not exist"), "{error}");
 }
 
 #[test]
