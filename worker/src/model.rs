@@ -1,5 +1,6 @@
 //! One loaded version of a model: its queue, its instances, and the door that requests come through.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -260,6 +261,11 @@ impl Model {
     /// Expected durations by weight of a row, those measured most first.
     pub fn learned(&self) -> Vec<Learned> {
         self.common.lane.learned()
+    }
+
+    /// Rows that wait, by priority.
+    pub fn queued_by_priority(&self) -> BTreeMap<u32, usize> {
+        self.common.lane.queued_by_priority()
     }
 
     pub fn statistics(&self) -> Statistics {

@@ -1380,6 +1380,15 @@ pub struct BatchingStatistics {
     /// Weights of a row, those measured most first.
     #[prost(message, repeated, tag = "9")]
     pub learned: ::prost::alloc::vec::Vec<LearnedDurations>,
+    /// Rows that wait; a request that cannot share a batch counts for one.
+    #[prost(btree_map = "uint32, uint64", tag = "10")]
+    pub queued_rows_by_priority: ::prost::alloc::collections::BTreeMap<u32, u64>,
+    /// Runs that were ended since nobody waited for them any more.
+    #[prost(uint64, tag = "11")]
+    pub terminated_runs: u64,
+    /// Requests that were run in parts and answered as one.
+    #[prost(uint64, tag = "12")]
+    pub split_requests: u64,
 }
 /// Expected durations of batches whose rows weigh about the same.
 #[derive(Clone, PartialEq, ::prost::Message)]

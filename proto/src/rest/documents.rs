@@ -152,6 +152,11 @@ fn batching(statistics: &BatchingStatistics) -> Value {
             "points": points.collect::<Vec<Value>>(),
         })
     });
+    let by_priority: serde_json::Map<String, Value> = statistics
+        .queued_rows_by_priority
+        .iter()
+        .map(|(priority, rows)| (priority.to_string(), json!(rows)))
+        .collect();
     json!({
         "submitted": statistics.submitted,
         "cancelled": statistics.cancelled,
@@ -159,6 +164,9 @@ fn batching(statistics: &BatchingStatistics) -> Value {
         "failed_runs": statistics.failed_runs,
         "queued_requests": statistics.queued_requests,
         "queued_rows": statistics.queued_rows,
+        "queued_rows_by_priority": by_priority,
+        "terminated_runs": statistics.terminated_runs,
+        "split_requests": statistics.split_requests,
         "input_elements": statistics.input_elements,
         "padding_elements": statistics.padding_elements,
         "learned": learned.collect::<Vec<Value>>(),
@@ -294,6 +302,7 @@ mod tests {
             batching: Some(BatchingStatistics {
                 submitted: 9,
                 refused: [("queue_full".to_owned(), 2)].into(),
+                queued_rows_by_priority: [(1, 7)].into(),
                 learned: vec![learned],
                 ..BatchingStatistics::default()
             }),
@@ -305,6 +314,7 @@ mod tests {
         let batching = &statistics["model_stats"][0]["batching"];
         assert_eq!(batching["submitted"], 9);
         assert_eq!(batching["refused"], json!({"queue_full": 2}));
+        assert_eq!(batching["queued_rows_by_priority"], json!({"1": 7}));
         assert_eq!(
             batching["learned"],
             json!([{

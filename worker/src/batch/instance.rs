@@ -286,7 +286,7 @@ impl Instance {
         }
         for request in &finished {
             let total = now.saturating_duration_since(request.enqueued);
-            statistics.succeeded(request.rows, total, &request.response.timing);
+            statistics.succeeded(total, &request.response.timing);
             statistics.split += u64::from(request.in_parts);
         }
         statistics.answered_at(SystemTime::now());

@@ -228,6 +228,15 @@ impl Lane {
         self.wake.notify_all();
     }
 
+    /// Rows that wait, by priority; a request that goes alone counts for one.
+    pub fn queued_by_priority(&self) -> BTreeMap<u32, usize> {
+        let mut rows = BTreeMap::new();
+        for ((priority, _), waiting) in self.state.lock().queue.backlog() {
+            *rows.entry(*priority).or_default() += waiting;
+        }
+        rows
+    }
+
     /// What was learned about durations.
     pub fn learned(&self) -> Vec<Learned> {
         self.state.lock().forming.curves().learned()

@@ -93,7 +93,7 @@ pub struct Statistics {
     pub terminated: u64,
     /// Requests that were run in parts and answered.
     pub split: u64,
-    /// Rows of successful requests.
+    /// Rows of successful runs: of a request that was run in parts, those of its parts that worked.
     pub inference_count: u64,
     /// Successful runs of the engine.
     pub execution_count: u64,
@@ -125,6 +125,7 @@ impl Statistics {
     /// callers choose the rows of their own requests.
     pub fn executed(&mut self, rows: usize, phases: &Phases) {
         self.execution_count += 1;
+        self.inference_count += rows as u64;
         if self.batch_sizes.len() >= MAX_BATCH_SIZES && !self.batch_sizes.contains_key(&rows) {
             return;
         }
@@ -135,13 +136,12 @@ impl Statistics {
     }
 
     /// A request of such a run was answered.
-    pub fn succeeded(&mut self, rows: usize, total: Duration, timing: &Timing) {
+    pub fn succeeded(&mut self, total: Duration, timing: &Timing) {
         self.success.add(total);
         self.queue.add(timing.queue);
         self.compute_input.add(timing.input);
         self.compute_infer.add(timing.compute);
         self.compute_output.add(timing.output);
-        self.inference_count += rows as u64;
     }
 
     /// Something was answered at this moment.

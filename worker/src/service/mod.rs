@@ -107,14 +107,18 @@ impl Front {
             span.set("forebay.model.version", model.version().to_string());
             span.context()
         });
-        let asked = Asked {
-            shared: Shared::of(&message, &self.regions, self.max_message_bytes).await?,
-            message,
-            arrival,
-            trace,
-        };
         let underway = model.requests().begin(arrival.at);
-        let answer = ask(&model, asked, progress).await;
+        let answer = async {
+            let shared = Shared::of(&message, &self.regions, self.max_message_bytes).await?;
+            let asked = Asked {
+                message,
+                shared,
+                arrival,
+                trace,
+            };
+            ask(&model, asked, progress).await
+        }
+        .await;
         let failed = answer.as_ref().is_err_and(Fault::is_ours);
         self.load.count(failed);
         match &answer {

@@ -57,6 +57,7 @@ fn batching(model: &Model, statistics: &Statistics) -> wire::BatchingStatistics 
             points: points.collect(),
         }
     });
+    let queued = model.queued_by_priority().into_iter();
     let refused = statistics.refused.by_reason().into_iter();
     wire::BatchingStatistics {
         submitted: statistics.submitted,
@@ -70,6 +71,11 @@ fn batching(model: &Model, statistics: &Statistics) -> wire::BatchingStatistics 
         input_elements: statistics.padding.all,
         padding_elements: statistics.padding.filled,
         learned: learned.collect(),
+        queued_rows_by_priority: queued
+            .map(|(priority, rows)| (priority, rows as u64))
+            .collect(),
+        terminated_runs: statistics.terminated,
+        split_requests: statistics.split,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod answers;
 mod caching;
+mod counters;
 mod hostile;
 mod load_reports;
 mod patience;

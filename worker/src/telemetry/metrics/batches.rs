@@ -7,6 +7,7 @@ use crate::telemetry::prometheus::{Page, Scale};
 
 pub fn write(page: &mut Page, models: &[Shown<'_>]) {
     counters(page, models);
+    parts(page, models);
     durations(page, models);
     waiting(page, models);
     padding(page, models);
@@ -14,7 +15,10 @@ pub fn write(page: &mut Page, models: &[Shown<'_>]) {
 }
 
 fn counters(page: &mut Page, models: &[Shown<'_>]) {
-    let header = counter("nv_inference_count", "Rows of requests that a model ran.");
+    let header = counter(
+        "nv_inference_count",
+        "Rows of successful runs of the model.",
+    );
     family(page, header, models, |model| {
         model.statistics.inference_count
     });
@@ -40,6 +44,20 @@ fn counters(page: &mut Page, models: &[Shown<'_>]) {
             page.sample(name, &shown.labelled("reason", reason), count);
         }
     }
+}
+
+/// Requests that did not go whole, and runs that did not end.
+fn parts(page: &mut Page, models: &[Shown<'_>]) {
+    let header = counter(
+        "forebay_split_requests_total",
+        "Requests that were run in parts and answered.",
+    );
+    family(page, header, models, |model| model.statistics.split);
+    let header = counter(
+        "forebay_terminated_runs_total",
+        "Runs that were ended since nobody waited for them any more.",
+    );
+    family(page, header, models, |model| model.statistics.terminated);
 }
 
 fn durations(page: &mut Page, models: &[Shown<'_>]) {
@@ -85,6 +103,16 @@ fn waiting(page: &mut Page, models: &[Shown<'_>]) {
     family(page, header, models, |model| {
         model.statistics.queued_rows as u64
     });
+    let name = "forebay_queued_rows_by_priority";
+    let help =
+        "Rows that wait for an instance, by priority; a request that goes alone counts for one.";
+    gauge(name, help).write(page);
+    for (shown, model) in engines(models) {
+        for (priority, rows) in model.queued_by_priority() {
+            let priority = priority.to_string();
+            page.sample(name, &shown.labelled("priority", &priority), rows);
+        }
+    }
 }
 
 /// Of models that are padded.
