@@ -26,13 +26,17 @@ IDENTITIES: dict[str, tuple[int, type]] = {
 }
 
 
-def save(repository: Path, name: str, nodes: list, inputs: list, outputs: list) -> None:
-    graph = helper.make_graph(nodes, name, inputs, outputs)
+def write(path: Path, nodes: list, inputs: list, outputs: list, initializers: list | None = None) -> None:
+    graph = helper.make_graph(nodes, "graph", inputs, outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def save(repository: Path, name: str, nodes: list, inputs: list, outputs: list) -> None:
     directory = repository / name / "1"
     directory.mkdir(parents=True)
-    onnx.save(model, str(directory / "model.onnx"))
+    write(directory / "model.onnx", nodes, inputs, outputs)
 
 
 def identity(repository: Path, name: str, tensors: dict[str, int], shape: list) -> None:
