@@ -55,10 +55,11 @@ impl Host {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn this_machine_can_be_read() {
         let host = Host::find();
