@@ -16,7 +16,7 @@ TEST_ENVIRONMENT = ORT_DYLIB_PATH=$(ONNXRUNTIME) FOREBAY_BIN_DIR="$(TARGET)/debu
 	FOREBAY_MODELS="$(CURDIR)/$(MODELS)"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python lint build models clean check
+.PHONY: help demo test test-rust test-python soak lint build models clean check
 
 help: ## This list
 	@echo "Forebay: an inference gateway and an ONNX Runtime worker"
@@ -42,6 +42,10 @@ test-python: models ## Only the tests in Python: tritonclient and kserve, throug
 	cargo build --workspace --bins
 	$(TEST_ENVIRONMENT) $(VENV)/bin/python -m pytest -p no:cacheprovider tests/python --ignore=tests/python/test_kserve.py
 	$(TEST_ENVIRONMENT) $(VENV)/bin/python -m pytest -p no:cacheprovider tests/python/test_kserve.py
+
+soak: ## A worker under everything at once for 10 minutes (SECONDS=60: shorter)
+	cargo build -p forebay-worker
+	$(TEST_ENVIRONMENT) FOREBAY_SOAK_SECONDS=$(or $(SECONDS),600) cargo test -p forebay-tests --test soak -- --nocapture
 
 lint: check ## Formatting and clippy, warnings are errors
 	@./deploy/setup/cmake.sh

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use anyhow::Context;
+use forebay_proto::tensor::DataType;
 use prost::Message;
 
 const FLOAT: i32 = 1;
@@ -39,6 +40,18 @@ pub fn add(amount: f32) -> Vec<u8> {
         input: vec![value("x", FLOAT, &shape)],
         output: vec![value("y", FLOAT, &shape)],
         ..Graph::named("add")
+    })
+}
+
+/// `x` of this datatype `[batch, n]` → `y`, which is `x`.
+pub fn echo(datatype: DataType) -> Vec<u8> {
+    let shape = [free("batch"), free("n")];
+    let element = element(datatype);
+    model(Graph {
+        node: vec![node("Identity", &["x"], &["y"])],
+        input: vec![value("x", element, &shape)],
+        output: vec![value("y", element, &shape)],
+        ..Graph::named("echo")
     })
 }
 
@@ -148,6 +161,26 @@ fn model(graph: Graph) -> Vec<u8> {
         opset_import: vec![operators],
     }
     .encode_to_vec()
+}
+
+/// As ONNX numbers its element types.
+fn element(datatype: DataType) -> i32 {
+    match datatype {
+        DataType::Fp32 => FLOAT,
+        DataType::Uint8 => 2,
+        DataType::Int8 => 3,
+        DataType::Uint16 => 4,
+        DataType::Int16 => 5,
+        DataType::Int32 => 6,
+        DataType::Int64 => INT64,
+        DataType::Bytes => 8,
+        DataType::Bool => BOOL,
+        DataType::Fp16 => 10,
+        DataType::Fp64 => 11,
+        DataType::Uint32 => 12,
+        DataType::Uint64 => 13,
+        DataType::Bf16 => 16,
+    }
 }
 
 fn node(operator: &str, input: &[&str], output: &[&str]) -> Node {
