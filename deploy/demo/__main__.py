@@ -55,11 +55,11 @@ def show(processes: Processes, models: Path, directory: Path, once: bool, termin
     terminal.line(f"  gateway          {built.gateway.address:<21} REST, gRPC and plain HTTP on one port")
     for worker, name in zip(built.workers, built.worker_names().values(), strict=True):
         terminal.line(f"  {name:<16} {worker.grpc:<21} minilm and magika, one thread")
-    story.search(built, encoder, terminal)
+    story.search(built, terminal)
     story.classify(built, models, terminal)
     story.balance(built, encoder, terminal)
     story.trace(built, encoder, collector.spans, terminal)
-    story.invitation(built, models, encoder, terminal)
+    story.invitation(built, models, terminal)
     terminal.line(f"Logs        {directory}")
     if once:
         terminal.line()

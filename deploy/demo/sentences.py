@@ -12,6 +12,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 MODEL = "minilm"
+ENSEMBLE = "embed"
+"""From sentences to vectors within the worker: a tokenizer, then the model."""
+TEXT = "sentences"
 OUTPUT = "sentence_embedding"
 WIDTH = 384
 

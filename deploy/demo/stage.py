@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from demo import sentences
 from demo.processes import Gateway, Processes, Worker, friendly_port
 
 SLOW_WORKER = 3
@@ -24,6 +25,17 @@ service_name = "forebay-worker-{number}"
 otlp = {{ endpoint = "{collector}", protocol = "http" }}
 sampling_ratio = 0.0
 log_level = "warn"
+
+# Sentences as they are: a tokenizer before the model.
+[[models.{ensemble}.steps]]
+tokenizer = {{ file = "{model}/tokenizer.json", max_length = 128 }}
+inputs = {{ text = "{text}" }}
+outputs = {{ input_ids = "ids", attention_mask = "mask", token_type_ids = "types" }}
+
+[[models.{ensemble}.steps]]
+model = "{model}"
+inputs = {{ input_ids = "ids", attention_mask = "mask", token_type_ids = "types" }}
+outputs = {{ {output} = "{output}" }}
 """
 
 GATEWAY_CONFIG = """\
@@ -70,6 +82,10 @@ def build(processes: Processes, repository: Path, collector: str) -> Stage:
             http=friendly_port(8100 + number),
             number=number,
             collector=collector,
+            ensemble=sentences.ENSEMBLE,
+            model=sentences.MODEL,
+            text=sentences.TEXT,
+            output=sentences.OUTPUT,
         )
         workers.append(processes.worker(f"worker-{number}", config, nice=10 if number == SLOW_WORKER else 0))
     slow = workers[SLOW_WORKER - 1].program.process.pid

@@ -6,6 +6,7 @@ import secrets
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import tritonclient.grpc as triton_grpc
 from tritonclient.utils import np_to_triton_dtype
 
@@ -48,21 +49,25 @@ class StoryError(Exception):
     """Something that the demo shows did not happen."""
 
 
-def search(stage: Stage, encoder: sentences.SentenceEncoder, terminal: Terminal) -> None:
+def search(stage: Stage, terminal: Terminal) -> None:
     terminal.title(f"1  Which sentence answers “{QUERY}”")
     rest = load.RestConnection(stage.gateway.address)
-    candidates, _ = rest.infer(sentences.MODEL, encoder.encode(SENTENCES))
+    candidates, _ = rest.infer(sentences.ENSEMBLE, {sentences.TEXT: texts(SENTENCES)})
     rest.close()
     grpc = load.GrpcConnection(stage.gateway.address)
-    query, _ = grpc.infer(sentences.MODEL, encoder.encode([QUERY]))
+    query, _ = grpc.infer(sentences.ENSEMBLE, {sentences.TEXT: texts([QUERY])})
     grpc.close()
     ranking = sentences.nearest(query[0], candidates)
     for index, similarity in ranking[:4]:
         bar = terminal.style(terminal.bar(similarity, 10), "cyan")
         terminal.line(f"  {similarity:5.2f} {bar} {SENTENCES[index]}")
-    terminal.line(terminal.style(f"  {len(SENTENCES)} sentences embedded over REST, the question over gRPC", "dim"))
+    terminal.line(terminal.style(f"  {len(SENTENCES)} sentences sent as text over REST, the question over gRPC", "dim"))
     if ranking[0][0] != 0:
         raise StoryError(f"the nearest sentence is {SENTENCES[ranking[0][0]]!r}")
+
+
+def texts(lines: list[str]) -> np.ndarray:
+    return np.array([line.encode() for line in lines], np.object_)
 
 
 def classify(stage: Stage, repository: Path, terminal: Terminal) -> None:
@@ -141,20 +146,16 @@ def is_complete(spans: list[Span]) -> bool:
     return both and any(span.links for span in spans)
 
 
-def invitation(stage: Stage, models: Path, encoder: sentences.SentenceEncoder, terminal: Terminal) -> None:
+def invitation(stage: Stage, models: Path, terminal: Terminal) -> None:
     """Lines to paste into another terminal, in the folder of the project."""
     terminal.title("5  Your turn")
-    inputs = ",\n  ".join(
-        f'{{"name": "{name}", "datatype": "INT64", "shape": {list(array.shape)}, "data": {array.ravel().tolist()}}}'
-        for name, array in encoder.encode(["money back"]).items()
-    )
     address = stage.gateway.address
     terminal.line(
         f"""\
 REST: what a sentence looks like to the model
 
-curl -si http://{address}/v2/models/{sentences.MODEL}/infer -d '{{"inputs": [
-  {inputs}]}}' | cut -c1-300
+curl -si http://{address}/v2/models/{sentences.ENSEMBLE}/infer -d '{{"inputs": [
+  {{"name": "{sentences.TEXT}", "datatype": "BYTES", "shape": [1], "data": ["money back"]}}]}}' | cut -c1-300
 
 gRPC: what kind of file is the Makefile?
 

@@ -108,6 +108,13 @@ pub enum InferError {
     DeadlineInQueue(String),
     #[error("model '{0}' is unloading")]
     Unavailable(String),
+    /// A step of an ensemble whose model does not take requests.
+    #[error("model '{ensemble}' is not ready: {step}: {reason}")]
+    StepNotReady {
+        ensemble: String,
+        step: String,
+        reason: String,
+    },
     #[error("model '{model}' failed: {message}")]
     Engine { model: Arc<str>, message: String },
 }

@@ -11,6 +11,7 @@ pub mod inference;
 pub mod load;
 pub mod measure;
 pub mod model;
+pub mod pipeline;
 pub mod process;
 pub mod repository;
 pub mod served;

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use crate::engine::onnx::Runtime;
 use crate::http;
 use crate::load::sample;
-use crate::repository::{Commands, Control, Counts, LoadEvent, Loader, Registry, Watch};
+use crate::repository::{Commands, Control, Counts, Ensembles, LoadEvent, Loader, Registry, Watch};
 use crate::server::tls::{self, TlsError};
 use crate::server::{Protocols, Server};
 use crate::service::{Front, Guard, grpc};
@@ -91,6 +91,7 @@ pub async fn serve(
         runtime: library,
         config,
         observer: Arc::new(front.observer.clone()),
+        ensembles: Ensembles::new(&front.registry, front.observer.tracing.clone()),
         tell: Box::new(tell),
         watch: Watch::default(),
     };

@@ -13,6 +13,7 @@ use crate::cache::{Cache, CacheStatistics};
 use crate::inference::{InferError, InferRequest, Signature};
 use crate::measure::Requests;
 use crate::model::{Model, Statistics};
+use crate::pipeline::{self, Ensemble};
 
 /// Batches that the rows of one request may fill. It keeps its place in the queue until all are run, so this bounds
 /// how long one caller can keep the others waiting.
@@ -23,24 +24,29 @@ const MAX_PARTS: usize = 1024;
 pub enum Served {
     /// Run by an engine behind a queue of its own.
     Model(Model),
+    /// Steps, most of them models, each behind its own queue.
+    Ensemble(Ensemble),
 }
 
 impl Served {
     pub fn name(&self) -> &str {
         match self {
             Self::Model(model) => model.name(),
+            Self::Ensemble(ensemble) => ensemble.name(),
         }
     }
 
     pub fn version(&self) -> u64 {
         match self {
             Self::Model(model) => model.version(),
+            Self::Ensemble(_) => pipeline::VERSION,
         }
     }
 
     pub fn signature(&self) -> &Signature {
         match self {
             Self::Model(model) => model.signature(),
+            Self::Ensemble(ensemble) => ensemble.signature(),
         }
     }
 
@@ -48,6 +54,7 @@ impl Served {
     pub fn statistics(&self) -> Statistics {
         let mut statistics = match self {
             Self::Model(model) => model.statistics(),
+            Self::Ensemble(ensemble) => ensemble.statistics(),
         };
         if let Some(cache) = self.cache_statistics() {
             let waiting = cache.counts.waiting as u64;
@@ -64,6 +71,7 @@ impl Served {
     pub fn cache(&self) -> Option<&Arc<Cache>> {
         match self {
             Self::Model(model) => model.cache(),
+            Self::Ensemble(ensemble) => ensemble.cache(),
         }
     }
 
@@ -75,6 +83,7 @@ impl Served {
     pub fn requests(&self) -> &Requests {
         match self {
             Self::Model(model) => model.requests(),
+            Self::Ensemble(ensemble) => ensemble.requests(),
         }
     }
 
@@ -85,6 +94,8 @@ impl Served {
                 let devices = u32::try_from(model.config().devices.len()).unwrap_or(1);
                 model.config().instances.saturating_mul(devices.max(1))
             }
+            // Its models have theirs; it has no queue of its own before which anything could wait.
+            Self::Ensemble(_) => 1,
         }
     }
 
@@ -92,6 +103,7 @@ impl Served {
     pub fn default_timeout(&self) -> Option<Duration> {
         match self {
             Self::Model(model) => model.config().default_timeout,
+            Self::Ensemble(ensemble) => ensemble.config().default_timeout,
         }
     }
 
@@ -100,6 +112,7 @@ impl Served {
     pub fn row_limit(&self) -> Option<usize> {
         let limit = match self {
             Self::Model(model) => model.config().max_batch_size,
+            Self::Ensemble(ensemble) => return ensemble.row_limit(),
         };
         let batches = self.signature().batched && limit > 1;
         batches.then(|| usize::try_from(limit).unwrap_or(usize::MAX))
@@ -113,6 +126,7 @@ impl Served {
                 Some(limit.saturating_mul(MAX_PARTS))
             }
             Self::Model(_) => Some(limit),
+            Self::Ensemble(ensemble) => ensemble.request_limit(),
         }
     }
 
@@ -126,10 +140,24 @@ impl Served {
         self.model().and_then(Model::provider_note)
     }
 
+    /// The ensemble, if it is one.
+    pub fn ensemble(&self) -> Option<&Ensemble> {
+        match self {
+            Self::Model(_) => None,
+            Self::Ensemble(ensemble) => Some(ensemble),
+        }
+    }
+
+    /// What keeps it from answering at the moment, although it is loaded.
+    pub fn obstacle(&self) -> Option<String> {
+        self.ensemble().and_then(Ensemble::obstacle)
+    }
+
     /// The model, if it is one that an engine runs.
     pub fn model(&self) -> Option<&Model> {
         match self {
             Self::Model(model) => Some(model),
+            Self::Ensemble(_) => None,
         }
     }
 
@@ -172,6 +200,7 @@ impl Served {
                 }
                 answer
             }
+            Self::Ensemble(ensemble) => ensemble.infer(request, now).await,
         }
     }
 
@@ -179,6 +208,7 @@ impl Served {
     pub fn shutdown(&self) {
         match self {
             Self::Model(model) => model.shutdown(),
+            Self::Ensemble(ensemble) => ensemble.shutdown(),
         }
     }
 }

@@ -58,7 +58,7 @@ impl Refused {
             InferError::DeadlineInQueue(_) | InferError::CannotMeetDeadline { .. } => {
                 self.deadline += 1;
             }
-            InferError::Unavailable(_) => self.unloading += 1,
+            InferError::Unavailable(_) | InferError::StepNotReady { .. } => self.unloading += 1,
             InferError::InvalidInput(_) | InferError::Engine { .. } => {}
         }
     }

@@ -3,6 +3,8 @@
 //! Everything here blocks and runs on the one loading thread, so commands about a model follow each other. A
 //! model that is let go is dropped on a thread of its own, when the last request on it was answered.
 
+mod ensembles;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +24,8 @@ use crate::repository::registry::Registry;
 use crate::repository::settings::Settings;
 use crate::repository::watch::{Anew, Change, Watch};
 use crate::served::Served;
+
+pub use self::ensembles::Ensembles;
 
 /// How often it is looked whether the last request on a model was answered.
 const LAST_REQUEST: Duration = Duration::from_millis(5);
@@ -75,6 +79,7 @@ pub struct Loader {
     pub runtime: Runtime,
     pub config: Worker,
     pub observer: Arc<dyn BatchObserver>,
+    pub ensembles: Ensembles,
     pub tell: Box<dyn Fn(LoadEvent<'_>) + Send>,
     /// What the models were loaded from.
     pub watch: Watch,
@@ -94,12 +99,15 @@ impl Loader {
             )
         })?;
         names.extend(self.config.models.keys().cloned());
+        names.extend(self.config.ensembles.keys().cloned());
         if let ModelControl::Explicit {
             at_start: Some(at_start),
         } = &self.config.model_control
         {
             names = at_start.clone();
         }
+        let (ensembles, names): (Vec<String>, Vec<String>) =
+            names.into_iter().partition(|name| self.is_ensemble(name));
         let mut plans: Vec<(String, Plan)> = Vec::new();
         for name in names {
             let plan = self.plan(&name).unwrap_or_else(|| {
@@ -120,6 +128,9 @@ impl Loader {
                 Err(_) => counts.failed += 1,
             }
         }
+        let ready = self.start_ensembles(&ensembles);
+        counts.ready += ready;
+        counts.failed += ensembles.len() - ready;
         self.registry.complete();
         Ok(counts)
     }
@@ -129,14 +140,22 @@ impl Loader {
     /// # Errors
     /// There is no such model, or a version of it cannot be loaded; what was served before still is.
     pub fn load(&mut self, name: &str) -> Result<(), LoadError> {
+        if self.is_ensemble(name) {
+            return self.load_ensemble(name);
+        }
         let plan = self.plan(name);
         let plan = plan.ok_or_else(|| LoadError::Unknown(name.to_owned()))?;
         self.registry.change(name, |life| life.begin(&plan));
-        self.carry_out(name, &plan, &Anew::All)
+        let carried_out = self.carry_out(name, &plan, &Anew::All);
+        self.renew_ensembles();
+        carried_out
     }
 
     /// New requests for the model are refused from now on. A model that is not loaded stays so.
     pub fn unload(&self, name: &str) {
+        if self.is_ensemble(name) {
+            return self.unload_ensemble(name);
+        }
         let on_disk = disk::folder(&self.config.repository, name).is_some();
         let let_go = self.registry.change(name, |life| {
             if on_disk {
@@ -161,6 +180,7 @@ impl Loader {
         };
         let folders = names
             .iter()
+            .filter(|name| !self.is_ensemble(name))
             .filter_map(|name| disk::folder(repository, name));
         for change in self.watch.look(folders.collect()) {
             if self.registry.closed() {
@@ -178,6 +198,7 @@ impl Loader {
                 }
             }
         }
+        self.renew_ensembles();
     }
 
     /// None: there is no such folder.

@@ -18,6 +18,6 @@ mod watch;
 pub use control::{Commands, Control, ControlError};
 pub use layout::is_model_name;
 pub use lifecycle::ModelState;
-pub use loader::{Counts, LoadError, LoadEvent, Loader};
+pub use loader::{Counts, Ensembles, LoadError, LoadEvent, Loader};
 pub use registry::{IndexEntry, LookupError, Registry};
 pub use watch::Watch;

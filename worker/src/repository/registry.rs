@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use dashmap::DashMap;
 use tokio::sync::watch;
 
+use crate::pipeline::Models;
 use crate::repository::layout;
 use crate::repository::lifecycle::{Absent, Lifecycle, ModelState};
 use crate::served::Served;
@@ -67,7 +68,16 @@ impl Registry {
             (_, Some(number)) => life.serving(Some(number)),
             (_, None) => Err(Absent::UnknownVersion),
         };
-        served.map(Arc::clone).map_err(|absent| match absent {
+        let served = served.map(Arc::clone);
+        // What an ensemble is made of is looked up here, too.
+        drop(life);
+        if let Some(reason) = served.as_ref().ok().and_then(|served| served.obstacle()) {
+            return Err(LookupError::NotReady {
+                name: name.to_owned(),
+                reason,
+            });
+        }
+        served.map_err(|absent| match absent {
             Absent::Unloaded => LookupError::NoVersions(name.to_owned()),
             Absent::UnknownVersion => LookupError::UnknownVersion {
                 name: name.to_owned(),
@@ -98,6 +108,18 @@ impl Registry {
                 state: line.state,
                 reason: line.reason,
             }));
+        }
+        for model in self.models() {
+            let Some(reason) = model.obstacle() else {
+                continue;
+            };
+            let same = |entry: &&mut IndexEntry| {
+                entry.name == model.name() && entry.version == Some(model.version())
+            };
+            if let Some(entry) = entries.iter_mut().find(same) {
+                entry.state = ModelState::Unavailable;
+                entry.reason = reason;
+            }
         }
         entries.sort_by(|a, b| (&a.name, a.version).cmp(&(&b.name, b.version)));
         entries
@@ -182,6 +204,13 @@ impl Registry {
             name: name.to_owned(),
             reason: "the repository is being read".to_owned(),
         }
+    }
+}
+
+impl Models for Registry {
+    fn find(&self, name: &str, version: Option<u64>) -> Result<Arc<Served>, String> {
+        let version = version.map_or_else(String::new, |version| version.to_string());
+        self.get(name, &version).map_err(|error| error.to_string())
     }
 }
 

@@ -3,6 +3,7 @@
 //! Shapes in metadata hold the batch axis; those in a configuration do not when the model batches, as
 //! Triton's clients expect.
 
+mod ensemble;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -88,7 +89,10 @@ impl Front {
                 .iter()
                 .map(|model| model.version().to_string())
                 .collect(),
-            platform: PLATFORM.to_owned(),
+            platform: match &*model {
+                Served::Model(_) => PLATFORM.to_owned(),
+                Served::Ensemble(_) => ensemble::PLATFORM.to_owned(),
+            },
             inputs: tensors(&model.signature().inputs),
             outputs: tensors(&model.signature().outputs),
         })
@@ -106,6 +110,7 @@ impl Front {
                 settings::complete(model, &mut config);
                 config
             }
+            Served::Ensemble(ensemble) => ensemble::configuration(ensemble),
         };
         Ok(wire::ModelConfigResponse {
             config: Some(config),
@@ -136,13 +141,7 @@ impl Front {
 
 fn configuration(model: &Model, limit: Option<usize>) -> wire::ModelConfig {
     let config = model.config();
-    let dims = |spec: &TensorSpec| {
-        let mut dims = shape(spec);
-        if limit.is_some() && !spec.optional && !dims.is_empty() {
-            dims.remove(0);
-        }
-        dims
-    };
+    let dims = |spec: &TensorSpec| config_dims(spec, limit);
     let input = |spec: &TensorSpec| wire::ModelInput {
         name: spec.name.clone(),
         data_type: spec.datatype.config_type().into(),
@@ -182,7 +181,7 @@ fn configuration(model: &Model, limit: Option<usize>) -> wire::ModelConfig {
         name: model.name().to_owned(),
         platform: PLATFORM.to_owned(),
         backend: BACKEND.to_owned(),
-        max_batch_size: limit.map_or(0, |limit| i32::try_from(limit).unwrap_or(i32::MAX)),
+        max_batch_size: limit_as_sent(limit),
         input: model.signature().inputs.iter().map(input).collect(),
         output: model.signature().outputs.iter().map(output).collect(),
         instance_group: vec![wire::ModelInstanceGroup {
@@ -195,6 +194,20 @@ fn configuration(model: &Model, limit: Option<usize>) -> wire::ModelConfig {
         scheduling_choice: batching,
         ..wire::ModelConfig::default()
     }
+}
+
+/// A shape without its batch axis, where `limit` says that there is one.
+fn config_dims(spec: &TensorSpec, limit: Option<usize>) -> Vec<i64> {
+    let mut dims = shape(spec);
+    if limit.is_some() && !spec.optional && !dims.is_empty() {
+        dims.remove(0);
+    }
+    dims
+}
+
+/// Rows of a request at most; 0: no batch axis.
+fn limit_as_sent(limit: Option<usize>) -> i32 {
+    limit.map_or(0, |limit| i32::try_from(limit).unwrap_or(i32::MAX))
 }
 
 /// −1 stands for any size; a model that does not say the rank is shown as a vector.

@@ -71,7 +71,9 @@ impl Fault {
                 retry_after: expected_wait.clamp(MIN_RETRY_DELAY, MAX_RETRY_DELAY),
             },
             InferError::DeadlineInQueue(_) => Fault::DeadlineExceeded(text),
-            InferError::Unavailable(_) => Fault::Unavailable(text),
+            InferError::Unavailable(_) | InferError::StepNotReady { .. } => {
+                Fault::Unavailable(text)
+            }
             InferError::Engine { .. } => Fault::Internal(text),
         }
     }

@@ -45,7 +45,8 @@ impl From<&InferError> for Stage {
             InferError::QueueFull { .. }
             | InferError::DeadlineInQueue(_)
             | InferError::CannotMeetDeadline { .. }
-            | InferError::Unavailable(_) => Stage::Queued,
+            | InferError::Unavailable(_)
+            | InferError::StepNotReady { .. } => Stage::Queued,
             // Values are looked at before the queue and by the engine.
             InferError::InvalidInput(_) | InferError::Engine { .. } => Stage::Executing,
         }

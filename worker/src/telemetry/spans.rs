@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! server span of a request (child of the caller's span, if it sent one)
+//! ├── a step             only for ensembles: one for each, and below it what follows here
 //! ├── queue              from submission until an instance took the request
 //! ├── execute            from then until its answer, linked to the batch
 //! └── batch              only below the batch's first traced request; linked to every traced one
@@ -64,6 +65,14 @@ impl Tracing {
         let span = tracer.build_with_context(builder, &context);
         span.is_recording()
             .then_some(ServerSpan { span, ended: false })
+    }
+
+    /// The span of a step of an ensemble, which begins now. Its request is traced.
+    pub fn step(&self, name: &str, request: &SpanContext) -> Option<ServerSpan> {
+        let (tracer, _) = self.tracer.as_ref()?;
+        let builder = SpanBuilder::from_name(name.to_owned());
+        let span = tracer.build_with_context(builder, &below(request));
+        Some(ServerSpan { span, ended: false })
     }
 
     /// The spans of a batch. `clock` was read after the batch.
@@ -130,7 +139,7 @@ impl Tracing {
     }
 }
 
-/// The span of one request; ends as cancelled when dropped before `end`.
+/// The span of one request, or of one step of an ensemble on its behalf; ends as cancelled when dropped before `end`.
 #[derive(Debug)]
 pub struct ServerSpan {
     span: Span,

@@ -34,7 +34,7 @@ pub(super) fn step(value: &Value<'_>) -> Read<Step> {
         let name = value.string_that("the name of a model", |name| !name.is_empty());
         Ok(StepKind::Model {
             name: name?.to_owned(),
-            version: version.clone().ok().flatten(),
+            version: version.ok().flatten(),
         })
     });
     let kinds = [

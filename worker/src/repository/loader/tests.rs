@@ -15,6 +15,7 @@ use crate::inference::{InferError, InferRequest, Tensor};
 use crate::repository::layout::MODEL_FILE;
 use crate::repository::lifecycle::ModelState;
 use crate::repository::registry::LookupError;
+use crate::telemetry::spans::Tracing;
 
 mod changes;
 
@@ -63,8 +64,10 @@ impl Repository {
                 LoadEvent::LetGo { name, version } => format!("let go {name} {version}"),
             });
         };
+        let registry = Arc::new(Registry::new());
         Loader {
-            registry: Arc::new(Registry::new()),
+            ensembles: Ensembles::new(&registry, Tracing::default()),
+            registry,
             runtime: onnx::load(None)
                 .map_err(|error| error.to_string())
                 .expect("these tests need ONNX Runtime"),
