@@ -149,6 +149,8 @@ def test_metrics_and_statistics_agree(batching: Worker, sentences: list[Tensors]
     sizes = metrics["forebay_expected_batch_seconds"]
     assert {dict(labels)["model"] for labels in sizes} >= {"minilm", "magika"}
     assert all(seconds > 0 for seconds in sizes.values())
+    (memory,) = model.memory_usage
+    assert memory.byte_size > 1 << 20
     machine = metrics["nv_cpu_memory_used_bytes"][()]
     assert 0 < metrics["process_resident_memory_bytes"][()] < machine < metrics["nv_cpu_memory_total_bytes"][()]
     assert 0 <= metrics["nv_cpu_utilization"][()] <= 1

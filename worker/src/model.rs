@@ -46,6 +46,7 @@ pub struct Model {
     provider_note: Option<String>,
     cache: Option<Arc<Cache>>,
     nodes: Vec<NodeShare>,
+    memory_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
     requests: Requests,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -115,6 +116,7 @@ impl Model {
             provider: loaded.provider,
             provider_note: loaded.provider_note,
             nodes: loaded.nodes,
+            memory_bytes: loaded.memory_bytes,
             requests: Requests::default(),
             threads: Mutex::default(),
         };
@@ -252,6 +254,11 @@ impl Model {
     /// What became of the requests, as their callers see it.
     pub fn requests(&self) -> &Requests {
         &self.requests
+    }
+
+    /// Memory of the machine that its instances take now, in bytes. An estimate.
+    pub fn memory_bytes(&self) -> u64 {
+        (self.memory_bytes)()
     }
 
     pub fn batches(&self) -> &Batches {

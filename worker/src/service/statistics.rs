@@ -40,8 +40,18 @@ pub fn statistics(model: &Served) -> wire::ModelStatistics {
                 compute_output: total(size.compute_output),
             })
             .collect(),
+        memory_usage: model.model().map(memory).into_iter().collect(),
         batching: model.model().map(|model| batching(model, &statistics)),
         ..wire::ModelStatistics::default()
+    }
+}
+
+/// Memory of the machine, as Triton names it.
+fn memory(model: &Model) -> wire::MemoryUsage {
+    wire::MemoryUsage {
+        r#type: "CPU".to_owned(),
+        id: 0,
+        byte_size: model.memory_bytes(),
     }
 }
 

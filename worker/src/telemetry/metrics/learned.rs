@@ -1,4 +1,5 @@
-//! What the worker knows about its models: where they run, and how long batches take.
+//! What the worker knows about its models: where they run, what memory they take, and how long
+//! batches take.
 
 use super::{Shown, engines, gauge};
 use crate::telemetry::prometheus::Page;
@@ -23,6 +24,13 @@ pub fn write(page: &mut Page, models: &[Shown<'_>]) {
                 page.sample(name, &labels, expected.as_secs_f64());
             }
         }
+    }
+    let name = "forebay_model_memory_bytes";
+    let help =
+        "Memory of the machine that the model's instances take: weights, and what runs grew to.";
+    gauge(name, help).write(page);
+    for (shown, model) in engines(models) {
+        page.sample(name, &shown.labels(), model.memory_bytes());
     }
     let name = "forebay_model_info";
     let help = "Always 1; says which execution provider runs the model.";

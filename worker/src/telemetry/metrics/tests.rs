@@ -21,7 +21,7 @@ fn model(name: &str) -> Arc<Served> {
         provider: "cpu",
         provider_note: Some("cuda is not available".to_owned()),
         nodes: Vec::new(),
-        memory_bytes: Arc::new(|| 0),
+        memory_bytes: Arc::new(|| 77),
         first: factory(0).unwrap(),
         factory,
     };
@@ -76,7 +76,7 @@ async fn the_page_holds_tritons_names_and_ours() {
     // An instance tells of a batch after it has answered.
     served.shutdown();
 
-    let page = Metrics::default().page(&[served.clone()]);
+    let page = Metrics::default().page(std::slice::from_ref(&served));
     drop(open);
     let labels = r#"model="a\"b",version="2""#;
     for line in [
@@ -96,6 +96,7 @@ async fn the_page_holds_tritons_names_and_ours() {
         format!("forebay_batch_rows_bucket{{{labels},le=\"4\"}} 1"),
         format!("forebay_queue_seconds_count{{{labels}}} 1"),
         format!("forebay_execution_seconds_count{{{labels}}} 1"),
+        format!("forebay_model_memory_bytes{{{labels}}} 77"),
         format!("forebay_model_info{{{labels},provider=\"cpu\",fell_back=\"true\"}} 1"),
     ] {
         has(&page, &line);
