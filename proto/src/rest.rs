@@ -11,6 +11,7 @@ mod call;
 mod data;
 mod documents;
 mod error;
+mod generate;
 mod memory;
 mod parameters;
 mod repository;
@@ -24,6 +25,7 @@ pub use documents::{
     repository_index, server_metadata,
 };
 pub use error::{RestError, error_body};
+pub use generate::{Field, GenerateCall, event, generate_answer, generate_request};
 pub use memory::{Memory, MemoryCall, cuda_memory, register_request, system_memory};
 pub use repository::{index_request, load_request, unload_request};
 pub use request::{InferCall, OutputForm, infer_request, json_length};

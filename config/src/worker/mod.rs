@@ -37,7 +37,7 @@ pub struct Worker {
     pub http_listen: Option<SocketAddr>,
     /// Of both listeners; plain text when `None`.
     pub tls: Option<WorkerTls>,
-    /// File with the bearer token that calls which load or unload models must carry; None: nobody needs one.
+    /// File with the bearer token that calls must carry which change the server; None: nobody needs one.
     pub repository_token_file: Option<PathBuf>,
     /// `<repository>/<model>/<version>/model.onnx`
     pub repository: PathBuf,

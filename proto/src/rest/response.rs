@@ -107,18 +107,18 @@ impl Output<'_> {
         json(datatype, body);
         body.extend_from_slice(b",\"shape\":");
         json(shape, body);
-        if self.binary {
+        if self.shared {
+            // Neither data nor parameters: Triton's C++ client takes parameters for a sign of binary data.
+        } else if self.binary {
             let length = ("binary_data_size", self.raw.len());
             parameters_key(parameters, Some(length), body);
         } else {
             if !parameters.is_empty() {
                 parameters_key(parameters, None, body);
             }
-            if !self.shared {
-                body.extend_from_slice(b",\"data\":");
-                write_data(self.datatype, &self.raw, body)
-                    .map_err(|error| RestError::invalid(format!("output '{name}': {error}")))?;
-            }
+            body.extend_from_slice(b",\"data\":");
+            write_data(self.datatype, &self.raw, body)
+                .map_err(|error| RestError::invalid(format!("output '{name}': {error}")))?;
         }
         body.push(b'}');
         Ok(())
@@ -297,7 +297,7 @@ mod tests {
         assert_eq!(answer.body[length..], [3]);
         assert_eq!(
             value(&answer.body[..length])["outputs"][0],
-            json!({"name": "a", "datatype": "FP32", "shape": [2], "parameters": {"shared_memory_region": "r"}})
+            json!({"name": "a", "datatype": "FP32", "shape": [2]})
         );
     }
 

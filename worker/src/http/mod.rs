@@ -5,6 +5,7 @@
 
 mod body;
 mod compress;
+mod generate;
 mod refusal;
 
 use std::borrow::Cow;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use forebay_proto::rest::{self, Call, JSON_LENGTH_HEADER, MemoryCall, Model};
+use forebay_proto::rest::{self, Call, GenerateCall, JSON_LENGTH_HEADER, MemoryCall, Model};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
@@ -44,10 +45,14 @@ async fn plain_answer(front: &Front, parts: &Parts, body: Incoming, at: Instant)
     let answered = match Call::parse(&parts.method, parts.uri.path()) {
         Ok(Some(Call::Infer(model))) => return traced(front, &model, parts, body, at).await,
         Ok(Some(call)) => document(front, call, parts, body).await,
-        Ok(None) => Err(Refusal::from(Fault::NotFound(format!(
-            "there is no '{}' here",
-            parts.uri.path()
-        )))),
+        Ok(None) => match GenerateCall::parse(parts.uri.path()) {
+            Ok(Some(call)) => return generate::answer(front, call, parts, body).await,
+            Ok(None) => Err(Refusal::from(Fault::NotFound(format!(
+                "there is no '{}' here",
+                parts.uri.path()
+            )))),
+            Err(error) => Err(error.into()),
+        },
         Err(error) => Err(error.into()),
     };
     answered.unwrap_or_else(Refusal::into_response)

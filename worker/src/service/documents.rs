@@ -30,6 +30,7 @@ const EXTENSIONS: &[&str] = &[
     "model_configuration",
     "model_repository",
     "parameters",
+    "schedule_policy",
     "statistics",
     "system_shared_memory",
 ];
