@@ -17,7 +17,7 @@ import numpy as np
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-from tritonclient.utils import np_to_triton_dtype
+from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
 ENDPOINT_HEADER = "x-forebay-endpoint"
 REQUEST_SECONDS = 30
@@ -55,7 +55,8 @@ def grpc_request(model: str, inputs: Inputs) -> service_pb2.ModelInferRequest:
     for name, array in inputs.items():
         tensor = request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype))
         tensor.shape.extend(array.shape)
-        request.raw_input_contents.append(array.tobytes())
+        text = array.dtype == np.object_
+        request.raw_input_contents.append(serialize_byte_tensor(array).item() if text else array.tobytes())
     return request
 
 

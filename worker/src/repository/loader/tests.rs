@@ -18,6 +18,7 @@ use crate::repository::registry::LookupError;
 use crate::telemetry::spans::Tracing;
 
 mod changes;
+mod ensembles;
 
 type Events = Arc<Mutex<Vec<String>>>;
 
@@ -314,7 +315,6 @@ fn add(amount: f32) -> Vec<u8> {
 /// What the model answers to zeros: by how much it adds.
 fn amount(registry: &Registry, name: &str, version: &str) -> f32 {
     let served = registry.get(name, version).unwrap();
-    let model = served.model().unwrap();
     let request = InferRequest {
         inputs: vec![(
             0,
@@ -326,8 +326,11 @@ fn amount(registry: &Registry, name: &str, version: &str) -> f32 {
         )],
         ..token(0)
     };
-    let answer = model.submit(request, Instant::now()).unwrap();
-    let response = answer.blocking_recv().unwrap().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let answer = runtime.block_on(served.infer(request, Instant::now()));
+    let response = answer.unwrap();
     let first = response.outputs[0].data.first_chunk::<4>().unwrap();
     f32::from_le_bytes(*first)
 }
