@@ -81,11 +81,16 @@ impl Model {
             engines.push((loaded.factory)(number)?);
         }
         let mut forming = Forming::new(rules(&config, max_rows));
+        if config.warm_up {
+            warm_up(
+                &loaded.signature,
+                &mut engines,
+                padding.as_ref(),
+                &mut forming,
+            );
+        }
         if !config.dynamic_batching {
             forming.stop_stacking();
-        }
-        if config.warm_up {
-            warm_up(&loaded.signature, &mut engines, max_rows, &mut forming);
         }
 
         let limit = usize::try_from(config.max_queue_size).unwrap_or(usize::MAX);
@@ -341,29 +346,33 @@ fn rules(config: &ModelConfig, max_rows: usize) -> Rules {
     }
 }
 
-/// Lets every engine run once per size and the first one teach the durations.
+/// Lets every engine run once per size and length, and the first one teach the durations.
 fn warm_up(
     signature: &Signature,
     engines: &mut [Box<dyn Engine>],
-    max_rows: usize,
+    padding: Option<&Padding>,
     forming: &mut Forming,
 ) {
-    let Some(request) = warmup::synthetic_request(signature) else {
-        return;
-    };
-    let share = WARM_UP / u32::try_from(engines.len()).unwrap_or(u32::MAX).max(1);
+    let max_rows = forming.max_rows();
+    let requests = warmup::synthetic_requests(signature, padding);
+    let runs = u32::try_from(engines.len() * requests.len()).unwrap_or(u32::MAX);
+    let share = WARM_UP / runs.max(1);
     for (number, engine) in engines.iter_mut().enumerate() {
-        let deadline = Instant::now() + share;
-        let WarmUp { samples, stackable } =
-            warmup::warm_up(&mut **engine, &request, max_rows, deadline);
-        if !stackable {
-            forming.stop_stacking();
-        }
-        let weight = job::weight(&job::group(signature, None, &request), &request);
-        for sample in samples.iter().filter(|_| number == 0) {
-            // Twice, because a single sample is not trusted.
-            forming.record(weight, sample.rows, sample.took);
-            forming.record(weight, sample.rows, sample.took);
+        let mut deadline = Instant::now();
+        for request in &requests {
+            // Time that shorter ones did not need is for the longer ones.
+            deadline += share;
+            let WarmUp { samples, stackable } =
+                warmup::warm_up(&mut **engine, request, max_rows, deadline);
+            if !stackable {
+                forming.stop_stacking();
+            }
+            let weight = job::weight(&job::group(signature, padding, request), request);
+            for sample in samples.iter().filter(|_| number == 0) {
+                // Twice, because a single sample is not trusted.
+                forming.record(weight, sample.rows, sample.took);
+                forming.record(weight, sample.rows, sample.took);
+            }
         }
     }
 }

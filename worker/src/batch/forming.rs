@@ -82,6 +82,11 @@ impl Forming {
         self.rules.max_rows = 1;
     }
 
+    /// Rows of a batch at most.
+    pub fn max_rows(&self) -> usize {
+        self.rules.max_rows
+    }
+
     pub fn curves(&self) -> &Curves {
         &self.curves
     }

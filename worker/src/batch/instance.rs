@@ -193,6 +193,10 @@ impl Instance {
                 };
                 let requests: Vec<&InferRequest> = jobs.iter().map(|job| &job.request).collect();
                 let inputs = gather.gather(&requests, rows, fill);
+                // Whoever leaves from here on interrupts the run.
+                if jobs.iter().all(Waiting::is_cancelled) {
+                    return Err(EngineError::Interrupted);
+                }
                 run_start = Instant::now();
                 let results = engine.run(&inputs, &outputs);
                 run_end = Some(Instant::now());

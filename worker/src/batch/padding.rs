@@ -190,6 +190,20 @@ impl Padding {
         agreed
     }
 
+    /// At most so many lengths by which to get to know the model: buckets, evenly chosen if there are more, or the first
+    /// powers of two if they go on without end.
+    pub fn usual_lengths(&self, most: usize) -> Vec<usize> {
+        if self.buckets.is_empty() {
+            let powers = std::iter::successors(Some(FIRST_BUCKET), |size| size.checked_mul(2));
+            return powers.take(most).collect();
+        }
+        let step = self.buckets.len().div_ceil(most.max(1));
+        let from_the_longest = self.buckets.iter().rev().step_by(step);
+        let mut lengths: Vec<usize> = from_the_longest.copied().collect();
+        lengths.reverse();
+        lengths
+    }
+
     fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Relaxed)
     }

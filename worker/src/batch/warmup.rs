@@ -9,12 +9,15 @@ use bytes::Bytes;
 
 use crate::batch::curve::{HOPELESS, sizes};
 use crate::batch::gather::Gather;
+use crate::batch::padding::{LENGTH_AXIS, Padding};
 use crate::batch::scatter::scatter;
 use crate::engine::{Engine, EngineError};
 use crate::inference::{InferRequest, Signature, Tensor, TensorSpec};
 
 /// What stands for a free dimension that is not the batch axis.
 const FREE_DIMENSION: i64 = 32;
+/// Lengths of a padded model that are made up.
+const MAX_LENGTHS: usize = 6;
 /// Batches whose inputs are larger than this are not made up.
 const MAX_INPUT_BYTES: usize = 256 << 20;
 /// Runs of one size: the first grows the memory, the best of the others counts.
@@ -27,15 +30,32 @@ pub struct Sample {
     pub took: Duration,
 }
 
-/// Made-up requests of one row each; `None` if the signature leaves too much open.
-pub fn synthetic_request(signature: &Signature) -> Option<InferRequest> {
+/// Made-up requests of one row each, of every length that a padded model is to know; none if the signature leaves
+/// too much open.
+pub fn synthetic_requests(signature: &Signature, padding: Option<&Padding>) -> Vec<InferRequest> {
+    let lengths = match padding {
+        Some(padding) => padding.usual_lengths(MAX_LENGTHS),
+        None => vec![],
+    };
+    let requests = match lengths.as_slice() {
+        [] => vec![synthetic_request(signature, FREE_DIMENSION)],
+        lengths => lengths
+            .iter()
+            .map(|length| synthetic_request(signature, i64::try_from(*length).ok()?))
+            .collect(),
+    };
+    requests.into_iter().flatten().collect()
+}
+
+/// `length`: of every dimension 1 that is free.
+fn synthetic_request(signature: &Signature, length: i64) -> Option<InferRequest> {
     let required = signature
         .inputs
         .iter()
         .enumerate()
         .filter(|(_, spec)| !spec.optional);
     let inputs = required
-        .map(|(index, spec)| Some((index, synthetic_tensor(spec, signature.batched)?)))
+        .map(|(index, spec)| Some((index, synthetic_tensor(spec, signature.batched, length)?)))
         .collect::<Option<Vec<_>>>()?;
     Some(InferRequest {
         inputs,
@@ -141,14 +161,14 @@ fn run_once(
 }
 
 /// Zeros, or empty strings.
-fn synthetic_tensor(spec: &TensorSpec, batched: bool) -> Option<Tensor> {
+fn synthetic_tensor(spec: &TensorSpec, batched: bool, length: i64) -> Option<Tensor> {
     let mut shape = spec.shape.clone()?;
     for (axis, dimension) in shape.iter_mut().enumerate() {
         if *dimension < 0 {
-            *dimension = if axis == 0 && batched {
-                1
-            } else {
-                FREE_DIMENSION
+            *dimension = match axis {
+                0 if batched => 1,
+                LENGTH_AXIS => length,
+                _ => FREE_DIMENSION,
             };
         }
     }
@@ -166,12 +186,15 @@ fn synthetic_tensor(spec: &TensorSpec, batched: bool) -> Option<Tensor> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Arc;
     use std::sync::atomic::Ordering;
 
+    use forebay_config::worker::Padding as Config;
     use forebay_proto::tensor::DataType;
 
     use super::*;
+    use crate::batch::padding::Extent;
     use crate::engine::fake::{Script, signature};
 
     fn later() -> Instant {
@@ -188,11 +211,12 @@ mod tests {
     }
 
     fn made_up(inputs: Vec<TensorSpec>, batched: bool) -> Option<InferRequest> {
-        synthetic_request(&Signature {
+        let signature = Signature {
             inputs,
             outputs: vec![],
             batched,
-        })
+        };
+        synthetic_requests(&signature, None).pop()
     }
 
     #[test]
@@ -228,10 +252,35 @@ mod tests {
     }
 
     #[test]
+    fn a_padded_model_is_warmed_up_at_its_lengths() {
+        let tokens = spec(DataType::Int64, Some(&[-1, -1]), false);
+        let signature = Signature {
+            inputs: vec![tokens],
+            outputs: vec![],
+            batched: true,
+        };
+        let lengths = |buckets: &[u32]| {
+            let config = Config {
+                inputs: BTreeMap::from([("x".to_owned(), 0.0)]),
+                outputs: vec![],
+                buckets: buckets.to_vec(),
+            };
+            let padding = Padding::new(&config, &signature, Extent::Longest).unwrap();
+            let requests = synthetic_requests(&signature, Some(&padding));
+            let shapes = requests.iter().map(|request| request.inputs[0].1.shape[1]);
+            shapes.collect::<Vec<_>>()
+        };
+        assert_eq!(lengths(&[24, 100]), [24, 100]);
+        assert_eq!(lengths(&[]), [16, 32, 64, 128, 256, 512]);
+        let many: Vec<u32> = (1..=12).map(|step| step * 10).collect();
+        assert_eq!(lengths(&many), [20, 40, 60, 80, 100, 120]);
+    }
+
+    #[test]
     fn every_size_is_run_and_measured() {
         let script: Arc<Script> = Arc::default();
         let mut engine = script.factory()(0).unwrap();
-        let request = synthetic_request(&signature()).unwrap();
+        let request = synthetic_requests(&signature(), None).remove(0);
         let learned = warm_up(&mut *engine, &request, 4, later());
         assert!(learned.stackable);
         assert_eq!(learned.samples.first().map(|sample| sample.rows), Some(1));
@@ -244,7 +293,7 @@ mod tests {
     fn when_time_is_up_one_run_is_enough() {
         let script: Arc<Script> = Arc::default();
         let mut engine = script.factory()(0).unwrap();
-        let request = synthetic_request(&signature()).unwrap();
+        let request = synthetic_requests(&signature(), None).remove(0);
         let learned = warm_up(&mut *engine, &request, 4, Instant::now());
         assert_eq!(learned.samples.len(), 1);
         assert_eq!(*script.runs.lock(), [1]);
@@ -255,7 +304,7 @@ mod tests {
         let script: Arc<Script> = Arc::default();
         script.crooked.store(true, Ordering::SeqCst);
         let mut engine = script.factory()(0).unwrap();
-        let request = synthetic_request(&signature()).unwrap();
+        let request = synthetic_requests(&signature(), None).remove(0);
         let learned = warm_up(&mut *engine, &request, 4, later());
         assert!(!learned.stackable);
         assert_eq!(learned.samples.len(), 1);

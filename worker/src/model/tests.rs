@@ -441,7 +441,9 @@ fn every_run_is_reported() {
     assert_eq!(*notes.0.lock(), expected);
 }
 
+mod hot_path;
 mod leaving;
 mod order;
 mod padded;
 mod parts;
+mod real;

@@ -27,6 +27,40 @@ async fn an_inference_answers_raw_and_echoes_the_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_may_have_more_rows_than_a_batch() {
+    let bed = Bed::with(ModelConfig {
+        max_batch_size: 4,
+        learn_batch_size: false,
+        ..ModelConfig::default()
+    })
+    .await;
+    let mut client = bed.client().await;
+    let values: Vec<f32> = (0..46).map(|value| value as f32).collect();
+    let mut sent = request(&values);
+    let priority = InferParameter {
+        parameter_choice: Some(ParameterChoice::Uint64Param(7)),
+    };
+    sent.parameters.insert("priority".to_owned(), priority);
+    let answer = client.model_infer(sent.clone()).await.unwrap().into_inner();
+    assert_eq!(answer.outputs[0].shape, [23, 2]);
+    assert_eq!(answer.raw_output_contents, sent.raw_input_contents);
+    let all = wire::ModelStatisticsRequest::default();
+    let statistics = client.model_statistics(all).await.unwrap().into_inner();
+    let fake = &statistics.model_stats[0];
+    assert_eq!((fake.inference_count, fake.execution_count), (23, 6));
+    let success = fake.inference_stats.as_ref().unwrap().success.as_ref();
+    assert_eq!(success.unwrap().count, 1);
+
+    let too_many = client.model_infer(request(&vec![0.0; 2 * (4 * 1024 + 1)]));
+    let status = too_many.await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert_eq!(
+        status.message(),
+        "inference request batch-size must be <= 4096 for 'fake'"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_documents_describe_server_and_model() {
     let bed = Bed::start().await;
     let mut client = bed.client().await;
