@@ -34,10 +34,9 @@ const WARM_UP: Duration = Duration::from_secs(2);
 /// A model that takes requests until it is shut down. Dropping it shuts it down.
 pub struct Model {
     common: Arc<Common>,
-    /// As the engine has it.
-    signature: Signature,
     /// As clients see it.
-    seen: Signature,
+    signature: Signature,
+    engine_signature: Signature,
     reshapes: Reshapes,
     said: Option<Understood>,
     config: ModelConfig,
@@ -104,7 +103,7 @@ impl Model {
             padding,
             batches: Batches::default(),
         });
-        let (reshapes, seen) = match &spec.said {
+        let (reshapes, signature) = match &spec.said {
             Some(said) => Reshapes::new(&said.declared, &loaded.signature),
             None => (Reshapes::default(), loaded.signature.clone()),
         };
@@ -112,8 +111,8 @@ impl Model {
         let model = Self {
             cache: (cache > 0).then(|| Arc::new(Cache::new(cache))),
             common,
-            signature: loaded.signature,
-            seen,
+            signature,
+            engine_signature: loaded.signature,
             reshapes,
             said: spec.said,
             config,
@@ -146,7 +145,7 @@ impl Model {
     }
 
     pub fn signature(&self) -> &Signature {
-        &self.seen
+        &self.signature
     }
 
     /// What the `config.pbtxt` of a Triton repository says of it, if it has one.
@@ -210,7 +209,7 @@ impl Model {
 
     fn admit(&self, mut request: InferRequest, now: Instant) -> Result<Ticket, InferError> {
         for (index, tensor) in &mut request.inputs {
-            let spec = self.signature.inputs.get(*index);
+            let spec = self.engine_signature.inputs.get(*index);
             let spec = spec.ok_or_else(|| {
                 InferError::InvalidInput(format!("the model has no input {index}"))
             })?;
@@ -220,7 +219,11 @@ impl Model {
         if request.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(InferError::DeadlineInQueue(self.name().to_owned()));
         }
-        let group = job::group(&self.signature, self.common.padding.as_ref(), &request);
+        let group = job::group(
+            &self.engine_signature,
+            self.common.padding.as_ref(),
+            &request,
+        );
         let (caller, answer) = oneshot::channel();
         let job = Job {
             number: self.common.lane.number(),

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use forebay_config::worker::Provider;
 use forebay_proto::tensor::DataType;
+use proptest::prelude::*;
 
 use super::*;
 
@@ -306,4 +307,22 @@ fn what_cannot_be_is_refused_with_its_reason() {
 fn every_problem_is_told_at_once() {
     let told = refused("name: 'bert' backend: 'python' sequence_batching {}");
     assert_eq!(told.matches("; ").count(), 2, "{told}");
+}
+
+proptest! {
+    #[test]
+    fn a_damaged_file_is_read_or_refused(
+        from in any::<prop::sample::Index>(),
+        length in 0usize..60,
+        with in "(-?[0-9]{1,19}|[\\[\\]{}:,'\"#]|TYPE_[A-Z]{4}|\\PC){0,4}",
+    ) {
+        let characters: Vec<char> = WHOLE.chars().collect();
+        let from = from.index(characters.len());
+        let rest = &characters[(from + length).min(characters.len())..];
+        let damaged = characters[..from].iter().copied().chain(with.chars());
+        let damaged: String = damaged.chain(rest.iter().copied()).collect();
+        if let Err(reason) = read(&damaged, "minilm", &Model::default()) {
+            prop_assert!(reason.starts_with("config.pbtxt: ") && !reason.contains('\n'), "{}", reason);
+        }
+    }
 }
