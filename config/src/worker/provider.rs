@@ -32,7 +32,7 @@ pub struct ProviderOptions {
 pub struct Cuda {
     /// Bytes of device memory that the arena of one session may take; None: unbounded.
     pub memory_limit_bytes: Option<u64>,
-    /// A CUDA graph for each batch size that is run; needs fixed shapes but for the rows.
+    /// A CUDA graph for each batch size that is run. The worker refuses a model for which this is set.
     pub graphs: bool,
     /// TF32 in matrix products of FP32.
     pub tf32: bool,

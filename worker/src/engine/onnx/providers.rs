@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use forebay_config::worker::{Cuda, Device, Provider};
+use forebay_config::worker::{Cuda, Device, Provider, ProviderOptions};
 use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider as _};
 use ort::session::builder::{BuilderResult, SessionBuilder};
 
@@ -102,6 +102,15 @@ impl Placement {
         Err(format!(
             "it has kernels for none of the model's {all} nodes"
         ))
+    }
+
+    /// A refusal, with the options that may have led to it where the provider does not say.
+    pub(super) fn explain(self, refusal: String, options: &ProviderOptions) -> String {
+        match self {
+            Self::Cpu | Self::Cuda => refusal,
+            Self::TensorRt => with_options(refusal, &options.tensorrt, &[]),
+            Self::OpenVino => with_options(refusal, &options.openvino, &OPENVINO_OPTIONS),
+        }
     }
 
     /// For the CPU nothing is registered: naming that provider switches its memory arena off.
@@ -264,6 +273,41 @@ fn openvino_options(configured: &Options, request: &Request<'_>) -> Result<Optio
         .entry("num_of_threads".to_owned())
         .or_insert_with(|| request.options.threads.to_string());
     Ok(options)
+}
+
+/// Those of ONNX Runtime 1.24, whose OpenVINO provider does not say which option it does not know.
+const OPENVINO_OPTIONS: [&str; 14] = [
+    "cache_dir",
+    "device_luid",
+    "device_type",
+    "disable_dynamic_shapes",
+    "enable_causallm",
+    "enable_opencl_throttling",
+    "enable_qdq_optimizer",
+    "layout",
+    "load_config",
+    "model_priority",
+    "num_of_threads",
+    "num_streams",
+    "precision",
+    "reshape_input",
+];
+
+/// A refusal with the options that may have led to it: those that are not `known`, else all.
+fn with_options(error: String, configured: &Options, known: &[&str]) -> String {
+    let unknown = |key: &&String| !known.is_empty() && !known.contains(&key.as_str());
+    let suspects: Vec<&String> = configured.keys().filter(unknown).collect();
+    if let Some(suspect) = suspects.first() {
+        return format!("{error}; unknown option '{suspect}'");
+    }
+    let pairs: Vec<String> = configured
+        .iter()
+        .map(|(key, value)| format!("{key} = '{value}'"))
+        .collect();
+    if pairs.is_empty() {
+        return error;
+    }
+    format!("{error}; its options were {}", pairs.join(", "))
 }
 
 fn checked(configured: &Options, elsewhere: &[(&str, &str)]) -> Result<Options, String> {

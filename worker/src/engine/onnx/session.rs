@@ -39,6 +39,7 @@ pub fn load_model(
             Ok((session, nodes)) => return loaded(&source, *placement, session, (nodes, note)),
             Err(reason) if *placement == Placement::Cpu => refusal = reason,
             Err(reason) => {
+                let reason = placement.explain(reason, &source.options.provider_options);
                 refusal = format!("provider '{}' cannot run it: {reason}", placement.name());
                 note = Some(format!("provider 'auto' fell back to cpu: {reason}"));
             }

@@ -126,3 +126,21 @@ fn options_that_hand_over_addresses_or_stand_elsewhere_are_refused() {
     let error = openvino_options(&options(&[("context", "1")]), &request).unwrap_err();
     assert!(error.contains("'context'"), "{error}");
 }
+
+#[test]
+fn a_refusal_names_the_options_that_may_have_led_to_it() {
+    let refused = |pairs, known: &[&str]| with_options("no".to_owned(), &options(pairs), known);
+    assert_eq!(refused(&[], &OPENVINO_OPTIONS), "no");
+    assert_eq!(
+        refused(&[("device_type", "X"), ("tpyo", "1")], &OPENVINO_OPTIONS),
+        "no; unknown option 'tpyo'"
+    );
+    assert_eq!(
+        refused(&[("device_type", "X")], &OPENVINO_OPTIONS),
+        "no; its options were device_type = 'X'"
+    );
+    assert_eq!(
+        refused(&[("tpyo", "1")], &[]),
+        "no; its options were tpyo = '1'"
+    );
+}

@@ -95,3 +95,36 @@ fn options_of_the_session_do_not_change_what_is_computed() {
         assert_eq!(&output.data[..], data.as_bytes());
     }
 }
+
+/// Where the library is OpenVINO's (`ORT_DYLIB_PATH`), the model really runs there; elsewhere the test above says
+/// what is missing.
+#[test]
+fn openvino_runs_the_model_if_the_library_has_it() {
+    runtime();
+    if !ort::ep::OpenVINO::is_available().unwrap() {
+        return;
+    }
+    let mut model = open_with(chain(), options(Provider::OpenVino)).unwrap();
+    assert_eq!(model.provider, "openvino");
+    let mine = |share: &NodeShare| share.provider == "OpenVINOExecutionProvider" && share.nodes > 0;
+    assert!(model.nodes.iter().any(mine), "{:?}", model.nodes);
+    for rows in [1usize, 3] {
+        let data = vec![0.25f32.asin(); rows];
+        let output = run(&mut model, &[rows as i64], data.as_bytes()).unwrap();
+        let wanted: Vec<f32> = data.iter().map(|value| value.sin().sqrt()).collect();
+        for (found, wanted) in output.data.as_chunks::<4>().0.iter().zip(&wanted) {
+            assert!((f32::from_le_bytes(*found) - wanted).abs() < 1e-3);
+        }
+    }
+    for (key, value) in [("no_such_option", "1"), ("device_type", "TOASTER")] {
+        let mut options = options(Provider::OpenVino);
+        let table = &mut options.provider_options.openvino;
+        table.insert(key.to_owned(), value.to_owned());
+        let error = open_with(chain(), options).unwrap_err();
+        assert!(
+            error.contains("provider 'openvino' cannot run it"),
+            "{error}"
+        );
+        assert!(error.contains(key) || error.contains(value), "{error}");
+    }
+}
