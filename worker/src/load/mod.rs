@@ -69,7 +69,7 @@ impl Default for Load {
             failed: AtomicU64::new(0),
             sampled: RwLock::default(),
             trailers: RwLock::default(),
-            bare: Trailer::default(),
+            bare: Trailer::new(encode(&OrcaLoadReport::default()), Duration::ZERO),
         }
     }
 }
@@ -89,8 +89,10 @@ impl Load {
         let Some(model) = model else {
             return self.bare.get(now, || encode(&self.brief(&[])));
         };
-        self.trailer_of(model)
-            .get(now, || encode(&self.brief(&[model])))
+        let make = || encode(&self.brief(&[model]));
+        let trailer = self.trailer_of(model);
+        let trailer = trailer.unwrap_or_else(|| self.begin_trailer_of(model, now, make()));
+        trailer.get(now, make)
     }
 
     /// Everything about every model of the registry.
@@ -121,18 +123,18 @@ impl Load {
         report(sampled.whole, &models, detail)
     }
 
-    fn trailer_of(&self, model: &Served) -> Arc<Trailer> {
+    fn trailer_of(&self, model: &Served) -> Option<Arc<Trailer>> {
         let known = self.trailers.read();
-        let version = known
-            .get(model.name())
-            .and_then(|versions| versions.get(&model.version()));
-        if let Some(trailer) = version {
-            return Arc::clone(trailer);
-        }
-        drop(known);
+        known.get(model.name())?.get(&model.version()).cloned()
+    }
+
+    fn begin_trailer_of(&self, model: &Served, now: Duration, value: HeaderValue) -> Arc<Trailer> {
         let mut trailers = self.trailers.write();
         let versions = trailers.entry(model.name().to_owned()).or_default();
-        Arc::clone(versions.entry(model.version()).or_default())
+        let trailer = versions
+            .entry(model.version())
+            .or_insert_with(|| Arc::new(Trailer::new(value, now)));
+        Arc::clone(trailer)
     }
 }
 
@@ -144,16 +146,15 @@ impl Sampled {
     }
 }
 
-impl Default for Trailer {
-    fn default() -> Trailer {
+impl Trailer {
+    /// With what was made at `now`.
+    fn new(value: HeaderValue, now: Duration) -> Trailer {
         Trailer {
-            due: AtomicU64::new(0),
-            value: ArcSwap::from_pointee(HeaderValue::from_static("")),
+            due: AtomicU64::new(microseconds(now + FRESH)),
+            value: ArcSwap::from_pointee(value),
         }
     }
-}
 
-impl Trailer {
     /// One caller makes it anew when it is due; the others take what is there meanwhile.
     fn get(&self, now: Duration, make: impl FnOnce() -> HeaderValue) -> HeaderValue {
         let now = microseconds(now);
@@ -189,12 +190,12 @@ mod tests {
 
     #[test]
     fn a_trailer_is_made_once_in_its_time() {
-        let trailer = Trailer::default();
+        let trailer = Trailer::new(HeaderValue::from_static("a"), Duration::ZERO);
         let made = |at, value| {
             let value = HeaderValue::from_static(value);
             trailer.get(Duration::from_millis(at), || value)
         };
-        assert_eq!(made(0, "a"), "a");
+        assert_eq!(made(0, "x"), "a");
         assert_eq!(made(19, "b"), "a");
         assert_eq!(made(20, "c"), "c");
         assert_eq!(made(21, "d"), "c");
