@@ -1,5 +1,5 @@
 //! A worker under everything at once: all datatypes, random shapes, gRPC and REST, callers who leave, deadlines,
-//! models that are loaded anew, get new versions or break. No valid request may fail, nothing may grow, and every
+//! models that are loaded anew, get new versions or break, an ensemble over one of them. No valid request may fail, nothing may grow, and every
 //! counter must agree with what the callers saw.
 //!
 //! Lasts `FOREBAY_SOAK_SECONDS` (20 when not set; `make soak` says 600). The rate is modest: this looks for what
@@ -31,6 +31,17 @@ response_cache = '64KiB'
 [models.count]
 max_batch_size = 4
 max_queue_size = 64
+[models.chain]
+inputs = ['x']
+outputs = ['y']
+[[models.chain.steps]]
+model = 'double'
+inputs = { x = 'x' }
+outputs = { y = 'twice' }
+[[models.chain.steps]]
+model = 'add'
+inputs = { x = 'twice' }
+outputs = { y = 'y' }
 ";
 
 /// The model that gives back tensors of this datatype.

@@ -78,7 +78,8 @@ impl Caller {
                 50..65 => {
                     let least = self.shared.served.load(Ordering::SeqCst);
                     let rows = self.random.usize(1..5);
-                    let request = floats("add", &vec![0.0; 4 * rows]);
+                    let model = if self.random.bool() { "add" } else { "chain" };
+                    let request = floats(model, &vec![0.0; 4 * rows]);
                     self.expect(request, Want::Amount { least }).await;
                 }
                 65..80 => {

@@ -29,7 +29,10 @@ pub async fn counters(
     let statistics = client.model_statistics(request).await?.into_inner();
     ensure!(!statistics.model_stats.is_empty(), "no statistics");
     for model in &statistics.model_stats {
-        problems.extend(batches(model));
+        // An ensemble has no batches of its own.
+        if model.name != "chain" {
+            problems.extend(batches(model));
+        }
         if model.name == "cached" {
             problems.extend(cache(model));
         }
