@@ -35,6 +35,10 @@ const PURE: &[&str] = &[
     "worker/src/repository/lifecycle.rs",
     "worker/src/repository/watch.rs",
     "worker/src/repository/pbtxt",
+    "worker/src/service/classification.rs",
+    "worker/src/service/settings/log.rs",
+    "worker/src/service/settings/trace.rs",
+    "worker/src/telemetry/sampling.rs",
 ];
 const MOST_LINES: usize = 500;
 
