@@ -31,6 +31,7 @@ const PURE: &[&str] = &[
     "worker/src/load/report.rs",
     "worker/src/load/window.rs",
     "worker/src/pipeline/plan.rs",
+    "worker/src/batch/memory/ledger.rs",
     "worker/src/repository/layout.rs",
     "worker/src/repository/lifecycle.rs",
     "worker/src/repository/watch.rs",

@@ -15,6 +15,7 @@ use crate::batch::forming::{Forming, Rules};
 use crate::batch::instance::{Common, Instance};
 use crate::batch::job::{self, Job, Reply};
 use crate::batch::lane::{Lane, Refusal};
+use crate::batch::memory::Seat;
 use crate::batch::padding::{Extent, Padding};
 use crate::batch::report::BatchObserver;
 use crate::batch::ticket::Ticket;
@@ -59,6 +60,8 @@ pub struct ModelSpec {
     pub labels: Labels,
     /// What the `config.pbtxt` of a Triton repository says; the signature of `loaded` is as it wants it.
     pub said: Option<Understood>,
+    /// In the memory budget, if there is one: of each instance, that of the first claimed.
+    pub seats: Vec<Seat>,
     pub observer: Arc<dyn BatchObserver>,
 }
 
@@ -75,9 +78,12 @@ impl Model {
             1
         };
         let padding = padding(&config, &loaded)?;
-        let mut engines = vec![loaded.first];
+        let mut engines = vec![Some(loaded.first)];
         for number in 1..config.all_instances() {
-            engines.push((loaded.factory)(number)?);
+            // For want of memory it is made when it is needed.
+            let room = spec.seats.get(number).is_none_or(Seat::claim_if_free);
+            let engine = room.then(|| (loaded.factory)(number)).transpose()?;
+            engines.push(engine);
         }
         let mut forming = Forming::new(rules(&config, max_rows));
         if config.warm_up {
@@ -124,8 +130,9 @@ impl Model {
             requests: Requests::default(),
             threads: Mutex::default(),
         };
+        let mut seats = spec.seats.into_iter();
         for (number, engine) in engines.into_iter().enumerate() {
-            let instance = Instance::new(Arc::clone(&model.common), engine);
+            let instance = Instance::new(Arc::clone(&model.common), engine, seats.next());
             let thread = std::thread::Builder::new().name(format!("{}-{number}", model.name()));
             let started = thread.spawn(move || instance.work());
             let handle = started.map_err(|error| {
@@ -352,7 +359,7 @@ fn rules(config: &ModelConfig, max_rows: usize) -> Rules {
 /// Lets every engine run once per size and length, and the first one teach the durations.
 fn warm_up(
     signature: &Signature,
-    engines: &mut [Box<dyn Engine>],
+    engines: &mut [Option<Box<dyn Engine>>],
     padding: Option<&Padding>,
     forming: &mut Forming,
 ) {
@@ -360,7 +367,7 @@ fn warm_up(
     let requests = warmup::synthetic_requests(signature, padding);
     let runs = u32::try_from(engines.len() * requests.len()).unwrap_or(u32::MAX);
     let share = WARM_UP / runs.max(1);
-    for (number, engine) in engines.iter_mut().enumerate() {
+    for (number, engine) in engines.iter_mut().flatten().enumerate() {
         let mut deadline = Instant::now();
         for request in &requests {
             // Time that shorter ones did not need is for the longer ones.

@@ -11,6 +11,7 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::batch::memory::Memory;
 use crate::engine::onnx::Runtime;
 use crate::http;
 use crate::load::sample;
@@ -86,6 +87,7 @@ pub async fn serve(
     });
     tokio::spawn(sample(front.load.clone(), front.registry.clone()));
     let servers = listen(&config, &front, drain).await?;
+    let memory_budget = config.memory_budget_bytes.map(Memory::new);
     let loader = Loader {
         registry: Arc::clone(&front.registry),
         runtime: library,
@@ -93,6 +95,7 @@ pub async fn serve(
         observer: Arc::new(front.observer.clone()),
         ensembles: Ensembles::new(&front.registry, front.observer.tracing.clone()),
         tell: Box::new(tell),
+        memory: memory_budget,
         watch: Watch::default(),
     };
     let loaded = load(loader, commands)?;

@@ -63,6 +63,7 @@ impl Bed {
             config,
             labels: Labels::default(),
             said: None,
+            seats: Vec::new(),
             observer: Arc::new(observer.clone()),
         };
         let (start_drain, drain) = watch::channel(false);

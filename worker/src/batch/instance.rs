@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use crate::batch::gather::{Fill, Gather};
 use crate::batch::job::{Answer, Job, Settled};
 use crate::batch::lane::{DroppedJobs, Lane, Measured, Work};
+use crate::batch::memory::Seat;
 use crate::batch::outputs::{Failure, distribute, wanted_outputs};
 use crate::batch::padding::Padding;
 use crate::batch::queue::{Dropped, Place, Waiting};
@@ -105,20 +106,25 @@ impl Common {
 pub struct Instance {
     common: Arc<Common>,
     number: usize,
-    /// None after a panic, until the next batch.
+    /// None after a panic, until the next batch; and while it is parked or unloaded.
     engine: Option<Box<dyn Engine>>,
+    /// Where memory is bounded.
+    seat: Option<Seat>,
     gather: Gather,
     reports: Vec<RequestReport>,
 }
 
 impl Instance {
-    pub fn new(common: Arc<Common>, engine: Box<dyn Engine>) -> Self {
+    /// `engine`: None if it is to be made when there is something to run.
+    pub fn new(common: Arc<Common>, engine: Option<Box<dyn Engine>>, seat: Option<Seat>) -> Self {
         let number = common.lane.enlist();
-        common.lane.set_interrupt(number, engine.interrupter());
+        let interrupt = engine.as_ref().and_then(|engine| engine.interrupter());
+        common.lane.set_interrupt(number, interrupt);
         Self {
             common,
             number,
-            engine: Some(engine),
+            engine,
+            seat,
             gather: Gather::default(),
             reports: Vec::new(),
         }
@@ -127,13 +133,17 @@ impl Instance {
     /// Works until the model shuts down and its queue is empty.
     pub fn work(mut self) {
         loop {
+            self.park();
             let (work, dropped) = self.common.lane.take(self.number);
             let started = Instant::now();
             // Beyond the engine's own panics, which are answered, this keeps the thread alive.
             let survived = catch_unwind(AssertUnwindSafe(|| {
                 self.common.answer_dropped(dropped);
                 match work {
-                    Work::Batch(jobs) => self.process(jobs, started),
+                    Work::Batch(jobs) => {
+                        self.unpark();
+                        self.process(jobs, started);
+                    }
                     Work::Nothing => {}
                     Work::Closed => return false,
                 }
@@ -229,9 +239,25 @@ impl Instance {
         (result, phases)
     }
 
-    /// Makes the engine anew if it was lost.
+    /// Lets the engine go if others need its memory.
+    fn park(&mut self) {
+        if let Some(seat) = &self.seat {
+            seat.park(self.engine.take());
+        }
+    }
+
+    fn unpark(&mut self) {
+        if let Some(seat) = &self.seat {
+            self.engine = seat.take();
+        }
+    }
+
+    /// Makes the engine anew if it was lost or unloaded.
     fn engine(&mut self) -> Result<(), Failure> {
         if self.engine.is_none() {
+            if let Some(seat) = &self.seat {
+                seat.claim();
+            }
             let made = (self.common.factory)(self.number);
             let made = made.map_err(|reason| {
                 Failure::Lost(format!("the instance cannot be made anew: {reason}"))

@@ -10,6 +10,7 @@ pub mod gather;
 pub mod instance;
 pub mod job;
 pub mod lane;
+pub mod memory;
 pub mod outputs;
 pub mod padding;
 pub mod parts;

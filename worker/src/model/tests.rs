@@ -49,6 +49,7 @@ fn start_with(
         config,
         labels: Labels::default(),
         said: None,
+        seats: Vec::new(),
         observer,
     };
     let model = Model::start(loaded, spec).unwrap();

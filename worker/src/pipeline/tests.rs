@@ -91,6 +91,7 @@ fn start(name: &str, script: &Arc<Script>) -> Model {
             ..ModelConfig::default()
         },
         labels: Labels::default(),
+        seats: Vec::new(),
         said: None,
         observer: Arc::new(NoObserver),
     };

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::repository::disk;
 use crate::repository::loader::{LoadError, Loader};
+use crate::repository::source::Given;
 
 /// Commands that may wait.
 const MAX_COMMANDS: usize = 256;
@@ -35,6 +36,7 @@ pub enum ControlError {
 enum Command {
     Load {
         name: String,
+        given: Given,
         done: oneshot::Sender<Result<(), LoadError>>,
     },
     Unload {
@@ -95,10 +97,10 @@ impl Control {
     ///
     /// # Errors
     /// As `ControlError` says.
-    pub async fn load(&self, name: &str) -> Result<(), ControlError> {
+    pub async fn load(&self, name: &str, given: Given) -> Result<(), ControlError> {
         let (done, hear) = oneshot::channel();
         let name = name.to_owned();
-        self.give(Command::Load { name, done })?;
+        self.give(Command::Load { name, given, done })?;
         Ok(hear.await.map_err(|_| ControlError::Closed)??)
     }
 
@@ -156,7 +158,7 @@ impl Command {
     /// Who gave it may have left; then nobody minds.
     fn carry_out(self, loader: &mut Loader) {
         match self {
-            Self::Load { name, done } => _ = done.send(loader.load(&name)),
+            Self::Load { name, given, done } => _ = done.send(loader.load(&name, given)),
             Self::Unload { name, done } => {
                 loader.unload(&name);
                 _ = done.send(());

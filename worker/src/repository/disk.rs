@@ -68,3 +68,10 @@ fn list(folder: &Path, prefix: &str, contents: &mut Contents) -> io::Result<()> 
     }
     Ok(())
 }
+
+/// Of all files in a folder, however deep; what cannot be read counts for nothing.
+pub fn bytes(folder: &Path) -> u64 {
+    let mut contents = Contents::default();
+    _ = list(folder, "", &mut contents);
+    contents.files.values().map(|stamp| stamp.bytes).sum()
+}

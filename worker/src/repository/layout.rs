@@ -45,13 +45,24 @@ pub struct Plan {
     pub present: BTreeSet<u64>,
     /// Why nothing is to be served, if that is so.
     pub problem: Option<String>,
+    /// What is asked for beside the models and not honoured.
+    pub notes: Vec<String>,
+}
+
+impl Contents {
+    /// The folders that are versions.
+    pub fn versions(&self) -> BTreeSet<u64> {
+        let numbers = self.folders.iter().map(|name| version_number(name));
+        numbers.flatten().collect()
+    }
 }
 
 impl Plan {
-    /// Nothing can be served.
-    pub fn broken(reason: String) -> Self {
+    /// Nothing can be loaded. What is served of `present` stays.
+    pub fn broken(reason: String, present: BTreeSet<u64>) -> Self {
         Self {
             problem: Some(reason),
+            present,
             ..Self::default()
         }
     }
@@ -59,8 +70,7 @@ impl Plan {
 
 /// The versions that `policy` picks. `file`: the name of the model's file, `MODEL_FILE` by default.
 pub fn plan(contents: &Contents, policy: &VersionPolicy, file: &str) -> Plan {
-    let numbers = contents.folders.iter().map(|name| version_number(name));
-    let present: BTreeSet<u64> = numbers.flatten().collect();
+    let present = contents.versions();
     let wanted: Vec<u64> = match policy {
         VersionPolicy::All => present.iter().copied().collect(),
         VersionPolicy::Latest(count) => {
@@ -86,6 +96,7 @@ pub fn plan(contents: &Contents, policy: &VersionPolicy, file: &str) -> Plan {
         versions: versions.collect(),
         present,
         problem,
+        notes: Vec::new(),
     }
 }
 
@@ -113,6 +124,12 @@ pub fn is_model_name(name: &str) -> bool {
         && !name.starts_with('.')
         && !name.contains(['/', '\\'])
         && !name.contains(char::is_control)
+}
+
+/// Whether it is the path of a file in a model's folder, with '/' between names; never true for one that leads
+/// out of it.
+pub fn is_file_path(path: &str) -> bool {
+    path.split('/').all(is_model_name)
 }
 
 #[cfg(test)]
@@ -212,6 +229,16 @@ mod tests {
         assert_eq!(version_number("7"), Some(7));
         for name in ["", "0", "07", "-1", "1.0", "v1", "99999999999999999999"] {
             assert_eq!(version_number(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn paths_do_not_lead_out_of_the_folder() {
+        for path in ["1/model.onnx", "labels.txt", "1/model.onnx/weights/a"] {
+            assert!(is_file_path(path), "{path}");
+        }
+        for path in ["", "/etc/passwd", "../x", "1/../../x", "1//x", "1/", "a/.b"] {
+            assert!(!is_file_path(path), "{path:?}");
         }
     }
 

@@ -34,7 +34,7 @@ pub struct VersionStatus {
     /// None: the model has no version.
     pub version: Option<u64>,
     pub state: ModelState,
-    /// Why it is not ready, or what failed although it is; may be empty.
+    /// Why it is not ready; or, if it is, what failed since or is not honoured. May be empty.
     pub reason: String,
 }
 
@@ -43,6 +43,8 @@ pub struct Lifecycle<M> {
     versions: BTreeMap<u64, Version<M>>,
     /// Why nothing was to be served when the folder was last looked at.
     problem: Option<String>,
+    /// What is asked for and not honoured.
+    notes: String,
     wanted: BTreeSet<u64>,
     present: BTreeSet<u64>,
 }
@@ -71,6 +73,7 @@ impl<M> Default for Lifecycle<M> {
         Self {
             versions: BTreeMap::new(),
             problem: None,
+            notes: String::new(),
             wanted: BTreeSet::new(),
             present: BTreeSet::new(),
         }
@@ -82,6 +85,7 @@ impl<M> Lifecycle<M> {
     pub fn begin(&mut self, plan: &Plan) {
         self.problem.clone_from(&plan.problem);
         self.present.clone_from(&plan.present);
+        self.notes = plan.notes.join("; ");
         self.wanted = plan.versions.keys().copied().collect();
         for version in &self.wanted {
             let version = self.versions.entry(*version).or_insert(Version {
@@ -234,7 +238,10 @@ impl<M> Lifecycle<M> {
             .versions
             .iter()
             .map(|(number, version)| {
-                let (state, reason) = version.state();
+                let (state, reason) = match version.state() {
+                    (ModelState::Ready, "") => (ModelState::Ready, &self.notes[..]),
+                    told => told,
+                };
                 VersionStatus {
                     version: Some(*number),
                     state,

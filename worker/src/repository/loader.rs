@@ -4,24 +4,22 @@
 //! model that is let go is dropped on a thread of its own, when the last request on it was answered.
 
 mod ensembles;
+mod version;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use forebay_config::worker::{Model as ModelConfig, ModelControl, Worker};
+use forebay_config::worker::{ModelControl, Worker};
 
+use crate::batch::memory::Memory;
 use crate::batch::report::BatchObserver;
-use crate::engine::onnx::{self, Runtime, SessionOptions};
-use crate::model::{Model, ModelSpec};
+use crate::engine::onnx::Runtime;
 use crate::repository::disk;
-use crate::repository::first_requests;
-use crate::repository::labels::Labels;
 use crate::repository::layout::{self, Plan};
-use crate::repository::pbtxt::FILE;
 use crate::repository::registry::Registry;
 use crate::repository::settings::Settings;
+use crate::repository::source::{Given, Source};
 use crate::repository::watch::{Anew, Change, Watch};
 use crate::served::Served;
 
@@ -67,6 +65,30 @@ pub enum LoadEvent<'a> {
     },
 }
 
+/// What a load has to do.
+struct Task {
+    name: String,
+    plan: Plan,
+    /// None: the plan says why.
+    settings: Option<Settings>,
+    source: Source,
+    /// What is to be loaded although it is served already.
+    anew: Anew,
+}
+
+impl Task {
+    fn missing(name: String, source: Source) -> Self {
+        let reason = "the configuration names it, but the repository has no such folder";
+        Self {
+            name,
+            plan: Plan::broken(reason.to_owned(), BTreeSet::new()),
+            settings: None,
+            source,
+            anew: Anew::All,
+        }
+    }
+}
+
 /// What came of the models that are served from the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
@@ -81,6 +103,8 @@ pub struct Loader {
     pub observer: Arc<dyn BatchObserver>,
     pub ensembles: Ensembles,
     pub tell: Box<dyn Fn(LoadEvent<'_>) + Send>,
+    /// None: unbounded.
+    pub memory: Option<Arc<Memory>>,
     /// What the models were loaded from.
     pub watch: Watch,
 }
@@ -108,22 +132,21 @@ impl Loader {
         }
         let (ensembles, names): (Vec<String>, Vec<String>) =
             names.into_iter().partition(|name| self.is_ensemble(name));
-        let mut plans: Vec<(String, Plan)> = Vec::new();
+        let source = Source::repository(repository);
+        let mut tasks: Vec<Task> = Vec::new();
         for name in names {
-            let plan = self.plan(&name).unwrap_or_else(|| {
-                Plan::broken(
-                    "the configuration names it, but the repository has no such folder".to_owned(),
-                )
-            });
-            self.registry.change(&name, |life| life.begin(&plan));
-            plans.push((name, plan));
+            let task = self.task(&name, &source, Anew::All);
+            let task = task.unwrap_or_else(|| Task::missing(name, source.clone()));
+            self.registry
+                .change(&task.name, |life| life.begin(&task.plan));
+            tasks.push(task);
         }
         let mut counts = Counts::default();
-        for (name, plan) in plans {
+        for task in tasks {
             if self.registry.closed() {
                 return Ok(counts);
             }
-            match self.carry_out(&name, &plan, &Anew::All) {
+            match self.carry_out(&task) {
                 Ok(()) => counts.ready += 1,
                 Err(_) => counts.failed += 1,
             }
@@ -139,14 +162,32 @@ impl Loader {
     ///
     /// # Errors
     /// There is no such model, or a version of it cannot be loaded; what was served before still is.
-    pub fn load(&mut self, name: &str) -> Result<(), LoadError> {
+    pub fn load(&mut self, name: &str, given: Given) -> Result<(), LoadError> {
         if self.is_ensemble(name) {
-            return self.load_ensemble(name);
+            if given == Given::default() {
+                return self.load_ensemble(name);
+            }
+            return Err(LoadError::Failed {
+                name: name.to_owned(),
+                reasons: "only the worker's configuration says what an ensemble is".to_owned(),
+            });
         }
-        let plan = self.plan(name);
-        let plan = plan.ok_or_else(|| LoadError::Unknown(name.to_owned()))?;
-        self.registry.change(name, |life| life.begin(&plan));
-        let carried_out = self.carry_out(name, &plan, &Anew::All);
+        let source = Source::new(&self.config.repository, name, given);
+        let source = source.map_err(|error| LoadError::Failed {
+            name: name.to_owned(),
+            reasons: format!("its files cannot be written down: {error}"),
+        })?;
+        let task = self.task(name, &source, Anew::All);
+        let task = task.ok_or_else(|| LoadError::Unknown(name.to_owned()))?;
+        if let (Some(_), None, Some(reason)) = (&source.config, &task.settings, &task.plan.problem)
+        {
+            return Err(LoadError::Failed {
+                name: name.to_owned(),
+                reasons: reason.clone(),
+            });
+        }
+        self.registry.change(name, |life| life.begin(&task.plan));
+        let carried_out = self.carry_out(&task);
         self.renew_ensembles();
         carried_out
     }
@@ -178,6 +219,7 @@ impl Loader {
                 return;
             }
         };
+        let source = Source::repository(repository);
         let folders = names
             .iter()
             .filter(|name| !self.is_ensemble(name))
@@ -189,12 +231,12 @@ impl Loader {
             match change {
                 Change::Gone { name } => self.unload(&name),
                 Change::Changed { name, anew } => {
-                    let Some(plan) = self.plan(&name) else {
+                    let Some(task) = self.task(&name, &source, anew) else {
                         continue;
                     };
-                    self.registry.change(&name, |life| life.begin(&plan));
+                    self.registry.change(&name, |life| life.begin(&task.plan));
                     // Whatever fails was told, and stands in the index.
-                    _ = self.carry_out(&name, &plan, &anew);
+                    _ = self.carry_out(&task);
                 }
             }
         }
@@ -202,27 +244,48 @@ impl Loader {
     }
 
     /// None: there is no such folder.
-    fn plan(&mut self, name: &str) -> Option<Plan> {
-        let folder = disk::folder(&self.config.repository, name)?;
-        Some(match folder.contents {
+    fn task(&mut self, name: &str, source: &Source, anew: Anew) -> Option<Task> {
+        let folder = disk::folder(&source.repository, name)?;
+        let (plan, settings) = match folder.contents {
             Ok(contents) => {
-                self.watch.acted_on(name, &contents);
-                match Settings::read(&self.config, name) {
+                if source.kept.is_none() {
+                    self.watch.acted_on(name, &contents);
+                }
+                match Settings::read(&self.config, source, name) {
                     Ok(settings) => {
-                        tell_notes(name, &settings);
                         let versions = &settings.config.versions;
-                        layout::plan(&contents, versions, settings.model_file())
+                        let mut plan = layout::plan(&contents, versions, settings.model_file());
+                        plan.notes = settings.notes().to_vec();
+                        (plan, Some(settings))
                     }
-                    Err(reason) => Plan::broken(reason),
+                    Err(reason) => (Plan::broken(reason, contents.versions()), None),
                 }
             }
-            Err(reason) => Plan::broken(format!("the folder cannot be read: {reason}")),
+            Err(reason) => {
+                let served = self.registry.versions(name);
+                let served = served.iter().map(|model| model.version());
+                let reason = format!("the folder cannot be read: {reason}");
+                (Plan::broken(reason, served.collect()), None)
+            }
+        };
+        for note in &plan.notes {
+            tracing::warn!("model '{name}', {note}");
+        }
+        Some(Task {
+            name: name.to_owned(),
+            plan,
+            settings,
+            source: source.clone(),
+            anew,
         })
     }
 
     /// Loads what the plan wants, but for what is served already and not to be loaded anew; then lets go of what
     /// the plan does not want.
-    fn carry_out(&self, name: &str, plan: &Plan, anew: &Anew) -> Result<(), LoadError> {
+    fn carry_out(&self, task: &Task) -> Result<(), LoadError> {
+        let Task {
+            name, plan, anew, ..
+        } = task;
         let mut reasons: Vec<String> = Vec::new();
         if let Some(reason) = &plan.problem {
             self.tell_failure(name, None, reason);
@@ -238,7 +301,7 @@ impl Loader {
             }
             let loaded = path.clone().and_then(|path| {
                 (self.tell)(LoadEvent::Started { name, version });
-                self.load_version(name, version, &path)
+                self.load_version(task, version, &path)
             });
             match loaded {
                 Ok(model) => {
@@ -277,35 +340,6 @@ impl Loader {
             name: name.to_owned(),
             reasons: reasons.join("; "),
         })
-    }
-
-    /// Loads and warms one version. Panics of the binding on exotic models are a reason like any other.
-    fn load_version(&self, name: &str, version: u64, path: &str) -> Result<Model, String> {
-        let Settings { config, said } = Settings::read(&self.config, name)?;
-        let threads = config.threads.or(self.config.threads);
-        let threads = threads.unwrap_or_else(|| threads_of_each(&config));
-        let options = SessionOptions::new(&config, threads);
-        let folder = self.config.repository.join(name);
-        let path = folder.join(path);
-        let load = || {
-            let mut loaded = onnx::load_model(&self.runtime, Path::new(&path), options)?;
-            if let Some(said) = &said {
-                said.declared.apply(name, &mut loaded.signature)?;
-                first_requests::run(&folder, said, &mut loaded)?;
-            }
-            let labels = Labels::read(&folder, &config.labels, &loaded.signature)?;
-            let spec = ModelSpec {
-                name: name.to_owned(),
-                version,
-                config,
-                labels,
-                said,
-                observer: Arc::clone(&self.observer),
-            };
-            Model::start(loaded, spec)
-        };
-        let loaded = catch_unwind(AssertUnwindSafe(load));
-        loaded.unwrap_or_else(|_| Err("loading it panicked".to_owned()))
     }
 
     fn tell_failure(&self, name: &str, version: Option<u64>, reason: &str) {
@@ -357,19 +391,6 @@ impl std::fmt::Debug for Loader {
             .field("repository", &self.config.repository)
             .finish_non_exhaustive()
     }
-}
-
-/// What of the model's own configuration is not honoured; nobody should believe it is.
-fn tell_notes(name: &str, settings: &Settings) {
-    for note in settings.said.iter().flat_map(|said| &said.notes) {
-        tracing::warn!("model '{name}', {FILE}: {note}");
-    }
-}
-
-/// The cores shared out among the instances.
-fn threads_of_each(config: &ModelConfig) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (cores / config.all_instances()).max(1)
 }
 
 #[cfg(test)]

@@ -13,11 +13,13 @@ mod loader;
 pub mod pbtxt;
 mod registry;
 mod settings;
+mod source;
 mod watch;
 
 pub use control::{Commands, Control, ControlError};
-pub use layout::is_model_name;
+pub use layout::{is_file_path, is_model_name};
 pub use lifecycle::ModelState;
 pub use loader::{Counts, Ensembles, LoadError, LoadEvent, Loader};
 pub use registry::{IndexEntry, LookupError, Registry};
+pub use source::Given;
 pub use watch::Watch;

@@ -1,5 +1,5 @@
-//! How one model is to be served: what the worker's configuration says, and the `config.pbtxt` in the model's
-//! folder, if there is one.
+//! How one model is to be served: what the worker's configuration says over the `config.pbtxt` in the model's
+//! folder, if there is one; or, over both, what a client said that had it loaded.
 
 use std::io::ErrorKind;
 
@@ -7,6 +7,7 @@ use forebay_config::worker::{Model, Worker};
 
 use crate::repository::layout::MODEL_FILE;
 use crate::repository::pbtxt::{self, Understood};
+use crate::repository::source::Source;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -18,8 +19,15 @@ pub struct Settings {
 impl Settings {
     /// # Errors
     /// The file cannot be read or is wrong. One line.
-    pub fn read(worker: &Worker, name: &str) -> Result<Self, String> {
-        let path = worker.repository.join(name).join(pbtxt::FILE);
+    pub fn read(worker: &Worker, source: &Source, name: &str) -> Result<Self, String> {
+        if let Some(config) = &source.config {
+            let said = pbtxt::read_json(config, name, &worker.defaults)?;
+            return Ok(Self {
+                config: said.overrides.over(worker.model(name)),
+                said: Some(said),
+            });
+        }
+        let path = source.repository.join(name).join(pbtxt::FILE);
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -35,6 +43,11 @@ impl Settings {
             config: worker.model_over(name, said.overrides.over(worker.defaults.clone())),
             said: Some(said),
         })
+    }
+
+    /// What is said and not honoured.
+    pub fn notes(&self) -> &[String] {
+        self.said.as_ref().map_or(&[], |said| &said.notes)
     }
 
     /// The name of the model's file in each version.

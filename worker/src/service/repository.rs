@@ -1,13 +1,18 @@
 //! Loading and unloading for clients: what their requests may say, and whom they are passed to.
 
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use forebay_proto::inference::model_repository_parameter::ParameterChoice;
 use forebay_proto::inference::repository_index_response::ModelIndex;
 use forebay_proto::inference::{
-    self as wire, RepositoryModelLoadRequest, RepositoryModelLoadResponse,
-    RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
+    self as wire, ModelRepositoryParameter, RepositoryModelLoadRequest,
+    RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
 };
 
 use super::{Fault, Front};
-use crate::repository::{ModelState, is_model_name};
+use crate::repository::{Given, ModelState, is_file_path, is_model_name};
 
 impl Front {
     /// A model that is in the repository and was never loaded has neither version nor state.
@@ -47,12 +52,8 @@ impl Front {
     ) -> Result<RepositoryModelLoadResponse, Fault> {
         self.control.allowed()?;
         check(&request.repository_name, &request.model_name)?;
-        if let Some(name) = request.parameters.keys().next() {
-            return Err(Fault::Invalid(format!(
-                "unknown parameter '{name}' of a load request"
-            )));
-        }
-        self.control.load(&request.model_name).await?;
+        let given = given(request.parameters)?;
+        self.control.load(&request.model_name, given).await?;
         Ok(RepositoryModelLoadResponse::default())
     }
 
@@ -85,6 +86,50 @@ fn state(state: ModelState) -> &'static str {
         ModelState::Unloading => "UNLOADING",
         ModelState::Unavailable => "UNAVAILABLE",
     }
+}
+
+/// What the parameters of a load request say. Over REST the content of files is base64.
+fn given(parameters: BTreeMap<String, ModelRepositoryParameter>) -> Result<Given, Fault> {
+    let mut given = Given::default();
+    for (name, parameter) in parameters {
+        let refused = |wanted: &str| Fault::Invalid(format!("parameter '{name}' must be {wanted}"));
+        match (name.strip_prefix("file:"), parameter.parameter_choice) {
+            (None, Some(ParameterChoice::StringParam(config))) if name == "config" => {
+                given.config = Some(config);
+            }
+            (None, _) if name == "config" => {
+                return Err(refused("a string, a model configuration as JSON"));
+            }
+            (None, _) => {
+                return Err(Fault::Invalid(format!(
+                    "unknown parameter '{name}' of a load request, want 'config' or 'file:<version>/<file>'"
+                )));
+            }
+            (Some(path), _) if !is_file_path(path) => {
+                return Err(refused(
+                    "the content of a file below the model's folder, such as 'file:1/model.onnx'",
+                ));
+            }
+            (Some(path), Some(ParameterChoice::BytesParam(content))) => {
+                given.files.insert(path.to_owned(), content.into());
+            }
+            (Some(path), Some(ParameterChoice::StringParam(content))) => {
+                let content = BASE64_STANDARD.decode(content);
+                let content = content.map_err(|error| {
+                    Fault::Invalid(format!("parameter '{name}' is not base64: {error}"))
+                })?;
+                given.files.insert(path.to_owned(), content.into());
+            }
+            (Some(_), _) => return Err(refused("bytes, or base64 as a string")),
+        }
+    }
+    if given.config.is_none() && !given.files.is_empty() {
+        return Err(Fault::Invalid(
+            "parameters that give files need parameter 'config' beside them, which may be '{}'"
+                .to_owned(),
+        ));
+    }
+    Ok(given)
 }
 
 fn check(repository: &str, model: &str) -> Result<(), Fault> {

@@ -45,6 +45,7 @@ fn start_cutting(script: &Arc<Script>, outputs: &[&str]) -> Result<Model, String
         },
         labels: Labels::default(),
         said: None,
+        seats: Vec::new(),
         observer: Arc::new(NoObserver),
     };
     let model = Model::start(loaded, spec)?;

@@ -60,6 +60,7 @@ fn a_run_ends_when_its_caller_leaves() {
         version: 1,
         config,
         labels: Labels::default(),
+        seats: Vec::new(),
         said: None,
         observer: Arc::clone(&errors) as Arc<dyn BatchObserver>,
     };

@@ -14,6 +14,7 @@ fn plan(wanted: &[u64], present: &[u64]) -> Plan {
             .collect(),
         present: present.iter().copied().collect(),
         problem: None,
+        notes: Vec::new(),
     }
 }
 
@@ -138,7 +139,7 @@ fn a_version_whose_folder_is_gone_goes_even_if_its_successor_is_broken() {
 #[test]
 fn a_folder_without_versions_lets_go_of_all_and_says_so() {
     let mut life = ready();
-    life.begin(&Plan::broken("no version".to_owned()));
+    life.begin(&Plan::broken("no version".to_owned(), BTreeSet::new()));
     assert_eq!(life.finish(), ["a"]);
     life.gone(1);
     assert_eq!(states(&life), [(None, ModelState::Unavailable)]);
@@ -147,6 +148,35 @@ fn a_folder_without_versions_lets_go_of_all_and_says_so() {
         Err(Absent::NotReady("no version".into()))
     );
     assert!(life.in_use());
+}
+
+#[test]
+fn a_plan_that_is_broken_leaves_the_versions_that_are_there() {
+    let mut life = ready();
+    life.begin(&Plan::broken("bad config".to_owned(), BTreeSet::from([1])));
+    assert!(life.finish().is_empty());
+    assert_eq!(life.serving(None), Ok(&"a"));
+    let both = [
+        (Some(1), ModelState::Ready),
+        (None, ModelState::Unavailable),
+    ];
+    assert_eq!(states(&life), both);
+}
+
+#[test]
+fn what_is_not_honoured_is_told_of_what_is_ready() {
+    let mut life = Lifecycle::default();
+    let plan = Plan {
+        notes: vec!["sequence_batching: no".to_owned(), "b: no".to_owned()],
+        ..plan(&[1], &[1])
+    };
+    life.begin(&plan);
+    life.loaded(1, "a");
+    assert_eq!(reason(&life, 1), "sequence_batching: no; b: no");
+    assert!(life.finish().is_empty());
+    life.begin(&plan);
+    life.failed(1, "half a file".to_owned());
+    assert!(reason(&life, 1).contains("half a file"));
 }
 
 #[test]

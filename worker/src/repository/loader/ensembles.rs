@@ -114,6 +114,7 @@ impl Loader {
             versions: BTreeMap::from([(VERSION, Ok(String::new()))]),
             present: [VERSION].into(),
             problem: None,
+            notes: Vec::new(),
         };
         self.registry.change(name, |life| life.begin(&plan));
     }

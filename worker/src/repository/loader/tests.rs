@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use forebay_config::worker::{Provider, VersionPolicy};
+use forebay_config::worker::{Model as ModelConfig, Provider, VersionPolicy};
 use forebay_proto::tensor::DataType;
 use parking_lot::Mutex;
 
 use super::*;
 use crate::batch::report::NoObserver;
+use crate::engine::onnx;
 use crate::engine::onnx::testmodel::{FLOAT, INT64, TestModel};
 use crate::inference::{InferError, InferRequest, Tensor};
 use crate::repository::layout::MODEL_FILE;
@@ -19,6 +20,7 @@ use crate::telemetry::spans::Tracing;
 
 mod changes;
 mod ensembles;
+mod memory;
 
 type Events = Arc<Mutex<Vec<String>>>;
 
@@ -75,6 +77,7 @@ impl Repository {
             config: worker,
             observer: Arc::new(NoObserver),
             tell: Box::new(note),
+            memory: None,
             watch: Watch::default(),
         }
     }

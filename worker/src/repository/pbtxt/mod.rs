@@ -68,12 +68,25 @@ impl Findings {
 /// One line with everything that is wrong.
 pub fn read(text: &str, folder: &str, defaults: &Model) -> Result<Understood, String> {
     let message = text::parse(text).map_err(|reason| format!("{FILE}: {reason}"))?;
+    understand(message, folder, defaults).map_err(|problems| format!("{FILE}: {problems}"))
+}
+
+/// The same as JSON, which a client that has the model loaded sent in place of the file.
+///
+/// # Errors
+/// One line with everything that is wrong.
+pub fn read_json(json: &str, folder: &str, defaults: &Model) -> Result<Understood, String> {
+    let said = text::parse_json(json).and_then(|said| understand(said, folder, defaults));
+    said.map_err(|problems| format!("parameter 'config': {problems}"))
+}
+
+fn understand(message: ModelConfig, folder: &str, defaults: &Model) -> Result<Understood, String> {
     let mut findings = Findings::default();
     identity(&message, folder, &mut findings);
     let declared = tensors::declared(&message, &mut findings);
     let mut overrides = Overrides {
         versions: versions(&message, &mut findings),
-        labels: tensors::labels(&message),
+        labels: tensors::labels(&message, &mut findings),
         ..Overrides::default()
     };
     batching::read(&message, &declared, &mut overrides, &mut findings);
@@ -100,7 +113,7 @@ pub fn read(text: &str, folder: &str, defaults: &Model) -> Result<Understood, St
             message,
         })
     } else {
-        Err(format!("{FILE}: {}", findings.problems.join("; ")))
+        Err(findings.problems.join("; "))
     }
 }
 

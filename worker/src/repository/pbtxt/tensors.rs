@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use forebay_proto::inference::{ModelConfig, ModelTensorReshape};
+use forebay_proto::inference::{ModelConfig, ModelOutput, ModelTensorReshape};
 use forebay_proto::tensor::DataType;
 
 use super::Findings;
 use super::signature::{Batching, Declared, DeclaredTensor};
+use crate::repository::layout::is_file_path;
 
 pub(super) fn declared(config: &ModelConfig, findings: &mut Findings) -> Declared {
     let inputs: Vec<Stated<'_>> = config
@@ -52,7 +53,19 @@ pub(super) fn declared(config: &ModelConfig, findings: &mut Findings) -> Declare
 }
 
 /// Files of class names by output, as paths from the model's folder.
-pub(super) fn labels(config: &ModelConfig) -> BTreeMap<String, PathBuf> {
+pub(super) fn labels(config: &ModelConfig, findings: &mut Findings) -> BTreeMap<String, PathBuf> {
+    for ModelOutput {
+        name,
+        label_filename,
+        ..
+    } in &config.output
+    {
+        if !label_filename.is_empty() && !is_file_path(label_filename) {
+            findings.problem(format!(
+                "label_filename '{label_filename}' of output '{name}' is not the path of a file in the model's folder"
+            ));
+        }
+    }
     let labelled = config.output.iter();
     labelled
         .filter(|output| !output.label_filename.is_empty())

@@ -326,3 +326,43 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn clients_may_say_the_same_as_json() {
+    let json = r#"{"max_batch_size": 8, "versionPolicy": {"specific": {"versions": ["2", 1]}},
+        "instance_group": [{"count": 2, "kind": "KIND_CPU"}],
+        "dynamic_batching": {"max_queue_delay_microseconds": 500}}"#;
+    let said = read_json(json, "minilm", &Model::default()).unwrap();
+    let model = said.overrides.over(Model::default());
+    assert_eq!((model.max_batch_size, model.instances), (8, 2));
+    assert_eq!(model.versions, VersionPolicy::Specific(vec![1, 2]));
+    assert_eq!(model.max_queue_delay, Duration::from_micros(500));
+    assert!(read_json("{}", "minilm", &Model::default()).is_ok());
+}
+
+#[test]
+fn json_that_is_no_configuration_is_refused() {
+    for (json, part) in [
+        ("", "EOF"),
+        ("5", "expected"),
+        ("{} {}", "trailing"),
+        (r#"{"max_batch_sizes": 1}"#, "max_batch_sizes"),
+        (r#"{"max_batch_size": "many"}"#, "invalid digit"),
+        (r#"{"name": "another"}"#, "another"),
+    ] {
+        let error = read_json(json, "minilm", &Model::default()).unwrap_err();
+        assert!(error.starts_with("parameter 'config': "), "{error}");
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn labels_are_read_from_the_models_folder_alone() {
+    for path in ["/etc/passwd", "../other/labels.txt", ".."] {
+        let text = format!(
+            r#"output {{ name: "y" data_type: TYPE_FP32 dims: [ 4 ] label_filename: "{path}" }}"#
+        );
+        let error = read(&text, "minilm", &Model::default()).unwrap_err();
+        assert!(error.contains(path), "{error}");
+    }
+}

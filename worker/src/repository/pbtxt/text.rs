@@ -32,6 +32,18 @@ pub(super) fn parse(text: &str) -> Result<ModelConfig, String> {
     read.transcode_to().map_err(|error| error.to_string())
 }
 
+/// The same message as JSON, in the mapping that protobuf defines, as clients send it.
+///
+/// # Errors
+/// What is wrong, and where.
+pub(super) fn parse_json(text: &str) -> Result<ModelConfig, String> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let read = DynamicMessage::deserialize(MESSAGE.clone(), &mut json);
+    let read = read.and_then(|message| json.end().map(|()| message));
+    let read = read.map_err(|error| error.to_string())?;
+    read.transcode_to().map_err(|error| error.to_string())
+}
+
 /// `input [` becomes `input: [`; strings and comments stay as they are, and so do the lines.
 fn with_colons(text: &str) -> Cow<'_, str> {
     let mut lists = Vec::new();

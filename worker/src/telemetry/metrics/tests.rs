@@ -31,6 +31,7 @@ fn model(name: &str) -> Arc<Served> {
         config: ModelConfig::default(),
         labels: Labels::default(),
         said: None,
+        seats: Vec::new(),
         observer: Arc::new(NoObserver),
     };
     Arc::new(Model::start(loaded, spec).unwrap().into())

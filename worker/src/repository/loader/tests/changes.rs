@@ -36,10 +36,10 @@ fn a_load_takes_up_what_changed() {
     let registry = &Arc::clone(&loader.registry);
     let repository = repository.with("a", "1", &add(5.0));
     assert_eq!(amount(registry, "a", "1"), 1.0, "nobody asked for it yet");
-    loader.load("a").unwrap();
+    loader.load("a", Given::default()).unwrap();
     assert_eq!(amount(registry, "a", "1"), 5.0);
     let repository = repository.with("a", "2", &add(2.0));
-    loader.load("a").unwrap();
+    loader.load("a", Given::default()).unwrap();
     assert_eq!(amount(registry, "a", ""), 2.0);
     wait_for(
         registry,
@@ -57,7 +57,7 @@ fn a_load_that_fails_leaves_what_is_served() {
     let mut loader = repository.started(repository.worker());
     let registry = &Arc::clone(&loader.registry);
     let repository = repository.with("a", "1", b"half a fi");
-    let error = loader.load("a").unwrap_err().to_string();
+    let error = loader.load("a", Given::default()).unwrap_err().to_string();
     assert!(
         error.starts_with("load failed for model 'a': version 1 is at UNAVAILABLE state: "),
         "{error}"
@@ -67,7 +67,7 @@ fn a_load_that_fails_leaves_what_is_served() {
     assert_eq!(entry.state, ModelState::Ready);
     assert!(entry.reason.contains("loading it anew failed"), "{entry:?}");
     let repository = repository.with("a", "2", b"");
-    loader.load("a").unwrap_err();
+    loader.load("a", Given::default()).unwrap_err();
     assert_eq!(amount(registry, "a", ""), 1.0);
     drop(repository);
 }
@@ -98,7 +98,7 @@ fn what_is_unloaded_is_gone_for_new_requests_alone() {
     assert!(registry.ready(), "nothing is to be served");
     loader.unload("a");
     loader.unload("never heard of");
-    loader.load("a").unwrap();
+    loader.load("a", Given::default()).unwrap();
     assert_eq!(amount(registry, "a", ""), 1.0);
 }
 
@@ -107,7 +107,7 @@ fn what_is_not_there_cannot_be_loaded() {
     let repository = Repository::new().with("a", "1", &add(1.0));
     let mut loader = repository.started(repository.worker());
     for name in ["b", "", "..", "../a", "a/1", "/etc"] {
-        let error = loader.load(name).unwrap_err();
+        let error = loader.load(name, Given::default()).unwrap_err();
         assert_eq!(error, LoadError::Unknown(name.to_owned()));
         assert!(
             error
@@ -132,7 +132,7 @@ fn in_explicit_mode_only_what_is_named_is_loaded_at_the_start() {
         states(&loader.registry),
         [("b".to_owned(), Some(1), ModelState::Ready)]
     );
-    loader.load("a").unwrap();
+    loader.load("a", Given::default()).unwrap();
     assert_eq!(amount(&loader.registry, "a", ""), 1.0);
 
     worker.model_control = ModelControl::Explicit {
@@ -215,4 +215,76 @@ fn a_repository_that_cannot_be_listed_for_a_while_changes_nothing() {
     std::fs::rename(&away, &repository.0).unwrap();
     look_twice(&mut loader);
     assert_eq!(amount(&loader.registry, "a", ""), 1.0);
+}
+
+fn given(config: &str, files: &[(&str, Vec<u8>)]) -> Given {
+    let files = files
+        .iter()
+        .map(|(path, content)| ((*path).to_owned(), Bytes::from(content.clone())));
+    Given {
+        config: Some(config.to_owned()),
+        files: files.collect(),
+    }
+}
+
+#[test]
+fn what_a_client_says_of_a_model_stands_until_the_next_load() {
+    let repository = Repository::new()
+        .with("a", "1", &add(1.0))
+        .with("a", "2", &add(2.0));
+    let mut loader = repository.started(repository.worker());
+    let registry = &Arc::clone(&loader.registry);
+    let config = r#"{"max_batch_size": 3, "version_policy": {"specific": {"versions": [1]}}}"#;
+    loader.load("a", given(config, &[])).unwrap();
+    assert_eq!(amount(registry, "a", ""), 1.0);
+    let served = registry.get("a", "").unwrap();
+    assert_eq!(served.model().unwrap().config().max_batch_size, 3);
+    let before = registry.index();
+    let error = loader.load("a", given("{", &[])).unwrap_err().to_string();
+    assert!(error.contains("parameter 'config'"), "{error}");
+    assert_eq!(registry.index(), before, "nothing came of it");
+    loader.load("a", Given::default()).unwrap();
+    assert_eq!(amount(registry, "a", ""), 2.0);
+}
+
+#[test]
+fn files_of_a_request_are_all_there_is_of_a_model() {
+    let repository = Repository::new().with("a", "2", &add(2.0));
+    let mut loader = repository.started(repository.worker());
+    let registry = &Arc::clone(&loader.registry);
+    let files = [("1/model.onnx", add(9.0))];
+    loader.load("a", given("{}", &files)).unwrap();
+    assert_eq!(amount(registry, "a", ""), 9.0);
+    assert!(registry.get("a", "2").is_err());
+    loader.load("new", given("{}", &files)).unwrap();
+    assert_eq!(amount(registry, "new", "1"), 9.0);
+    // The repository did not change, so nobody looks after it.
+    look_twice(&mut loader);
+    assert_eq!(amount(registry, "a", ""), 9.0);
+    loader.load("a", Given::default()).unwrap();
+    assert_eq!(amount(registry, "a", ""), 2.0);
+}
+
+#[test]
+fn a_folder_that_says_nonsense_leaves_what_is_served() {
+    let repository = Repository::new().with("a", "1", &add(1.0));
+    let mut loader = repository.started(repository.worker());
+    let registry = &Arc::clone(&loader.registry);
+    let file = repository.0.join("a").join("config.pbtxt");
+    std::fs::write(&file, "max_batch_size: many").unwrap();
+    loader.load("a", Given::default()).unwrap_err();
+    assert_eq!(amount(registry, "a", ""), 1.0);
+    std::fs::write(
+        &file,
+        "max_batch_size: 4 dynamic_batching { preserve_ordering: true }",
+    )
+    .unwrap();
+    loader.load("a", Given::default()).unwrap();
+    let index = registry.index();
+    assert_eq!((index.len(), index[0].state), (1, ModelState::Ready));
+    assert!(
+        index[0].reason.contains("preserve_ordering"),
+        "{}",
+        index[0].reason
+    );
 }

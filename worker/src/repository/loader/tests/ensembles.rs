@@ -40,7 +40,7 @@ fn an_ensemble_follows_its_models() {
     assert_eq!(registry.versions("both")[0].name(), "both");
 
     let repository = repository.with("a", "1", &add(2.0));
-    loader.load("a").unwrap();
+    loader.load("a", Given::default()).unwrap();
     assert_eq!(amount(registry, "both", "1"), 12.0);
     assert_eq!(
         registry.get("both", "").unwrap().statistics().success.count,
@@ -56,7 +56,7 @@ fn an_ensemble_follows_its_models() {
     let index = registry.index();
     let both = index.iter().find(|entry| entry.name == "both").unwrap();
     assert_eq!(both.state, ModelState::Unavailable);
-    loader.load("b").unwrap();
+    loader.load("b", Given::default()).unwrap();
     assert_eq!(amount(registry, "both", ""), 12.0);
     drop(repository);
 }
@@ -75,7 +75,7 @@ fn an_ensemble_without_its_models_waits_for_them() {
         "model 'both' is not ready: step 2 (model 'b'): unknown model 'b'"
     );
     let repository = repository.with("b", "1", &add(10.0));
-    loader.load("b").unwrap();
+    loader.load("b", Given::default()).unwrap();
     assert_eq!(amount(registry, "both", ""), 11.0);
     let outer = registry.get("outer", "").unwrap();
     assert_eq!(outer.signature().inputs[0].name, "x");
@@ -89,12 +89,12 @@ fn ensembles_are_loaded_and_unloaded_by_name() {
     let registry = &Arc::clone(&loader.registry);
     loader.unload("alone");
     assert!(registry.get("alone", "").is_err());
-    loader.load("a").unwrap();
+    loader.load("a", Given::default()).unwrap();
     assert!(
         registry.get("alone", "").is_err(),
         "nobody asked for it again"
     );
-    loader.load("alone").unwrap();
+    loader.load("alone", Given::default()).unwrap();
     assert!(registry.get("alone", "").is_ok());
 }
 
