@@ -9,7 +9,6 @@ use std::pin::pin;
 use std::time::Instant;
 
 use super::attempts::{Answered, Attempt, Failed, Tried};
-use crate::traffic::hedge::Hedging;
 
 /// Runs the attempt, hedged if its route says so.
 pub(super) async fn run(attempt: Attempt<'_>, tried: &mut Tried) -> Result<Answered, Failed> {
@@ -29,11 +28,15 @@ pub(super) async fn run(attempt: Attempt<'_>, tried: &mut Tried) -> Result<Answe
     if let Some(delay) = hedging.delay(started) {
         tokio::select! {
             biased;
-            answer = &mut first => return learn(hedging, started, answer),
+            answer = &mut first => {
+                return answer.inspect(|_| hedging.answered(started, Instant::now()));
+            }
             () = tokio::time::sleep(delay) => {}
         }
     } else {
-        return learn(hedging, started, first.await);
+        return first
+            .await
+            .inspect(|_| hedging.answered(started, Instant::now()));
     }
     let now = Instant::now();
     let time = call
@@ -42,7 +45,9 @@ pub(super) async fn run(attempt: Attempt<'_>, tried: &mut Tried) -> Result<Answe
     let token = route.budget.try_acquire(route.cluster.active(), now);
     let lease = route.cluster.lease_other(tried, fastrand::u64(..), now);
     let (Some(time), Some(_token), Some(lease)) = (time, token, lease) else {
-        return learn(hedging, started, first.await);
+        return first
+            .await
+            .inspect(|_| hedging.answered(started, Instant::now()));
     };
     tried.push(lease.index);
     route.metrics.hedged();
@@ -74,16 +79,5 @@ pub(super) async fn run(attempt: Attempt<'_>, tried: &mut Tried) -> Result<Answe
             Err(_) => first.await,
         },
     };
-    learn(hedging, started, answer)
-}
-
-fn learn(
-    hedging: &Hedging,
-    started: Instant,
-    answer: Result<Answered, Failed>,
-) -> Result<Answered, Failed> {
-    if answer.is_ok() {
-        hedging.answered(started, Instant::now());
-    }
-    answer
+    answer.inspect(|_| hedging.answered(started, Instant::now()))
 }

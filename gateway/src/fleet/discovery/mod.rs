@@ -25,7 +25,7 @@ pub struct Found {
 
 pub enum Source {
     File(FileSource),
-    Dns(DnsSource),
+    Dns(Box<DnsSource>),
 }
 
 impl Source {
@@ -37,7 +37,7 @@ impl Source {
                 Ok(Self::File(FileSource::new(path, discovery.interval)))
             }
             config::DiscoverySource::Dns { .. } | config::DiscoverySource::Srv(_) => {
-                DnsSource::new(discovery).map(Self::Dns)
+                DnsSource::new(discovery).map(|source| Self::Dns(Box::new(source)))
             }
         }
     }
