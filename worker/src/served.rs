@@ -21,6 +21,10 @@ const MAX_PARTS: usize = 1024;
 
 /// One served version.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each served version, and always behind an Arc"
+)]
 pub enum Served {
     /// Run by an engine behind a queue of its own.
     Model(Model),

@@ -69,11 +69,10 @@ impl Ensemble {
         };
         let mut running = FuturesUnordered::new();
         loop {
-            for number in 0..doers.len() {
-                let takes = &flow.steps[number].takes;
-                if doers[number].is_some()
-                    && takes.iter().all(|(_, tensor)| there[*tensor])
-                    && let Some(doer) = doers[number].take()
+            for (number, (step, slot)) in flow.steps.iter().zip(&mut doers).enumerate() {
+                if slot.is_some()
+                    && step.takes.iter().all(|(_, tensor)| there[*tensor])
+                    && let Some(doer) = slot.take()
                 {
                     let ready = self.prepare(number, &tensors, &wanted);
                     running.push(self.step(ready, doer, inherited.clone()));

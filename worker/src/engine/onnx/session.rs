@@ -160,7 +160,6 @@ impl Source {
     /// The shapes that TensorRT plans for, read from a session that does nothing else.
     fn profile(&self) -> Result<Option<Profile>, String> {
         let reader = Session::builder(&self.runtime.environment)
-            .map_err(ort::Error::from)
             .and_then(|builder| {
                 Ok(builder.with_optimization_level(GraphOptimizationLevel::Disable)?)
             })

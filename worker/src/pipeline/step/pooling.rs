@@ -150,7 +150,7 @@ impl Pooling {
                 }
             }
             PoolMethod::Last => {
-                if let Some(last) = chosen.last() {
+                if let Some(last) = chosen.next_back() {
                     vector.copy_from_slice(last);
                 }
             }

@@ -68,8 +68,8 @@ impl Levels {
             (self.verbose > 0, "log_verbose_level", LevelFilter::DEBUG),
             (self.verbose > 1, "log_verbose_level", LevelFilter::TRACE),
         ];
-        for [(below, missing, _), (above, name, _)] in rows.array_windows() {
-            if *above && !below && name != missing {
+        for ((below, missing, _), (above, name, _)) in rows.iter().zip(&rows[1..]) {
+            if *above && !*below && name != missing {
                 return Err(Fault::Invalid(format!(
                     "{name} is on and {missing} is off, but what {name} writes includes it: turn both on or both off"
                 )));
