@@ -15,7 +15,7 @@ use crate::batch::forming::{Forming, Rules};
 use crate::batch::instance::{Common, Instance};
 use crate::batch::job::{self, Job, Reply};
 use crate::batch::lane::{Lane, Refusal};
-use crate::batch::memory::Seat;
+use crate::batch::memory::{Seat, Watch};
 use crate::batch::padding::{Extent, Padding};
 use crate::batch::report::BatchObserver;
 use crate::batch::ticket::Ticket;
@@ -47,6 +47,8 @@ pub struct Model {
     cache: Option<Arc<Cache>>,
     nodes: Vec<NodeShare>,
     memory_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Of its instances, where memory is bounded.
+    watches: Vec<Watch>,
     requests: Requests,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -127,6 +129,7 @@ impl Model {
             provider_note: loaded.provider_note,
             nodes: loaded.nodes,
             memory_bytes: loaded.memory_bytes,
+            watches: spec.seats.iter().map(Seat::watch).collect(),
             requests: Requests::default(),
             threads: Mutex::default(),
         };
@@ -274,6 +277,12 @@ impl Model {
     /// Memory of the machine that its instances take now, in bytes. An estimate.
     pub fn memory_bytes(&self) -> u64 {
         (self.memory_bytes)()
+    }
+
+    /// Instances that are not in memory for want of room, and come back when they have something to run.
+    pub fn unloaded_instances(&self) -> usize {
+        let watches = self.watches.iter();
+        watches.filter(|watch| !watch.in_memory()).count()
     }
 
     pub fn batches(&self) -> &Batches {

@@ -54,6 +54,7 @@ impl Bed {
             provider_note: Some("cuda is not available".to_owned()),
             nodes: Vec::new(),
             memory_bytes: Arc::new(|| 0),
+            shares_session: false,
             first: factory(0).unwrap(),
             factory,
         };

@@ -1,7 +1,7 @@
 //! The memory budget behind its lock: instances park their engines here while they have nothing to run.
 //!
-//! `ledger` decides who has to go. What an engine takes is not measured but told by whoever made it, as the
-//! allocations of a runtime cannot be told apart.
+//! `ledger` decides who has to go. What a session takes is told by its engines, after each run; until there is
+//! one, and where an engine does not know, whoever asks for the seat says how much it is.
 
 mod ledger;
 
@@ -23,6 +23,14 @@ pub struct Memory {
 pub struct Seat {
     memory: Arc<Memory>,
     id: SeatId,
+    /// What its session takes at least.
+    bytes: u64,
+}
+
+/// Tells of a seat whether its instance is in memory.
+pub struct Watch {
+    memory: Arc<Memory>,
+    id: SeatId,
 }
 
 impl Memory {
@@ -33,11 +41,11 @@ impl Memory {
         })
     }
 
-    /// Seats for the instances of a model, each of which takes so many bytes.
+    /// A seat for the first instance of a model, whose session takes at least so many bytes.
     ///
     /// # Errors
-    /// Even alone an instance would exceed the budget.
-    pub fn seats(self: &Arc<Self>, instances: usize, bytes: u64) -> Result<Vec<Seat>, String> {
+    /// Even alone it would exceed the budget.
+    pub fn seat(self: &Arc<Self>, bytes: u64) -> Result<Seat, String> {
         let mut ledger = self.ledger.lock();
         let limit = ledger.limit();
         if bytes > limit {
@@ -45,14 +53,14 @@ impl Memory {
                 "its files are {bytes} bytes, and memory_budget is {limit} bytes"
             ));
         }
-        let seats = (0..instances).map(|_| Seat {
+        Ok(Seat {
             memory: Arc::clone(self),
             id: ledger.add(bytes),
-        });
-        Ok(seats.collect())
+            bytes,
+        })
     }
 
-    /// Bytes of the engines that are in memory.
+    /// Bytes of the sessions that are in memory.
     pub fn taken(&self) -> u64 {
         self.ledger.lock().taken()
     }
@@ -75,6 +83,27 @@ impl Memory {
 }
 
 impl Seat {
+    /// For a further instance of the model: in the same session, or with one of its own.
+    pub fn further(&self, shares_session: bool) -> Self {
+        let mut ledger = self.memory.ledger.lock();
+        let id = match shares_session {
+            true => ledger.join(self.id),
+            false => ledger.add(self.bytes),
+        };
+        Self {
+            memory: Arc::clone(&self.memory),
+            id,
+            bytes: self.bytes,
+        }
+    }
+
+    pub fn watch(&self) -> Watch {
+        Watch {
+            memory: Arc::clone(&self.memory),
+            id: self.id,
+        }
+    }
+
     /// Returns when there is room for the engine, which is then to be made. Blocks.
     pub fn claim(&self) {
         let mut ledger = self.memory.ledger.lock();
@@ -92,7 +121,11 @@ impl Seat {
 
     /// There is nothing to run. `engine`: None if it is lost, or here already.
     pub fn park(&self, engine: Option<Box<dyn Engine>>) {
+        let bytes = engine.as_ref().and_then(|engine| engine.memory_bytes());
         let mut ledger = self.memory.ledger.lock();
+        if let Some(bytes) = bytes {
+            ledger.resize(self.id, bytes);
+        }
         let engines = ledger.park(self.id, engine, Instant::now());
         self.memory.let_go(&mut ledger, engines);
     }
@@ -100,6 +133,12 @@ impl Seat {
     /// There is something to run. None: the engine was let go, or was never made.
     pub fn take(&self) -> Option<Box<dyn Engine>> {
         self.memory.ledger.lock().take(self.id)
+    }
+}
+
+impl Watch {
+    pub fn in_memory(&self) -> bool {
+        self.memory.ledger.lock().holds(self.id)
     }
 }
 

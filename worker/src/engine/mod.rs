@@ -36,6 +36,11 @@ pub trait Engine: Send {
         outputs: &[usize],
     ) -> Result<Vec<Tensor>, EngineError>;
 
+    /// Memory that its session takes now, in bytes, be it shared with other instances or not. `None`: not known.
+    fn memory_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// A handle for other threads, good for the life of the engine; `None` if runs cannot be interrupted.
     fn interrupter(&self) -> Option<Arc<dyn Interrupt>>;
 }
@@ -83,6 +88,8 @@ pub struct LoadedModel {
     pub provider_note: Option<String>,
     /// Memory of the machine that its instances take now, in bytes: weights, and what runs grew to. An estimate.
     pub memory_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Whether all instances run one session and so take the memory of one. Else each has a session of its own.
+    pub shares_session: bool,
     /// Instance 0.
     pub first: Box<dyn Engine>,
     pub factory: EngineFactory,

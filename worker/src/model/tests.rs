@@ -33,6 +33,26 @@ fn start_with(
     config: ModelConfig,
     observer: Arc<dyn BatchObserver>,
 ) -> Model {
+    let spec = ModelSpec {
+        observer,
+        ..spec(config)
+    };
+    start_as(script, spec)
+}
+
+fn spec(config: ModelConfig) -> ModelSpec {
+    ModelSpec {
+        name: "fake".to_owned(),
+        version: 3,
+        config,
+        labels: Labels::default(),
+        said: None,
+        seats: Vec::new(),
+        observer: Arc::new(NoObserver),
+    }
+}
+
+fn start_as(script: &Arc<Script>, spec: ModelSpec) -> Model {
     let factory = script.factory();
     let loaded = LoadedModel {
         signature: signature(),
@@ -40,17 +60,9 @@ fn start_with(
         provider_note: None,
         nodes: Vec::new(),
         memory_bytes: Arc::new(|| 0),
+        shares_session: false,
         first: factory(0).unwrap(),
         factory,
-    };
-    let spec = ModelSpec {
-        name: "fake".to_owned(),
-        version: 3,
-        config,
-        labels: Labels::default(),
-        said: None,
-        seats: Vec::new(),
-        observer,
     };
     let model = Model::start(loaded, spec).unwrap();
     script.runs.lock().clear();
@@ -442,6 +454,7 @@ fn every_run_is_reported() {
     assert_eq!(*notes.0.lock(), expected);
 }
 
+mod bounded;
 mod hot_path;
 mod leaving;
 mod order;

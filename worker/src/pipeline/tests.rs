@@ -80,6 +80,7 @@ fn start(name: &str, script: &Arc<Script>) -> Model {
         provider_note: None,
         nodes: Vec::new(),
         memory_bytes: Arc::new(|| 0),
+        shares_session: false,
         first: factory(0).unwrap(),
         factory,
     };

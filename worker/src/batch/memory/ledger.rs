@@ -1,30 +1,41 @@
-//! Which engines may be in memory at once: a budget in bytes, and a seat in it for each instance.
+//! Which sessions may be in memory at once: a budget in bytes, and a seat in it for each instance.
 //!
-//! An engine that is not running is let go when another one needs the room, the one that is idle longest first;
-//! its instance claims room again when it has something to run. Claims are granted in the order they came, and
-//! while one waits, every engine that falls idle goes: so each is granted in the end, however busy the others
+//! A session is what takes memory. One or several instances run it, each with an engine of its own, and while any
+//! of them has its engine the session counts, once. A session that nobody runs is let go when another one needs
+//! the room, the one that is idle longest first; an instance that has lost its engine so claims room again when
+//! it has something to run.
+//!
+//! Claims are granted in the order they came. While one waits, or the sessions have outgrown the budget, every
+//! engine that falls idle goes, also that of a session which others still run, and its instance claims behind
+//! those who wait: so every session comes to rest and each claim is granted in the end, however busy the others
 //! are. What is let go is handed out, for the caller to drop. Pure: `E` is whatever stands for an engine.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 /// Stands for one instance.
-pub type SeatId = u64;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SeatId {
+    session: u64,
+    member: u64,
+}
 
 #[derive(Debug)]
 pub struct Ledger<E> {
     limit: u64,
-    /// By engines that are in memory or about to be.
+    /// By sessions that are in memory or about to be.
     taken: u64,
-    seats: BTreeMap<SeatId, Seat<E>>,
+    sessions: BTreeMap<u64, Session<E>>,
     waiting: VecDeque<SeatId>,
-    next: SeatId,
+    next: u64,
 }
 
 #[derive(Debug)]
-struct Seat<E> {
+struct Session<E> {
     bytes: u64,
-    holding: Holding<E>,
+    /// It never counts for less.
+    least: u64,
+    members: BTreeMap<u64, Holding<E>>,
 }
 
 #[derive(Debug)]
@@ -43,7 +54,7 @@ impl<E> Ledger<E> {
         Self {
             limit,
             taken: 0,
-            seats: BTreeMap::new(),
+            sessions: BTreeMap::new(),
             waiting: VecDeque::new(),
             next: 0,
         }
@@ -53,36 +64,53 @@ impl<E> Ledger<E> {
         self.limit
     }
 
+    /// More than the limit only while sessions that are in use have outgrown it.
     pub fn taken(&self) -> u64 {
         self.taken
     }
 
-    /// A seat for an instance whose engine takes so many bytes, at most the limit. It holds nothing yet.
-    pub fn add(&mut self, bytes: u64) -> SeatId {
+    /// A seat for an instance with a session of its own, which takes at least so many bytes. It holds nothing
+    /// yet. What is larger than the limit counts as the limit.
+    pub fn add(&mut self, least: u64) -> SeatId {
         self.next += 1;
-        let seat = Seat {
-            bytes: bytes.min(self.limit),
-            holding: Holding::Nothing,
+        let bytes = least.min(self.limit);
+        let session = Session {
+            bytes,
+            least: bytes,
+            members: BTreeMap::from([(self.next, Holding::Nothing)]),
         };
-        self.seats.insert(self.next, seat);
-        self.next
+        self.sessions.insert(self.next, session);
+        SeatId {
+            session: self.next,
+            member: self.next,
+        }
+    }
+
+    /// A seat for one more instance that runs the same session.
+    pub fn join(&mut self, other: SeatId) -> SeatId {
+        self.next += 1;
+        let id = SeatId {
+            member: self.next,
+            ..other
+        };
+        if let Some(session) = self.sessions.get_mut(&other.session) {
+            session.members.insert(id.member, Holding::Nothing);
+        }
+        id
     }
 
     /// The instance is gone, with its engine if that was with it.
     pub fn remove(&mut self, id: SeatId) -> Vec<E> {
         self.waiting.retain(|waiting| *waiting != id);
-        let mut let_go = Vec::new();
-        if let Some(seat) = self.seats.remove(&id) {
-            match seat.holding {
-                Holding::Nothing => {}
-                Holding::InUse => self.taken -= seat.bytes,
-                Holding::Idle { engine, .. } => {
-                    self.taken -= seat.bytes;
-                    let_go.push(engine);
-                }
+        let former = self.set(id, Holding::Nothing);
+        if let Some(session) = self.sessions.get_mut(&id.session) {
+            session.members.remove(&id.member);
+            if session.members.is_empty() {
+                self.sessions.remove(&id.session);
             }
         }
-        let_go.extend(self.grant());
+        let mut let_go = Vec::from_iter(former.and_then(Holding::engine));
+        let_go.extend(self.settle());
         let_go
     }
 
@@ -91,231 +119,159 @@ impl<E> Ledger<E> {
         if !self.holds(id) && !self.waiting.contains(&id) {
             self.waiting.push_back(id);
         }
-        self.grant()
+        self.settle()
     }
 
     /// Room if there is some that nobody has or wants.
     pub fn claim_if_free(&mut self, id: SeatId) -> bool {
-        let Some(seat) = self.seats.get_mut(&id) else {
-            return false;
-        };
-        let free = self.waiting.is_empty() && self.taken + seat.bytes <= self.limit;
-        if free && matches!(seat.holding, Holding::Nothing) {
-            self.taken += seat.bytes;
-            seat.holding = Holding::InUse;
+        let free = self.waiting.is_empty() && self.taken + self.needed(id) <= self.limit;
+        if free && !self.holds(id) {
+            self.set(id, Holding::InUse);
         }
-        matches!(seat.holding, Holding::InUse)
+        matches!(self.holding(id), Some(Holding::InUse))
     }
 
     /// The seat has room for its engine.
     pub fn holds(&self, id: SeatId) -> bool {
-        let seat = self.seats.get(&id);
-        seat.is_some_and(|seat| !matches!(seat.holding, Holding::Nothing))
+        self.holding(id).is_some_and(Holding::counts)
+    }
+
+    /// What the session takes has become known, or has changed.
+    pub fn resize(&mut self, id: SeatId, bytes: u64) {
+        if let Some(session) = self.sessions.get_mut(&id.session) {
+            let bytes = bytes.clamp(session.least, self.limit);
+            if session.counts() {
+                self.taken = self.taken - session.bytes + bytes;
+            }
+            session.bytes = bytes;
+        }
     }
 
     /// The instance has nothing to run; `engine`: None if it has lost it.
     pub fn park(&mut self, id: SeatId, engine: Option<E>, now: Instant) -> Vec<E> {
-        let Some(seat) = self.seats.get_mut(&id) else {
-            return engine.into_iter().collect();
-        };
-        if matches!(seat.holding, Holding::InUse) {
-            seat.holding = match engine {
-                Some(engine) => Holding::Idle { engine, since: now },
-                None => {
-                    self.taken -= seat.bytes;
-                    Holding::Nothing
-                }
-            };
+        if !matches!(self.holding(id), Some(Holding::InUse)) {
+            return Vec::from_iter(engine);
         }
-        self.grant()
+        let holding = match engine {
+            Some(engine) => Holding::Idle { engine, since: now },
+            None => Holding::Nothing,
+        };
+        self.set(id, holding);
+        self.settle()
     }
 
     /// The instance has something to run. None: its engine was let go.
     pub fn take(&mut self, id: SeatId) -> Option<E> {
-        let seat = self.seats.get_mut(&id)?;
-        if !matches!(seat.holding, Holding::Idle { .. }) {
+        if !matches!(self.holding(id), Some(Holding::Idle { .. })) {
             return None;
         }
-        match std::mem::replace(&mut seat.holding, Holding::InUse) {
-            Holding::Idle { engine, .. } => Some(engine),
-            Holding::Nothing | Holding::InUse => None,
-        }
+        self.set(id, Holding::InUse).and_then(Holding::engine)
     }
 
-    /// Gives room to those who wait, in their order, as far as it goes.
-    fn grant(&mut self) -> Vec<E> {
+    fn holding(&self, id: SeatId) -> Option<&Holding<E>> {
+        self.sessions.get(&id.session)?.members.get(&id.member)
+    }
+
+    /// Puts it in place of what is there, and counts.
+    fn set(&mut self, id: SeatId, holding: Holding<E>) -> Option<Holding<E>> {
+        let session = self.sessions.get_mut(&id.session)?;
+        let before = session.counted();
+        let member = session.members.get_mut(&id.member)?;
+        let former = std::mem::replace(member, holding);
+        self.taken = self.taken - before + session.counted();
+        Some(former)
+    }
+
+    /// Bytes that the seat's session would add.
+    fn needed(&self, id: SeatId) -> u64 {
+        let session = self.sessions.get(&id.session);
+        session.map_or(0, |session| session.bytes - session.counted())
+    }
+
+    /// Lets idle engines go as far as others need the room, and gives it to those who wait, in their order.
+    fn settle(&mut self) -> Vec<E> {
         let mut let_go = Vec::new();
-        while let Some(first) = self.waiting.front().copied() {
-            let needed = self.seats.get(&first).map_or(0, |seat| seat.bytes);
-            while self.taken + needed > self.limit {
-                let Some(engine) = self.evict() else {
-                    return let_go;
-                };
-                let_go.push(engine);
+        loop {
+            let needed = self.waiting.front().map_or(0, |first| self.needed(*first));
+            if self.taken + needed > self.limit {
+                if let Some(session) = self.longest_idle() {
+                    let_go.extend(self.dismiss(session));
+                    continue;
+                }
+                let sessions: Vec<u64> = self.sessions.keys().copied().collect();
+                for session in sessions {
+                    let_go.extend(self.dismiss(session));
+                }
+                return let_go;
             }
-            self.waiting.pop_front();
-            if let Some(seat) = self.seats.get_mut(&first) {
-                self.taken += needed;
-                seat.holding = Holding::InUse;
-            }
+            let Some(first) = self.waiting.pop_front() else {
+                return let_go;
+            };
+            self.set(first, Holding::InUse);
         }
-        let_go
     }
 
-    /// Takes the engine that is idle longest.
-    fn evict(&mut self) -> Option<E> {
-        let idle = self.seats.values_mut().filter_map(|seat| {
-            let Holding::Idle { since, .. } = seat.holding else {
-                return None;
-            };
-            Some((since, seat))
-        });
-        let (_, seat) = idle.min_by_key(|(since, _)| *since)?;
-        self.taken -= seat.bytes;
-        match std::mem::replace(&mut seat.holding, Holding::Nothing) {
-            Holding::Idle { engine, .. } => Some(engine),
-            Holding::Nothing | Holding::InUse => None,
+    /// Of the sessions that nobody runs.
+    fn longest_idle(&self) -> Option<u64> {
+        let idle = self.sessions.iter();
+        let idle = idle.filter_map(|(id, session)| Some((session.idle_since()?, *id)));
+        idle.min().map(|(_, id)| id)
+    }
+
+    /// Takes the session's idle engines.
+    fn dismiss(&mut self, session: u64) -> Vec<E> {
+        let Some(session) = self.sessions.get_mut(&session) else {
+            return Vec::new();
+        };
+        let before = session.counted();
+        let idle = session
+            .members
+            .values_mut()
+            .filter(|member| matches!(member, Holding::Idle { .. }));
+        let engines = idle
+            .filter_map(|member| std::mem::replace(member, Holding::Nothing).engine())
+            .collect();
+        self.taken = self.taken - before + session.counted();
+        engines
+    }
+}
+
+impl<E> Session<E> {
+    fn counts(&self) -> bool {
+        self.members.values().any(Holding::counts)
+    }
+
+    /// Bytes that it takes of the budget now.
+    fn counted(&self) -> u64 {
+        if self.counts() { self.bytes } else { 0 }
+    }
+
+    /// When the last member fell idle; None if one is in use, or none has its engine.
+    fn idle_since(&self) -> Option<Instant> {
+        let mut last = None;
+        for member in self.members.values() {
+            match member {
+                Holding::Nothing => {}
+                Holding::InUse => return None,
+                Holding::Idle { since, .. } => last = last.max(Some(*since)),
+            }
+        }
+        last
+    }
+}
+
+impl<E> Holding<E> {
+    fn counts(&self) -> bool {
+        !matches!(self, Self::Nothing)
+    }
+
+    fn engine(self) -> Option<E> {
+        match self {
+            Self::Idle { engine, .. } => Some(engine),
+            Self::Nothing | Self::InUse => None,
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn at(seconds: u64) -> Instant {
-        static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-        *START.get_or_init(Instant::now) + Duration::from_secs(seconds)
-    }
-
-    /// A ledger with engines of 4 bytes each, idle since their number of seconds.
-    fn idle(limit: u64, engines: &[&'static str]) -> (Ledger<&'static str>, Vec<SeatId>) {
-        let mut ledger = Ledger::new(limit);
-        let seats = engines.iter().enumerate().map(|(number, engine)| {
-            let seat = ledger.add(4);
-            assert!(ledger.claim(seat).is_empty());
-            assert!(ledger.holds(seat));
-            ledger.park(seat, Some(*engine), at(number as u64));
-            seat
-        });
-        let seats = seats.collect();
-        (ledger, seats)
-    }
-
-    #[test]
-    fn within_the_budget_nothing_goes() {
-        let (mut ledger, seats) = idle(8, &["a", "b"]);
-        assert_eq!(ledger.taken(), 8);
-        assert_eq!(ledger.take(seats[0]), Some("a"));
-        assert!(ledger.park(seats[0], Some("a"), at(9)).is_empty());
-    }
-
-    #[test]
-    fn the_one_that_is_idle_longest_goes_first() {
-        let (mut ledger, seats) = idle(12, &["a", "b", "c"]);
-        let new = ledger.add(6);
-        assert_eq!(ledger.claim(new), ["a", "b"]);
-        assert!(ledger.holds(new) && !ledger.holds(seats[0]));
-        assert_eq!(ledger.taken(), 10);
-        assert_eq!(ledger.take(seats[0]), None);
-        assert_eq!(ledger.take(seats[2]), Some("c"));
-    }
-
-    #[test]
-    fn what_runs_stays_and_the_claim_waits_for_it() {
-        let (mut ledger, seats) = idle(4, &["a"]);
-        ledger.take(seats[0]);
-        let new = ledger.add(4);
-        assert!(ledger.claim(new).is_empty());
-        assert!(!ledger.holds(new));
-        assert_eq!(ledger.park(seats[0], Some("a"), at(1)), ["a"]);
-        assert!(ledger.holds(new) && !ledger.holds(seats[0]));
-    }
-
-    #[test]
-    fn a_large_claim_is_not_overtaken_by_small_ones() {
-        let (mut ledger, seats) = idle(8, &["a", "b"]);
-        ledger.take(seats[0]);
-        ledger.take(seats[1]);
-        let large = ledger.add(8);
-        ledger.claim(large);
-        assert_eq!(ledger.park(seats[0], Some("a"), at(1)), ["a"]);
-        assert!(!ledger.holds(large));
-        assert!(ledger.claim(seats[0]).is_empty(), "behind the large one");
-        assert!(!ledger.claim_if_free(seats[0]));
-        assert_eq!(ledger.park(seats[1], Some("b"), at(2)), ["b"]);
-        assert!(ledger.holds(large) && !ledger.holds(seats[0]));
-        assert_eq!(ledger.park(large, Some("l"), at(3)), ["l"]);
-        assert!(ledger.holds(seats[0]));
-    }
-
-    #[test]
-    fn lost_engines_and_gone_instances_leave_their_room() {
-        let (mut ledger, seats) = idle(8, &["a", "b"]);
-        ledger.take(seats[0]);
-        ledger.park(seats[0], None, at(1));
-        assert_eq!(ledger.taken(), 4);
-        assert!(ledger.claim_if_free(seats[0]));
-        let new = ledger.add(8);
-        ledger.claim(new);
-        assert!(ledger.remove(seats[0]).contains(&"b") || !ledger.holds(seats[1]));
-        assert!(ledger.holds(new));
-        assert!(ledger.remove(new).is_empty());
-        assert_eq!(ledger.taken(), 0);
-    }
-
-    #[test]
-    fn parking_twice_is_parking_once() {
-        let (mut ledger, seats) = idle(8, &["a"]);
-        assert!(ledger.park(seats[0], None, at(5)).is_empty());
-        assert_eq!(ledger.take(seats[0]), Some("a"));
-    }
-
-    proptest! {
-        /// Instances run in any order: the budget is never exceeded, and when all have stopped, whoever waits
-        /// has been granted.
-        #[test]
-        fn the_budget_holds_and_nobody_starves(
-            sizes in proptest::collection::vec(1..6u64, 1..6),
-            steps in proptest::collection::vec((0..6usize, any::<bool>()), 0..60),
-        ) {
-            let mut ledger: Ledger<usize> = Ledger::new(6);
-            let seats: Vec<SeatId> = sizes.iter().map(|bytes| ledger.add(*bytes)).collect();
-            let mut running = vec![false; seats.len()];
-            for (step, (which, run)) in steps.into_iter().enumerate() {
-                let which = which % seats.len();
-                let seat = seats[which];
-                if run && !running[which] {
-                    if ledger.take(seat).is_none() {
-                        ledger.claim(seat);
-                    }
-                    running[which] = ledger.holds(seat);
-                } else if !run && running[which] {
-                    ledger.park(seat, Some(which), at(step as u64));
-                    running[which] = false;
-                }
-                for (which, seat) in seats.iter().enumerate() {
-                    running[which] |= matches!(
-                        ledger.seats[seat].holding,
-                        Holding::InUse
-                    );
-                }
-                prop_assert!(ledger.taken() <= 6);
-                let held: u64 = ledger.seats.values()
-                    .filter(|seat| !matches!(seat.holding, Holding::Nothing))
-                    .map(|seat| seat.bytes).sum();
-                prop_assert_eq!(held, ledger.taken());
-            }
-            for _ in 0..=seats.len() {
-                for (which, seat) in seats.iter().enumerate() {
-                    ledger.park(*seat, Some(which), at(1000));
-                }
-            }
-            prop_assert!(ledger.waiting.is_empty());
-        }
-    }
-}
+mod tests;

@@ -47,6 +47,11 @@ impl Placement {
         }
     }
 
+    /// Whether all instances of a model run one session.
+    pub(super) const fn shares_session(self) -> bool {
+        matches!(self, Self::Cpu)
+    }
+
     /// The Python package whose library has it.
     pub(super) const fn package(self) -> &'static str {
         match self {

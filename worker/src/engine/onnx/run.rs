@@ -52,6 +52,10 @@ impl Engine for Onnx {
             .collect()
     }
 
+    fn memory_bytes(&self) -> Option<u64> {
+        self.session.arena_bytes()
+    }
+
     fn interrupter(&self) -> Option<Arc<dyn Interrupt>> {
         Some(Arc::<Termination>::clone(&self.termination))
     }

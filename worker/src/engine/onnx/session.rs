@@ -62,6 +62,7 @@ fn loaded(
         provider_note,
         nodes,
         memory_bytes: Arc::new(move || measured.memory_bytes()),
+        shares_session: placement.shares_session(),
         first: Box::new(Onnx::new(session)?),
         factory: Arc::new(move |instance| {
             let session = maker.session(placement, instance)?;
@@ -101,7 +102,7 @@ impl Source {
     fn session(&self, placement: Placement, instance: usize) -> Result<Arc<SharedSession>, String> {
         let mut sessions = self.sessions.lock();
         sessions.retain(|session| session.strong_count() > 0);
-        if placement == Placement::Cpu
+        if placement.shares_session()
             && let Some(session) = sessions.iter().find_map(Weak::upgrade)
         {
             return Ok(session);

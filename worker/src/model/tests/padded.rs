@@ -28,6 +28,7 @@ fn start_cutting(script: &Arc<Script>, outputs: &[&str]) -> Result<Model, String
         provider_note: None,
         nodes: Vec::new(),
         memory_bytes: Arc::new(|| 0),
+        shares_session: false,
         first: factory(0).unwrap(),
         factory,
     };

@@ -32,17 +32,18 @@ impl Loader {
         let folder = source.repository.join(name);
         let path = folder.join(path);
         let load = || {
-            let seats = match &self.memory {
-                Some(memory) => {
-                    let bytes = path.parent().map_or(0, disk::bytes);
-                    memory.seats(config.all_instances(), bytes)?
-                }
-                None => Vec::new(),
-            };
-            if let Some(first) = seats.first() {
+            let mut seats = Vec::new();
+            if let Some(memory) = &self.memory {
+                let first = memory.seat(path.parent().map_or(0, disk::bytes))?;
                 first.claim();
+                seats.push(first);
             }
             let mut loaded = onnx::load_model(&self.runtime, Path::new(&path), options)?;
+            if let Some(first) = seats.pop() {
+                let further = 1..config.all_instances();
+                seats.extend(further.map(|_| first.further(loaded.shares_session)));
+                seats.insert(0, first);
+            }
             if let Some(kept) = source.kept.clone() {
                 let factory = loaded.factory;
                 loaded.factory = Arc::new(move |number| {

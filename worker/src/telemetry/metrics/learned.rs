@@ -32,6 +32,12 @@ pub fn write(page: &mut Page, models: &[Shown<'_>]) {
     for (shown, model) in engines(models) {
         page.sample(name, &shown.labels(), model.memory_bytes());
     }
+    let name = "forebay_instances_unloaded";
+    let help = "Instances that memory_budget has no room for now; they come back when they have something to run.";
+    gauge(name, help).write(page);
+    for (shown, model) in engines(models) {
+        page.sample(name, &shown.labels(), model.unloaded_instances());
+    }
     let name = "forebay_model_info";
     let help = "Always 1; says which execution provider runs the model.";
     gauge(name, help).write(page);

@@ -22,6 +22,7 @@ fn model(name: &str) -> Arc<Served> {
         provider_note: Some("cuda is not available".to_owned()),
         nodes: Vec::new(),
         memory_bytes: Arc::new(|| 77),
+        shares_session: false,
         first: factory(0).unwrap(),
         factory,
     };
@@ -98,6 +99,7 @@ async fn the_page_holds_tritons_names_and_ours() {
         format!("forebay_queue_seconds_count{{{labels}}} 1"),
         format!("forebay_execution_seconds_count{{{labels}}} 1"),
         format!("forebay_model_memory_bytes{{{labels}}} 77"),
+        format!("forebay_instances_unloaded{{{labels}}} 0"),
         format!("forebay_model_info{{{labels},provider=\"cpu\",fell_back=\"true\"}} 1"),
     ] {
         has(&page, &line);
