@@ -44,8 +44,8 @@ pub async fn tensors(address: SocketAddr) -> anyhow::Result<()> {
         ("too many bytes", of_shape(vec![1, 4], &[0; 17])),
         ("claims a gigabyte", of_shape(vec![1 << 26, 4], &sixteen)),
         (
-            "beyond the largest batch",
-            of_shape(vec![4096, 4], &[0; 65536]),
+            "beyond what is cut into batches",
+            of_shape(vec![40_000, 4], &[0; 640_000]),
         ),
         (
             "other datatype",

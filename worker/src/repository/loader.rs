@@ -269,7 +269,7 @@ impl Loader {
             }
         };
         for note in &plan.notes {
-            tracing::warn!("model '{name}', {note}");
+            tracing::warn!("model '{name}', config.pbtxt: {note}");
         }
         Some(Task {
             name: name.to_owned(),
