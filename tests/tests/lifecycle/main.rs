@@ -1,5 +1,7 @@
 //! Models come, change and go while the worker serves: no valid request fails on the way.
 
+mod example;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
