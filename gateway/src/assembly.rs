@@ -122,7 +122,7 @@ impl Assembly {
             return former.clone();
         }
         let same_server = former.filter(|former| former.blueprint.same_place_as(&blueprint));
-        let roots = trust.and_then(|trust| trust.roots.clone());
+        let peers = trust.map(|trust| trust.peers.clone());
         let tls = trust.map(|trust| match blueprint.protocol {
             config::Protocol::Grpc => trust.http2.clone(),
             config::Protocol::Http => trust.http1.clone(),
@@ -132,7 +132,7 @@ impl Assembly {
             tls,
             timeout: blueprint.connect_timeout,
         };
-        let endpoint = Endpoint::new(blueprint, target, roots, self.shards, Instant::now());
+        let endpoint = Endpoint::new(blueprint, target, peers, self.shards, Instant::now());
         if let Some(former) = same_server {
             endpoint.inherit(former);
         }
@@ -211,7 +211,7 @@ fn blueprint(
         health: cluster.health.clone(),
         breaker: cluster.breaker,
         tls: cluster.tls.clone(),
-        trust: trust.map(|trust| trust.fingerprint),
+        trust: trust.map(|trust| trust.peers.fingerprint),
         connect_timeout: cluster.connect_timeout,
         authority: match &cluster.tls {
             Some(tls) => authority_for(&tls.server_name, authority),

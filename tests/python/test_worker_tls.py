@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import queue
+import re
+import signal
 import socket
 import ssl
+import time
 from pathlib import Path
 
 import grpc
@@ -18,7 +22,7 @@ from tritonclient.utils import InferenceServerException
 import certificates
 import triton
 from conftest import Target, gateway_config, worker_config
-from demo.processes import Processes, StartError, Worker
+from demo.processes import Processes, Program, StartError, Worker
 
 ROW = np.array([[1, 2, 3]], np.float32)
 
@@ -120,6 +124,99 @@ def test_a_gateway_reaches_a_worker_over_tls(
     for transport in triton.TRANSPORTS:
         found = triton.infer(transport, target, "echo", {"x": ROW}, ["x_out"])
         assert (found["x_out"] == ROW).all()
+
+
+def mutual_cluster(authority: certificates.Authority, health: bool, shown: tuple[Path, Path] | None) -> str:
+    tls = f'[clusters.tls]\nserver_name = "localhost"\nca = "{authority.certificate}"\n'
+    if shown:
+        tls += f'certificate = "{shown[0]}"\nkey = "{shown[1]}"\n'
+    return tls if health else f"health = false\nbreaker = false\n{tls}"
+
+
+def until_log_has(program: Program, pattern: str) -> None:
+    deadline = time.monotonic() + triton.SECONDS
+    while not re.search(pattern, program.log.read_text()):
+        assert time.monotonic() < deadline, program.log_end()
+        time.sleep(0.02)
+
+
+def stream_one(target: Target) -> object:
+    """The answer to one request on a stream, or its error."""
+    answers: queue.Queue = queue.Queue()
+    with tritonclient.grpc.InferenceServerClient(target.grpc) as client:
+        client.start_stream(lambda result, error: answers.put(error or result))
+        client.async_stream_infer("echo", triton.tensors("grpc", {"x": ROW}))
+        return answers.get(timeout=triton.SECONDS)
+
+
+def test_a_gateway_reaches_a_worker_that_wants_its_certificate(
+    short_lived: Processes, small_repository: Path, authority: certificates.Authority
+) -> None:
+    worker = short_lived.worker("worker", tls_config(small_repository, authority, mutual=True))
+    # Becoming ready takes a health check.
+    cluster = mutual_cluster(authority, True, authority.issue("gateway"))
+    gateway = short_lived.gateway("gateway", gateway_config([worker.grpc], cluster=cluster))
+    target = Target("gateway", gateway.address, gateway.address)
+    for transport in triton.TRANSPORTS:
+        found = triton.infer(transport, target, "echo", {"x": ROW}, ["x_out"])
+        assert (found["x_out"] == ROW).all()
+    assert (stream_one(target).as_numpy("x_out") == ROW).all()
+
+
+@pytest.mark.parametrize("shown", ["none", "stranger"])
+def test_a_worker_refuses_a_gateway_that_it_does_not_know(
+    short_lived: Processes, small_repository: Path, authority: certificates.Authority, tmp_path: Path, shown: str
+) -> None:
+    worker = short_lived.worker("worker", tls_config(small_repository, authority, mutual=True))
+    (tmp_path / "other").mkdir()
+    stranger = certificates.Authority(tmp_path / "other").issue("stranger") if shown == "stranger" else None
+    cluster = mutual_cluster(authority, False, stranger)
+    gateway = short_lived.gateway("gateway", gateway_config([worker.grpc], cluster=cluster))
+    target = Target("gateway", gateway.address, gateway.address)
+    with pytest.raises(InferenceServerException, match="refused the gateway's certificate") as refused:
+        triton.infer("grpc", target, "echo", {"x": ROW}, ["x_out"])
+    assert refused.value.status() == "StatusCode.UNAVAILABLE"
+    with pytest.raises(InferenceServerException, match="upstream") as refused:
+        triton.infer("http", target, "echo", {"x": ROW}, ["x_out"])
+    assert refused.value.status() == "502"
+    error = stream_one(target)
+    assert isinstance(error, InferenceServerException)
+    assert "'upstream' failed" in error.message()
+
+
+def test_health_checks_fail_without_the_certificate(
+    short_lived: Processes, small_repository: Path, authority: certificates.Authority
+) -> None:
+    worker = short_lived.worker("worker", tls_config(small_repository, authority, mutual=True))
+    cluster = mutual_cluster(authority, True, None)
+    # Without the admin listener nobody waits for it to become ready, which it does not.
+    config = gateway_config([worker.grpc], cluster=cluster).replace('[admin]\n        listen = "127.0.0.1:0"\n', "")
+    gateway = short_lived.gateway("gateway", config)
+    until_log_has(gateway.program, "is unhealthy: .*refuses the gateway's certificate")
+
+
+def test_a_renewed_certificate_is_taken_on_reload(
+    short_lived: Processes, small_repository: Path, authority: certificates.Authority, tmp_path: Path
+) -> None:
+    worker = short_lived.worker("worker", tls_config(small_repository, authority, mutual=True))
+    (tmp_path / "other").mkdir()
+    certificate, key = certificates.Authority(tmp_path / "other").issue("gateway")
+    cluster = mutual_cluster(authority, False, (certificate, key))
+    gateway = short_lived.gateway("gateway", gateway_config([worker.grpc], cluster=cluster))
+    target = Target("gateway", gateway.address, gateway.address)
+    with pytest.raises(InferenceServerException):
+        triton.infer("grpc", target, "echo", {"x": ROW}, ["x_out"])
+
+    good_certificate, good_key = authority.issue("renewed")
+    certificate.write_bytes(good_certificate.read_bytes())
+    gateway.program.process.send_signal(signal.SIGHUP)
+    until_log_has(gateway.program, "do not serve")
+    key.write_bytes(good_key.read_bytes())
+    gateway.program.process.send_signal(signal.SIGHUP)
+    until_log_has(gateway.program, "configuration reloaded")
+    found = triton.infer("grpc", target, "echo", {"x": ROW}, ["x_out"])
+    assert (found["x_out"] == ROW).all()
+    assert (stream_one(target).as_numpy("x_out") == ROW).all()
 
 
 def test_bad_files_are_named(

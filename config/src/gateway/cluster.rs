@@ -110,4 +110,15 @@ pub struct UpstreamTls {
     pub server_name: String,
     /// PEM bundle of trusted roots; None: those that the system trusts.
     pub ca: Option<PathBuf>,
+    /// What the gateway shows to endpoints that ask for a certificate (mTLS); None: it shows none.
+    pub identity: Option<Identity>,
+}
+
+/// A certificate and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// PEM, leaf first.
+    pub certificate: PathBuf,
+    /// PEM: PKCS#8, PKCS#1 or SEC1.
+    pub key: PathBuf,
 }

@@ -8,7 +8,9 @@ mod route;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use cluster::{Breaker, Cluster, Endpoint, Health, HealthProbe, Policy, Protocol, UpstreamTls};
+pub use cluster::{
+    Breaker, Cluster, Endpoint, Health, HealthProbe, Identity, Policy, Protocol, UpstreamTls,
+};
 pub use discovery::{Discovery, DiscoverySource};
 pub use listener::{Listener, ListenerTls};
 pub use route::{

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Keys, Read, Table, Value, address, discovery, endpoints, health, names};
 use crate::defaults;
-use crate::gateway::{Breaker, Cluster, Endpoint, Policy, Protocol, UpstreamTls};
+use crate::gateway::{Breaker, Cluster, Endpoint, Identity, Policy, Protocol, UpstreamTls};
 
 const KEYS: Keys = &[
     "name",
@@ -24,7 +24,7 @@ const BREAKER_KEYS: Keys = &[
     "minimum_requests",
     "open_for",
 ];
-const TLS_KEYS: Keys = &["server_name", "ca"];
+const TLS_KEYS: Keys = &["server_name", "ca", "certificate", "key"];
 
 const PROTOCOLS: [(&str, Protocol); 2] = [("grpc", Protocol::Grpc), ("http", Protocol::Http)];
 const POLICIES: [(&str, Policy); 5] = [
@@ -131,8 +131,28 @@ fn tls(table: &Table<'_>) -> Read<UpstreamTls> {
             .map(str::to_owned)
     });
     let ca = table.optional("ca", |value| value.file());
+    let identity = identity(table);
     Ok(UpstreamTls {
         server_name: server_name?,
         ca: ca?,
+        identity: identity?,
     })
+}
+
+/// Both files or neither.
+fn identity(table: &Table<'_>) -> Read<Option<Identity>> {
+    let certificate = table.optional("certificate", |value| value.file());
+    let key = table.optional("key", |value| value.file());
+    match (certificate?, key?) {
+        (None, None) => Ok(None),
+        (Some(certificate), Some(key)) => Ok(Some(Identity { certificate, key })),
+        (Some(_), None) => Err(table.missing(
+            "key",
+            "the path of a PEM file with the certificate's private key",
+        )),
+        (None, Some(_)) => Err(table.missing(
+            "certificate",
+            "the path of a PEM file with the key's certificate, leaf first",
+        )),
+    }
 }

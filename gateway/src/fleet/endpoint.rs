@@ -12,9 +12,9 @@ use forebay_config::gateway as config;
 use http::HeaderValue;
 use http::uri::{Authority, Scheme};
 use parking_lot::Mutex;
-use pingora::protocols::tls::CaType;
 use tokio::task::AbortHandle;
 
+use crate::security::tls::PeerTrust;
 use crate::traffic::balance::Candidate;
 use crate::traffic::breaker::{Breaker, BreakerState, Permit, Transition};
 use crate::traffic::ewma::PeakEwma;
@@ -40,7 +40,7 @@ pub struct EndpointBlueprint {
     pub health: Option<config::Health>,
     pub breaker: Option<config::Breaker>,
     pub tls: Option<config::UpstreamTls>,
-    /// What the trusted roots were when they were read; a rotated bundle makes another endpoint.
+    /// What roots, client certificate and key were when they were read; rotated ones make another endpoint.
     pub trust: Option<u64>,
     pub connect_timeout: Duration,
     /// What `:authority` and `Host` say to it.
@@ -74,8 +74,8 @@ pub struct Endpoint {
     pub name_header: HeaderValue,
     pub target: Target,
     pub channels: Channels,
-    /// Roots for pingora's connector; None: plain text, or the system's roots.
-    pub roots: Option<Arc<CaType>>,
+    /// For pingora's connector, which makes no use of `target`; None: plain text.
+    pub trust: Option<PeerTrust>,
     pub counters: EndpointCounters,
     active: AtomicU32,
     vital: Mutex<Vital>,
@@ -143,7 +143,7 @@ impl Endpoint {
     pub fn new(
         blueprint: EndpointBlueprint,
         target: Target,
-        roots: Option<Arc<CaType>>,
+        trust: Option<PeerTrust>,
         shards: usize,
         now: Instant,
     ) -> Arc<Self> {
@@ -167,7 +167,7 @@ impl Endpoint {
             blueprint,
             name_header,
             target,
-            roots,
+            trust,
             counters: EndpointCounters::default(),
             active: AtomicU32::new(0),
             vital: Mutex::new(vital),

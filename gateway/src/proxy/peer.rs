@@ -36,7 +36,12 @@ pub fn peer(route: &Route, lease: &Lease, left: Option<Duration>) -> Box<HttpPee
         // A worker that is stopped, not gone, still has a kernel that acknowledges.
         peer.options.h2_ping_interval = Some(PING_INTERVAL);
     }
-    peer.options.ca = endpoint.roots.clone();
+    if let Some(trust) = &endpoint.trust {
+        peer.options.ca = trust.roots.clone();
+        peer.client_cert_key = trust.identity.clone();
+        // Connections that were opened under other roots or with another certificate are not reused.
+        peer.group_key = trust.fingerprint;
+    }
     peer.options.connection_timeout = Some(cluster.connect_timeout);
     peer.options.total_connection_timeout = Some(cluster.connect_timeout);
     peer.options.tcp_keepalive = Some(KEEPALIVE);

@@ -6,12 +6,13 @@ use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use forebay_config::gateway::{ListenerTls, UpstreamTls};
+use forebay_config::gateway::{Identity, ListenerTls, UpstreamTls};
 use pingora::protocols::tls::CaType;
-use pingora::utils::tls::WrappedX509;
+use pingora::utils::tls::{CertKey, WrappedX509};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::upstream::ClientTls;
 
@@ -46,20 +47,24 @@ pub struct UpstreamTrust {
     pub http2: ClientTls,
     /// ALPN http/1.1, for probes of http clusters.
     pub http1: ClientTls,
-    /// For pingora's connector; None: the system's roots, which it reads by itself.
+    pub peers: PeerTrust,
+}
+
+/// The same for pingora's connector, which takes it connection by connection.
+#[derive(Clone)]
+pub struct PeerTrust {
+    /// None: the system's roots, which it reads by itself.
     pub roots: Option<Arc<CaType>>,
-    /// Of the roots' contents: tells a rotated bundle from the one before.
+    /// What it shows to endpoints that ask; None: nothing.
+    pub identity: Option<Arc<CertKey>>,
+    /// Of the contents of roots, certificate and key: tells rotated ones from those before.
     pub fingerprint: u64,
 }
 
 /// Proves that a listener's certificate and key load and belong together.
 pub fn check_listener(tls: &ListenerTls) -> Result<(), TlsError> {
     let chain = certificates(&tls.certificate)?;
-    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|e| TlsError::Unreadable {
-        what: "a private key",
-        path: tls.key.clone(),
-        reason: e.to_string(),
-    })?;
+    let key = private_key(&tls.key)?;
     ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(chain, key)
@@ -71,7 +76,7 @@ pub fn check_listener(tls: &ListenerTls) -> Result<(), TlsError> {
     Ok(())
 }
 
-/// Reads the roots of a cluster.
+/// Reads the roots of a cluster, and what the gateway shows to its endpoints.
 pub fn upstream(tls: &UpstreamTls) -> Result<UpstreamTrust, TlsError> {
     let name = ServerName::try_from(tls.server_name.clone())
         .map_err(|_| TlsError::BadName(tls.server_name.clone()))?;
@@ -103,9 +108,25 @@ pub fn upstream(tls: &UpstreamTls) -> Result<UpstreamTrust, TlsError> {
             }
         }
     }
-    let base = ClientConfig::builder()
-        .with_root_certificates(store)
-        .with_no_client_auth();
+    let builder = ClientConfig::builder().with_root_certificates(store);
+    let (base, identity) = match &tls.identity {
+        None => (builder.with_no_client_auth(), None),
+        Some(files) => {
+            let (chain, key) = load(files)?;
+            for part in chain.iter().map(|part| &**part).chain([key.secret_der()]) {
+                contents.write_usize(part.len());
+                contents.write(part);
+            }
+            let shown = CertKey::new(
+                chain.iter().map(|part| part.to_vec()).collect(),
+                key.secret_der().to_vec(),
+            );
+            let base = builder
+                .with_client_auth_cert(chain, key)
+                .map_err(|e| unusable(files, e.to_string()))?;
+            (base, Some(Arc::new(shown)))
+        }
+    };
     let with_alpn = |protocol: &[u8]| {
         let mut config = base.clone();
         config.alpn_protocols = vec![protocol.to_vec()];
@@ -117,8 +138,42 @@ pub fn upstream(tls: &UpstreamTls) -> Result<UpstreamTrust, TlsError> {
     Ok(UpstreamTrust {
         http2: with_alpn(b"h2"),
         http1: with_alpn(b"http/1.1"),
-        roots,
-        fingerprint: contents.finish(),
+        peers: PeerTrust {
+            roots,
+            identity,
+            fingerprint: contents.finish(),
+        },
+    })
+}
+
+/// A chain and a key that pingora takes too: it reads both once more, and panics on what it cannot read.
+fn load(
+    files: &Identity,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+    let chain = certificates(&files.certificate)?;
+    for certificate in &chain {
+        X509Certificate::from_der(certificate)
+            .map_err(|e| unusable(files, format!("the certificate is malformed: {e}")))?;
+    }
+    let key = private_key(&files.key)?;
+    PrivateKeyDer::try_from(key.secret_der().to_vec())
+        .map_err(|e| unusable(files, format!("the key is malformed: {e}")))?;
+    Ok((chain, key))
+}
+
+fn unusable(files: &Identity, reason: String) -> TlsError {
+    TlsError::Unusable {
+        certificate: files.certificate.clone(),
+        key: files.key.clone(),
+        reason,
+    }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|e| TlsError::Unreadable {
+        what: "a private key",
+        path: path.to_owned(),
+        reason: e.to_string(),
     })
 }
 

@@ -46,6 +46,8 @@ pub enum Outcome {
 pub enum Failure {
     /// No connection could be opened, its TLS handshake included.
     Connect,
+    /// The endpoint ended the TLS handshake because of the certificate that it was shown, or was not shown.
+    Unwelcome,
     /// A pooled connection died before the request was sent on it.
     Stale,
     /// The endpoint said that it did not process the request (REFUSED_STREAM, or beyond the last stream of a
@@ -80,7 +82,7 @@ impl Failure {
     /// attempt would add to the load that caused them.
     pub fn is_retryable(&self, idempotent: bool) -> bool {
         match self {
-            Self::Connect | Self::Stale | Self::Refused => true,
+            Self::Connect | Self::Unwelcome | Self::Stale | Self::Refused => true,
             Self::Status(code) => *code == code::UNAVAILABLE,
             Self::HttpStatus(503) => true,
             Self::Reset | Self::TimedOut | Self::HttpStatus(502) => idempotent,
@@ -92,6 +94,9 @@ impl Failure {
     pub fn describe(&self) -> &'static str {
         match self {
             Self::Connect => "the connection could not be opened",
+            Self::Unwelcome => {
+                "the endpoint refused the gateway's certificate, or asked in vain for one"
+            }
             Self::Stale => "the pooled connection had died",
             Self::Refused => "the endpoint refused the stream",
             Self::Reset => "the connection broke before the answer",
@@ -110,6 +115,7 @@ impl Failure {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Connect
+            | Self::Unwelcome
             | Self::Refused
             | Self::Reset
             | Self::TimedOut
@@ -159,6 +165,7 @@ mod tests {
     fn what_was_never_executed_is_always_retried() {
         for failure in [
             Failure::Connect,
+            Failure::Unwelcome,
             Failure::Stale,
             Failure::Refused,
             Failure::Status(14),
@@ -207,6 +214,7 @@ mod tests {
         assert_eq!(statuses(Outcome::Fault), faults);
         for failure in [
             Failure::Connect,
+            Failure::Unwelcome,
             Failure::Refused,
             Failure::Reset,
             Failure::TimedOut,

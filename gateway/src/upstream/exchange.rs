@@ -12,6 +12,7 @@ use http::HeaderMap;
 use smallvec::SmallVec;
 
 use super::channel::Channels;
+use super::connect::ConnectError;
 use crate::traffic::retry::Failure;
 
 /// A request or answer body as it was read: chunks that are shared, never copied.
@@ -85,7 +86,10 @@ pub async fn exchange(
     let (sender, generation) = loop {
         let sender = pin!(channels.sender()).await.map_err(|error| {
             log::debug!("{error}");
-            Failure::Connect
+            match error {
+                ConnectError::Unwelcome { .. } => Failure::Unwelcome,
+                _ => Failure::Connect,
+            }
         })?;
         let generation = sender.generation;
         match sender.h2.ready().await {
