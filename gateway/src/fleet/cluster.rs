@@ -98,6 +98,11 @@ impl Cluster {
         None
     }
 
+    /// The number of members.
+    pub fn size(&self) -> usize {
+        self.members.len()
+    }
+
     /// Requests in flight over all endpoints.
     pub fn active(&self) -> usize {
         self.members

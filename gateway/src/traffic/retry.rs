@@ -34,11 +34,32 @@ pub enum Outcome {
     Success,
     /// The endpoint's fault: it counts against it.
     Failure,
-    /// It answered with an internal error. Whether that is its fault or that of the values it was given cannot
-    /// be told, so it costs it preference, but does not open its breaker.
+    /// It answered with an internal error, or that its queue is full. Whether an internal error is its fault or that
+    /// of the values it was given cannot be told, and a full queue is none, so it costs it preference, but does not
+    /// open its breaker.
     Fault,
     /// The caller's fault (bad argument, unknown model): the endpoint works, but the latency says nothing.
     Neutral,
+}
+
+/// How far an endpoint says that a call got, in the metadata `forebay-stage` of its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Surely not begun.
+    Queued,
+    /// Begun, maybe done.
+    Begun,
+}
+
+impl Stage {
+    /// None: a word that says nothing.
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        match value {
+            b"queued" => Some(Self::Queued),
+            b"executing" | b"done" => Some(Self::Begun),
+            _ => None,
+        }
+    }
 }
 
 /// How an attempt ended without a usable answer. Cancellation by the caller is none of these.
@@ -59,6 +80,10 @@ pub enum Failure {
     TimedOut,
     /// The endpoint answered with this gRPC status, and no message before it.
     Status(u8),
+    /// RESOURCE_EXHAUSTED before the call was begun: the endpoint's queue is full, which another one's may not be.
+    Full,
+    /// UNAVAILABLE after the call was begun.
+    Begun,
     /// The endpoint answered with this HTTP status.
     HttpStatus(u16),
     /// The answer broke off after part of it had been passed on.
@@ -68,24 +93,35 @@ pub enum Failure {
 /// Canonical gRPC codes that decide something here.
 mod code {
     pub const UNKNOWN: u8 = 2;
+    pub const RESOURCE_EXHAUSTED: u8 = 8;
     pub const INTERNAL: u8 = 13;
     pub const UNAVAILABLE: u8 = 14;
     pub const DATA_LOSS: u8 = 15;
 }
 
 impl Failure {
+    /// An answered gRPC status other than OK. `stage`: what came with it.
+    pub fn answered(status: u8, stage: Option<Stage>) -> Self {
+        match (status, stage) {
+            (code::RESOURCE_EXHAUSTED, Some(Stage::Queued)) => Self::Full,
+            (code::UNAVAILABLE, Some(Stage::Begun)) => Self::Begun,
+            _ => Self::Status(status),
+        }
+    }
+
     /// Whether the same request may be sent to another endpoint. `idempotent`: repeating an executed call is safe.
     ///
     /// UNAVAILABLE and 503 (its HTTP counterpart) are how a server declines work it has not begun; a broken
     /// connection, which some clients report as UNAVAILABLE too, is `Reset` here. 502 comes from something between
     /// us and the server, which may have passed the request on. RESOURCE_EXHAUSTED and 429 are left alone: another
-    /// attempt would add to the load that caused them.
+    /// attempt would add to the load that caused them. Only a queue that is full at one endpoint is worth one look at
+    /// another.
     pub fn is_retryable(&self, idempotent: bool) -> bool {
         match self {
-            Self::Connect | Self::Unwelcome | Self::Stale | Self::Refused => true,
+            Self::Connect | Self::Unwelcome | Self::Stale | Self::Refused | Self::Full => true,
             Self::Status(code) => *code == code::UNAVAILABLE,
             Self::HttpStatus(503) => true,
-            Self::Reset | Self::TimedOut | Self::HttpStatus(502) => idempotent,
+            Self::Reset | Self::TimedOut | Self::Begun | Self::HttpStatus(502) => idempotent,
             Self::HttpStatus(_) | Self::ResponseStarted => false,
         }
     }
@@ -101,7 +137,8 @@ impl Failure {
             Self::Refused => "the endpoint refused the stream",
             Self::Reset => "the connection broke before the answer",
             Self::TimedOut => "the attempt took too long",
-            Self::Status(_) => "the endpoint answered with an error",
+            Self::Status(_) | Self::Begun => "the endpoint answered with an error",
+            Self::Full => "the endpoint's queue is full",
             Self::HttpStatus(_) => "the endpoint answered with an HTTP error",
             Self::ResponseStarted => "the connection broke in the middle of the answer",
         }
@@ -120,9 +157,11 @@ impl Failure {
             | Self::Reset
             | Self::TimedOut
             | Self::ResponseStarted
+            | Self::Begun
             | Self::Status(code::UNAVAILABLE)
             | Self::HttpStatus(502..=504) => Outcome::Failure,
-            Self::Status(code::UNKNOWN | code::INTERNAL | code::DATA_LOSS)
+            Self::Full
+            | Self::Status(code::UNKNOWN | code::INTERNAL | code::DATA_LOSS)
             | Self::HttpStatus(500 | 505..=599) => Outcome::Fault,
             Self::Stale | Self::Status(_) | Self::HttpStatus(_) => Outcome::Neutral,
         }
@@ -168,6 +207,7 @@ mod tests {
             Failure::Unwelcome,
             Failure::Stale,
             Failure::Refused,
+            Failure::Full,
             Failure::Status(14),
             Failure::HttpStatus(503),
         ] {
@@ -180,12 +220,37 @@ mod tests {
 
     #[test]
     fn what_may_have_been_executed_is_retried_only_when_idempotent() {
-        for failure in [Failure::Reset, Failure::TimedOut, Failure::HttpStatus(502)] {
+        for failure in [
+            Failure::Reset,
+            Failure::TimedOut,
+            Failure::Begun,
+            Failure::HttpStatus(502),
+        ] {
             assert!(
                 !failure.is_retryable(false) && failure.is_retryable(true),
                 "{failure:?}"
             );
         }
+    }
+
+    #[test]
+    fn the_stage_decides_about_what_is_unavailable_or_exhausted_only() {
+        assert_eq!(Stage::parse(b"queued"), Some(Stage::Queued));
+        assert_eq!(Stage::parse(b"executing"), Some(Stage::Begun));
+        assert_eq!(Stage::parse(b"done"), Some(Stage::Begun));
+        assert_eq!(Stage::parse(b"Queued"), None);
+        for status in 1..=16 {
+            let plain = Failure::Status(status);
+            let queued = Failure::answered(status, Some(Stage::Queued));
+            let begun = Failure::answered(status, Some(Stage::Begun));
+            assert_eq!(Failure::answered(status, None), plain);
+            assert_eq!(queued, if status == 8 { Failure::Full } else { plain });
+            assert_eq!(begun, if status == 14 { Failure::Begun } else { plain });
+            assert_eq!(queued.is_retryable(false), [8, 14].contains(&status));
+            assert!(!begun.is_retryable(false), "{status} was begun");
+        }
+        assert_eq!(Failure::Full.outcome(), Outcome::Fault);
+        assert_eq!(Failure::Begun.outcome(), Outcome::Failure);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The attempts of one call: lease an endpoint, exchange, and decide from the outcome whether to go again.
 //!
 //! One deadline bounds all attempts. A retry goes to an endpoint that was not tried while there is one, waits
-//! a jittered backoff, and needs leave from the route's retry budget. Each attempt may have a second one beside it,
+//! a jittered backoff, and needs leave from the route's retry budget. A full queue is passed on unless one other endpoint
+//! has room: from then on no endpoint is asked twice, and a second full one ends the call. Each attempt may have a second one beside it,
 //! see `hedge`.
 
 use std::pin::pin;
@@ -19,7 +20,7 @@ use crate::gateway::Route;
 use crate::refusal::Refusal;
 use crate::telemetry::trace::{AttemptSpan, RequestTrace};
 use crate::traffic::deadline::Deadline;
-use crate::traffic::retry::{Failure, Outcome};
+use crate::traffic::retry::{Failure, Outcome, Stage};
 use crate::upstream::{Answer, Message, exchange};
 
 /// A call, ready to be sent as often as it takes.
@@ -102,11 +103,16 @@ pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answ
     let mut tried = Tried::new();
     let mut last: Option<Failed> = None;
     let mut token = None;
+    let mut full = false;
     for number in 1..=retry.attempts {
         let now = Instant::now();
         let time = call.deadline.attempt_timeout(now, retry.per_try_timeout);
-        let lease = route.cluster.lease(&tried, fastrand::u64(..), now);
-        let (Some(time), Ok(lease)) = (time, lease) else {
+        let random = fastrand::u64(..);
+        let lease = match full {
+            true => route.cluster.lease_other(&tried, random, now),
+            false => route.cluster.lease(&tried, random, now).ok(),
+        };
+        let (Some(time), Some(lease)) = (time, lease) else {
             return match last {
                 Some(failed) => failed.into_result(route, &call),
                 None if time.is_none() => Err(timed_out(route, &call)),
@@ -129,8 +135,12 @@ pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answ
             }
             Err(failed) => failed,
         };
+        let still_full = full && failed.failure == Failure::Full;
+        full |= failed.failure == Failure::Full;
         if number == retry.attempts
             || failed.out_of_time
+            || still_full
+            || (full && tried.len() >= route.cluster.size())
             || !failed.failure.is_retryable(retry.idempotent)
         {
             return failed.into_result(route, &call);
@@ -196,7 +206,9 @@ impl Attempt<'_> {
                 match failure.map(|failure| (failure, failure.outcome())) {
                     // An answer that is not gRPC at all is never passed on, whoever is to blame.
                     Some((failure, Outcome::Failure))
-                    | Some((failure @ Failure::HttpStatus(_), _)) => (failure, Some(answered)),
+                    | Some((failure @ (Failure::HttpStatus(_) | Failure::Full), _)) => {
+                        (failure, Some(answered))
+                    }
                     _ if answered.answer.rest.is_some() => {
                         answered.tail = Some(Tail {
                             lease,
@@ -347,5 +359,11 @@ fn failure_of(answered: &Answered) -> Option<Failure> {
         return Some(Failure::HttpStatus(http.as_u16()));
     }
     let status = u8::try_from(answered.status).unwrap_or(u8::MAX);
-    (status != 0).then_some(Failure::Status(status))
+    (status != 0).then(|| Failure::answered(status, stage_of(&answered.answer)))
+}
+
+fn stage_of(answer: &Answer) -> Option<Stage> {
+    let in_trailers = answer.trailers.as_ref().and_then(|t| t.get(headers::STAGE));
+    let value = in_trailers.or_else(|| answer.head.headers.get(headers::STAGE))?;
+    Stage::parse(value.as_bytes())
 }

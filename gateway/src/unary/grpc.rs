@@ -209,7 +209,7 @@ async fn write(session: &mut HttpSession, answered: Answered) -> pingora::Result
         ..
     } = answered;
     let mut head = answer.head;
-    headers::remove_hop_by_hop(&mut head.headers);
+    headers::strip_answer(&mut head.headers);
     head.headers.insert(headers::ENDPOINT, endpoint);
     let only_head = answer.body.is_empty() && answer.trailers.is_none() && answer.rest.is_none();
     session.write_response_header(Box::new(ResponseHeader::from(head)), only_head)?;
@@ -221,7 +221,10 @@ async fn write(session: &mut HttpSession, answered: Answered) -> pingora::Result
         trailers = stream(session, rest, tail).await?;
     }
     match trailers {
-        Some(trailers) => session.write_trailers(trailers),
+        Some(mut trailers) => {
+            headers::strip_answer(&mut trailers);
+            session.write_trailers(trailers)
+        }
         None => session.finish(),
     }
 }

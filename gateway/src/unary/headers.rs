@@ -8,6 +8,11 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// Tells the client which endpoint answered.
 pub const ENDPOINT: HeaderName = HeaderName::from_static("x-forebay-endpoint");
+/// How far an endpoint got with a call.
+pub const STAGE: HeaderName = HeaderName::from_static("forebay-stage");
+
+/// How loaded an endpoint is (ORCA): said to whoever balances over endpoints, which ends here.
+const LOAD: HeaderName = HeaderName::from_static("endpoint-load-metrics-bin");
 
 /// Connection-level headers, which end at each hop (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -56,8 +61,14 @@ pub fn for_rest(incoming: &HeaderMap) -> HeaderMap {
     headers
 }
 
+/// Removes from the headers or trailers of an answer what is not for the client.
+pub fn strip_answer(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    headers.remove(LOAD);
+}
+
 /// Removes what must not cross a hop; cheap when there is nothing, as on HTTP/2.
-pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if let Some(nominated) = headers.get(header::CONNECTION).cloned() {
         for name in nominated.as_bytes().split(|byte| *byte == b',') {
             if let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) {
@@ -121,6 +132,19 @@ mod tests {
             ("authorization", "Bearer t"),
         ]);
         assert_eq!(for_rest(&rest), want);
+    }
+
+    #[test]
+    fn answers_lose_the_hop_and_the_load_report() {
+        let mut answer = map(&[
+            ("grpc-status", "0"),
+            ("connection", "close"),
+            ("endpoint-load-metrics-bin", "AAAA"),
+            ("forebay-stage", "done"),
+        ]);
+        strip_answer(&mut answer);
+        let want = map(&[("grpc-status", "0"), ("forebay-stage", "done")]);
+        assert_eq!(answer, want);
     }
 
     #[test]

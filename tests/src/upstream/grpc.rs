@@ -22,6 +22,7 @@ use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+use tonic::metadata::MetadataValue;
 use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status};
 use tower::Service;
@@ -34,12 +35,17 @@ pub enum Behaviour {
     /// The inputs come back as outputs.
     Answer,
     Fail(Code),
+    /// `Fail`, with this in `forebay-stage`, `PUSHBACK` in `grpc-retry-pushback-ms`, and a load report.
+    FailAt(Code, &'static str),
     /// `Answer`, later.
     After(Duration),
     /// `Answer` once the test releases it.
     Held,
     Never,
 }
+
+/// In milliseconds.
+pub const PUSHBACK: &str = "70";
 
 /// Messages up to this size are taken and given.
 const LARGEST: usize = 64 << 20;
@@ -225,6 +231,18 @@ impl Script {
         let result = match self.behaviour(&request)? {
             Behaviour::Answer => Ok(()),
             Behaviour::Fail(code) => Err(Status::new(code, format!("{} fails as told", self.name))),
+            Behaviour::FailAt(code, stage) => {
+                let mut status = Status::new(code, format!("{} fails as told", self.name));
+                let metadata = status.metadata_mut();
+                metadata.insert("forebay-stage", MetadataValue::from_static(stage));
+                metadata.insert(
+                    "grpc-retry-pushback-ms",
+                    MetadataValue::from_static(PUSHBACK),
+                );
+                let report = MetadataValue::from_bytes(b"any");
+                metadata.insert_bin("endpoint-load-metrics-bin", report);
+                Err(status)
+            }
             Behaviour::After(delay) => {
                 tokio::time::sleep(delay).await;
                 Ok(())
