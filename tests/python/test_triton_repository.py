@@ -136,6 +136,33 @@ def build(repository: Path) -> None:
     configure(repository, "foreign", 'platform: "tensorrt_plan"')
     times(repository, "silent", 19)
 
+    times(repository, "doubling", 2, shape=("batch", 4))
+    (repository / "both" / "2").mkdir(parents=True)
+    configure(
+        repository,
+        "both",
+        """
+        name: "both"
+        platform: "ensemble"
+        max_batch_size: 8
+        input [ { name: "IN" data_type: TYPE_FP32 dims: [ 4 ] } ]
+        output [ { name: "OUT" data_type: TYPE_FP32 dims: [ 4 ] } ]
+        ensemble_scheduling {
+          step [
+            { model_name: "doubling" model_version: -1
+              input_map { key: "x" value: "IN" } output_map { key: "y" value: "between" } },
+            { model_name: "versions" model_version: 3
+              input_map { key: "x" value: "between" } output_map { key: "y" value: "OUT" } }
+          ]
+        }
+        """,
+    )
+    step = 'input_map {{ key: "x" value: "x" }} output_map {{ key: "y" value: "y" }}'
+    for name, other in [("chicken", "egg"), ("egg", "chicken")]:
+        (repository / name / "1").mkdir(parents=True)
+        steps = f'ensemble_scheduling {{ step {{ model_name: "{other}" model_version: -1 {step.format()} }} }}'
+        configure(repository, name, f'platform: "ensemble" max_batch_size: 8 {X4}{Y4} {steps}')
+
     for version in (1, 2, 3):
         times(repository, "sentiment", version, version, tensors=("features", "scores"))
     (repository / "sentiment" / "labels.txt").write_text("bad\nfair\ngood\nbest\n")
@@ -156,7 +183,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Target, P
         program = running.run("worker", [str(binaries() / "forebay-worker"), "--config", str(file)])
         addresses = fields(program.wait_for_line("forebay-worker listening "))
         ready = fields(program.wait_for_line("forebay-worker ready "))
-        assert ready == {"models": "9", "failed": "3"}, program.log_end()
+        assert ready == {"models": "11", "failed": "5"}, program.log_end()
         yield Target("worker", addresses["grpc"], addresses["http"]), program.log
 
 
@@ -249,6 +276,28 @@ def test_what_is_not_honoured_is_named(served: tuple[Target, Path]) -> None:
     assert "forebay.not_honoured" not in config_of(target, "batching").get("parameters", {})
 
 
+@pytest.mark.parametrize("transport", triton.TRANSPORTS)
+def test_an_ensemble_is_served_from_its_file(target: Target, transport: str) -> None:
+    for version in ("", "2"):
+        found = triton.infer(transport, target, "both", {"IN": rows(3)}, ["OUT"], model_version=version)
+        np.testing.assert_array_equal(found["OUT"], rows(3) * 2 * 3)
+    with pytest.raises(InferenceServerException, match="version"):
+        triton.infer(transport, target, "both", {"IN": rows(3)}, ["OUT"], model_version="1")
+
+
+def test_an_ensemble_shows_its_steps(target: Target) -> None:
+    config = config_of(target, "both")
+    assert config["platform"] == "ensemble"
+    assert config["input"][0]["dims"] == ["4"]
+    steps = config["ensemble_scheduling"]["step"]
+    assert [(step["model_name"], step["model_version"]) for step in steps] == [("doubling", "-1"), ("versions", "3")]
+    assert steps[1]["input_map"] == {"x": "between"}
+    with triton.client("grpc", target) as client:
+        metadata = client.get_model_metadata("both")
+    assert list(metadata.versions) == ["2"]
+    assert list(metadata.inputs[0].shape) == [-1, 4]
+
+
 def test_the_workers_own_configuration_wins(target: Target) -> None:
     assert "dynamic_batching" in config_of(target, "partly")
 
@@ -261,6 +310,8 @@ def test_what_is_wrong_is_told_in_the_index_and_changes_nothing_else(target: Tar
         "contradicted": "the model expects 2 dimensions (shape [-1, 4]) but the model configuration specifies 2",
         "unreadable": "config.pbtxt: line 3: expected",
         "foreign": "platform 'tensorrt_plan' is not served here",
+        "chicken": "it is made of itself: chicken → egg → chicken",
+        "egg": "it is made of itself: egg → chicken → egg",
     }.items():
         assert reason in broken[model]
         with pytest.raises(InferenceServerException):

@@ -32,6 +32,7 @@ const PURE: &[&str] = &[
     "worker/src/load/window.rs",
     "worker/src/pipeline/plan.rs",
     "worker/src/batch/memory/ledger.rs",
+    "worker/src/repository/circle.rs",
     "worker/src/repository/layout.rs",
     "worker/src/repository/lifecycle.rs",
     "worker/src/repository/watch.rs",

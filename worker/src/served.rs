@@ -13,7 +13,7 @@ use crate::cache::{Cache, CacheStatistics};
 use crate::inference::{InferError, InferRequest, Signature};
 use crate::measure::Requests;
 use crate::model::{Model, Statistics};
-use crate::pipeline::{self, Ensemble};
+use crate::pipeline::Ensemble;
 
 /// Batches that the rows of one request may fill. It keeps its place in the queue until all are run, so this bounds
 /// how long one caller can keep the others waiting.
@@ -43,7 +43,7 @@ impl Served {
     pub fn version(&self) -> u64 {
         match self {
             Self::Model(model) => model.version(),
-            Self::Ensemble(_) => pipeline::VERSION,
+            Self::Ensemble(ensemble) => ensemble.version(),
         }
     }
 

@@ -46,6 +46,14 @@ impl Ensemble {
             response_cache_bytes: 0,
         })
     }
+
+    /// The models that its steps name, as often as they do.
+    pub fn models(&self) -> impl Iterator<Item = &str> {
+        self.steps.iter().filter_map(|step| match &step.kind {
+            StepKind::Model { name, .. } => Some(name.as_str()),
+            _ => None,
+        })
+    }
 }
 
 /// What an ensemble says of one of its inputs or outputs. What it leaves out, the steps say.

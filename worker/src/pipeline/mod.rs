@@ -31,7 +31,7 @@ use crate::telemetry::spans::Tracing;
 
 pub use self::cpu::Cpu;
 
-/// Ensembles have no folder, and so no versions but this.
+/// Of an ensemble whose folder, if it has one, says no other.
 pub const VERSION: u64 = 1;
 
 /// Where ensembles find their models.
@@ -52,6 +52,7 @@ pub struct Surroundings {
 /// An ensemble that takes requests until it is shut down.
 pub struct Ensemble {
     name: Arc<str>,
+    version: u64,
     config: Config,
     signature: Signature,
     steps: Vec<Step>,
@@ -84,6 +85,7 @@ struct Step {
 #[derive(Clone)]
 pub struct Parts {
     config: Config,
+    version: u64,
     transforms: Vec<Option<Arc<dyn Transform>>>,
     statistics: Arc<Mutex<Statistics>>,
     requests: Arc<Requests>,
@@ -103,9 +105,23 @@ impl Parts {
         Ok(Self {
             transforms: transforms.collect::<Result<_, _>>()?,
             config,
+            version: VERSION,
             statistics: Arc::default(),
             requests: Arc::default(),
         })
+    }
+
+    /// To be served as this version.
+    pub fn versioned(self, version: u64) -> Self {
+        Self { version, ..self }
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
     }
 }
 
@@ -117,6 +133,7 @@ impl Ensemble {
     pub fn new(name: &str, parts: Parts, around: &Surroundings) -> Result<Self, String> {
         let Parts {
             config,
+            version,
             transforms,
             statistics,
             requests,
@@ -181,6 +198,7 @@ impl Ensemble {
         let cache = config.response_cache_bytes;
         Ok(Self {
             name: Arc::from(name),
+            version,
             row_limit: least(served().map(|served| served.row_limit()).collect()),
             request_limit: least(served().map(|served| served.request_limit()).collect()),
             signature,
@@ -199,6 +217,10 @@ impl Ensemble {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     pub fn signature(&self) -> &Signature {
@@ -235,6 +257,11 @@ impl Ensemble {
             let reason = models.find(&step.model, step.version).err()?;
             Some(format!("{}: {reason}", step.label))
         })
+    }
+
+    /// Whether it says what these parts say.
+    pub fn is_of(&self, parts: &Parts) -> bool {
+        self.version == parts.version && self.config == parts.config
     }
 
     /// Whether the models that it was put together with are those that are served now.

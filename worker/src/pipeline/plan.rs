@@ -1,7 +1,7 @@
 //! What an ensemble takes and gives, worked out from its steps, and whether their tensors fit together.
 //!
 //! Names fit already (`forebay_config::worker::Dataflow`); here it is about datatypes and shapes. What an
-//! ensemble declares may be narrower than what its steps say, never wider.
+//! ensemble declares may narrow what its steps say, never widen it.
 
 use forebay_config::worker::{Dataflow, Declared, Wiring};
 use forebay_proto::tensor::DataType;
@@ -225,7 +225,7 @@ fn check_step(
     wiring.makes.iter().map(make).collect()
 }
 
-/// Takes over what is declared, if it is no wider.
+/// Takes over what is declared, if it fits. −1 leaves a dimension at what the steps make it.
 fn narrow(spec: &mut TensorSpec, declared: &Declared, side: &str) -> Result<(), String> {
     let said = declared.datatype.as_deref();
     if said.is_some_and(|said| DataType::parse(said) != Some(spec.datatype)) {
@@ -239,19 +239,14 @@ fn narrow(spec: &mut TensorSpec, declared: &Declared, side: &str) -> Result<(), 
     let Some(shape) = &declared.shape else {
         return Ok(());
     };
-    let narrower = spec.shape.as_ref().is_none_or(|wide| {
-        let fits = |(wide, narrow): (&i64, &i64)| *wide < 0 || wide == narrow;
-        wide.len() == shape.len() && wide.iter().zip(shape).all(fits)
-    });
-    if !narrower {
-        return Err(format!(
+    spec.shape = meet(spec.shape.as_deref(), Some(shape)).map_err(|()| {
+        format!(
             "{side} '{}' is declared with the shape{}, but the steps make it {}",
             declared.name,
             dimensions(Some(shape)),
             shown(spec)
-        ));
-    }
-    spec.shape = Some(shape.clone());
+        )
+    })?;
     Ok(())
 }
 

@@ -100,6 +100,30 @@ pub fn plan(contents: &Contents, policy: &VersionPolicy, file: &str) -> Plan {
     }
 }
 
+/// The one version of an ensemble. It has no files, so its folder only numbers it: the highest that `policy` picks
+/// of those that are there; none need be there.
+pub fn ensemble(contents: &Contents, policy: &VersionPolicy) -> Plan {
+    let mut present = contents.versions();
+    let picked = match policy {
+        VersionPolicy::Specific(versions) => {
+            let there = versions
+                .iter()
+                .rev()
+                .find(|number| present.contains(number));
+            there.or(versions.last()).copied()
+        }
+        VersionPolicy::All | VersionPolicy::Latest(_) => present.last().copied(),
+    };
+    let version = picked.unwrap_or(1);
+    present.insert(version);
+    Plan {
+        versions: BTreeMap::from([(version, Ok(String::new()))]),
+        present,
+        problem: None,
+        notes: Vec::new(),
+    }
+}
+
 /// The file itself, or `MODEL_FILE` in a folder of that name, where a model lies beside its weights.
 fn model_file(contents: &Contents, version: u64, file: &str) -> Result<String, String> {
     let paths = [
@@ -198,6 +222,23 @@ mod tests {
             assert!(told.contains(reason), "{told}");
         }
         assert_eq!(plan.problem, None);
+    }
+
+    #[test]
+    fn an_ensembles_folder_only_numbers_it() {
+        let version = |paths: &[&str], policy| {
+            let plan = ensemble(&contents(paths), &policy);
+            assert!(
+                plan.present
+                    .is_superset(&plan.versions.keys().copied().collect())
+            );
+            plan.versions.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(version(&["config.pbtxt"], VersionPolicy::Latest(1)), [1]);
+        assert_eq!(version(&["2/", "3/"], VersionPolicy::All), [3]);
+        let specific = VersionPolicy::Specific(vec![2, 4]);
+        assert_eq!(version(&["2/", "3/"], specific.clone()), [2]);
+        assert_eq!(version(&[], specific), [4]);
     }
 
     #[test]

@@ -10,13 +10,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use forebay_config::worker::{ModelControl, Worker};
+use forebay_config::worker::{Ensemble as EnsembleConfig, ModelControl, VersionPolicy, Worker};
 
 use crate::batch::memory::Memory;
 use crate::batch::report::BatchObserver;
 use crate::engine::onnx::Runtime;
 use crate::repository::disk;
-use crate::repository::layout::{self, Plan};
+use crate::repository::layout::{self, Contents, Plan};
 use crate::repository::registry::Registry;
 use crate::repository::settings::Settings;
 use crate::repository::source::{Given, Source};
@@ -71,6 +71,8 @@ struct Task {
     plan: Plan,
     /// None: the plan says why.
     settings: Option<Settings>,
+    /// Its steps, if it is an ensemble.
+    ensemble: Option<EnsembleConfig>,
     source: Source,
     /// What is to be loaded although it is served already.
     anew: Anew,
@@ -83,6 +85,7 @@ impl Task {
             name,
             plan: Plan::broken(reason.to_owned(), BTreeSet::new()),
             settings: None,
+            ensemble: None,
             source,
             anew: Anew::All,
         }
@@ -130,8 +133,6 @@ impl Loader {
         {
             names = at_start.clone();
         }
-        let (ensembles, names): (Vec<String>, Vec<String>) =
-            names.into_iter().partition(|name| self.is_ensemble(name));
         let source = Source::repository(repository);
         let mut tasks: Vec<Task> = Vec::new();
         for name in names {
@@ -141,6 +142,8 @@ impl Loader {
                 .change(&task.name, |life| life.begin(&task.plan));
             tasks.push(task);
         }
+        let (ensembles, tasks): (Vec<Task>, Vec<Task>) =
+            tasks.into_iter().partition(|task| task.ensemble.is_some());
         let mut counts = Counts::default();
         for task in tasks {
             if self.registry.closed() {
@@ -163,10 +166,7 @@ impl Loader {
     /// # Errors
     /// There is no such model, or a version of it cannot be loaded; what was served before still is.
     pub fn load(&mut self, name: &str, given: Given) -> Result<(), LoadError> {
-        if self.is_ensemble(name) {
-            if given == Given::default() {
-                return self.load_ensemble(name);
-            }
+        if self.is_configured_ensemble(name) && given != Given::default() {
             return Err(LoadError::Failed {
                 name: name.to_owned(),
                 reasons: "only the worker's configuration says what an ensemble is".to_owned(),
@@ -194,17 +194,15 @@ impl Loader {
 
     /// New requests for the model are refused from now on. A model that is not loaded stays so.
     pub fn unload(&self, name: &str) {
-        if self.is_ensemble(name) {
-            return self.unload_ensemble(name);
-        }
-        let on_disk = disk::folder(&self.config.repository, name).is_some();
-        let let_go = self.registry.change(name, |life| {
-            if on_disk {
-                life.unload()
-            } else {
-                life.removed()
-            }
-        });
+        self.ensembles.forget(name);
+        let known = self.is_configured_ensemble(name)
+            || disk::folder(&self.config.repository, name).is_some();
+        let let_go = self.registry.change(
+            name,
+            |life| {
+                if known { life.unload() } else { life.removed() }
+            },
+        );
         self.let_go(name, let_go);
     }
 
@@ -222,7 +220,7 @@ impl Loader {
         let source = Source::repository(repository);
         let folders = names
             .iter()
-            .filter(|name| !self.is_ensemble(name))
+            .filter(|name| !self.is_configured_ensemble(name))
             .filter_map(|name| disk::folder(repository, name));
         for change in self.watch.look(folders.collect()) {
             if self.registry.closed() {
@@ -245,7 +243,18 @@ impl Loader {
 
     /// None: there is no such folder.
     fn task(&mut self, name: &str, source: &Source, anew: Anew) -> Option<Task> {
+        if let Some(config) = self.config.ensembles.get(name) {
+            return Some(Task {
+                name: name.to_owned(),
+                plan: layout::ensemble(&Contents::default(), &VersionPolicy::All),
+                settings: None,
+                ensemble: Some(config.clone()),
+                source: source.clone(),
+                anew: Anew::All,
+            });
+        }
         let folder = disk::folder(&source.repository, name)?;
+        let mut ensemble = None;
         let (plan, settings) = match folder.contents {
             Ok(contents) => {
                 if source.kept.is_none() {
@@ -254,11 +263,19 @@ impl Loader {
                 match Settings::read(&self.config, source, name) {
                     Ok(settings) => {
                         let versions = &settings.config.versions;
-                        let mut plan = layout::plan(&contents, versions, settings.model_file());
+                        ensemble = settings.ensemble();
+                        let mut plan = match ensemble {
+                            Some(_) => layout::ensemble(&contents, versions),
+                            None => layout::plan(&contents, versions, settings.model_file()),
+                        };
                         plan.notes = settings.notes().to_vec();
                         (plan, Some(settings))
                     }
-                    Err(reason) => (Plan::broken(reason, contents.versions()), None),
+                    Err(reason) => {
+                        let mut present = contents.versions();
+                        present.extend(self.ensembles.version(name));
+                        (Plan::broken(reason, present), None)
+                    }
                 }
             }
             Err(reason) => {
@@ -275,6 +292,7 @@ impl Loader {
             name: name.to_owned(),
             plan,
             settings,
+            ensemble,
             source: source.clone(),
             anew,
         })
@@ -283,9 +301,15 @@ impl Loader {
     /// Loads what the plan wants, but for what is served already and not to be loaded anew; then lets go of what
     /// the plan does not want.
     fn carry_out(&self, task: &Task) -> Result<(), LoadError> {
+        if let Some(config) = &task.ensemble {
+            return self.carry_out_ensemble(task, config);
+        }
         let Task {
             name, plan, anew, ..
         } = task;
+        if plan.problem.is_none() {
+            self.ensembles.forget(name);
+        }
         let mut reasons: Vec<String> = Vec::new();
         if let Some(reason) = &plan.problem {
             self.tell_failure(name, None, reason);

@@ -3,6 +3,7 @@
 //! `layout`, `lifecycle` and `watch` decide, `disk` looks, `loader` does; `registry` is where services find models and
 //! `control` how they have them loaded and unloaded.
 
+mod circle;
 mod control;
 mod disk;
 mod first_requests;

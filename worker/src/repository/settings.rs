@@ -3,7 +3,7 @@
 
 use std::io::ErrorKind;
 
-use forebay_config::worker::{Model, Worker};
+use forebay_config::worker::{Ensemble, Model, Worker};
 
 use crate::repository::layout::MODEL_FILE;
 use crate::repository::pbtxt::{self, Understood};
@@ -42,6 +42,16 @@ impl Settings {
         Ok(Self {
             config: worker.model_over(name, said.overrides.over(worker.defaults.clone())),
             said: Some(said),
+        })
+    }
+
+    /// The ensemble that the model's folder describes, if it does.
+    pub fn ensemble(&self) -> Option<Ensemble> {
+        let said = self.said.as_ref()?;
+        Some(Ensemble {
+            default_timeout: self.config.default_timeout,
+            response_cache_bytes: self.config.response_cache_bytes,
+            ..said.ensemble.clone()?
         })
     }
 

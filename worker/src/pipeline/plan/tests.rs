@@ -127,7 +127,7 @@ fn an_input_of_two_steps_is_what_both_take() {
 }
 
 #[test]
-fn declarations_may_be_narrower_and_not_wider() {
+fn declarations_narrow_and_never_widen() {
     let double = || {
         model(
             &[("x", FP32, Some(&[-1, -1]))],
@@ -140,6 +140,8 @@ fn declarations_may_be_narrower_and_not_wider() {
     let whole = with(narrow, vec![declared("out", None, Some(&[4, 2]))]).unwrap();
     assert_eq!(whole.inputs[0].shape.as_deref(), Some(&[-1, 2][..]));
     assert!(!whole.batched, "an output has a fixed number of rows");
+    let any = with(vec![], vec![declared("out", None, Some(&[-1, -1]))]).unwrap();
+    assert_eq!(any.outputs[0].shape.as_deref(), Some(&[-1, 2][..]));
     for (inputs, outputs, expected) in [
         (
             vec![declared("in", Some("FP16"), None)],

@@ -32,9 +32,7 @@ pub(super) fn read(
             findings.problem("sequence_batching is not supported");
         }
         Some(SchedulingChoice::EnsembleScheduling(_)) => {
-            findings.problem(
-                "ensemble_scheduling is not read from here, say the steps in the worker's configuration",
-            );
+            findings.problem("ensemble_scheduling needs the platform 'ensemble'");
         }
         None => without(declared, overrides, findings),
     }

@@ -9,6 +9,7 @@
 //! ONNX Runtime backend.
 
 mod batching;
+mod ensemble;
 mod parameters;
 mod placement;
 mod reshape;
@@ -18,7 +19,7 @@ mod text;
 mod unsupported;
 mod warmup;
 
-use forebay_config::worker::{Model, Overrides, VersionPolicy};
+use forebay_config::worker::{Ensemble, Model, Overrides, VersionPolicy};
 use forebay_proto::inference::ModelConfig;
 use forebay_proto::inference::model_version_policy::PolicyChoice;
 
@@ -37,6 +38,8 @@ pub struct Understood {
     /// Name of the model's file (or folder) in each version, if not `model.onnx`.
     pub model_file: Option<String>,
     pub declared: Declared,
+    /// Its steps, if it is an ensemble.
+    pub ensemble: Option<Ensemble>,
     /// Requests to run before the model is called ready.
     pub warm_up: Vec<Sample>,
     /// What is in the file but not honoured, each "field: why".
@@ -89,9 +92,15 @@ fn understand(message: ModelConfig, folder: &str, defaults: &Model) -> Result<Un
         labels: tensors::labels(&message, &mut findings),
         ..Overrides::default()
     };
-    batching::read(&message, &declared, &mut overrides, &mut findings);
-    placement::read(&message, &mut overrides, &mut findings);
-    parameters::read(&message, &mut overrides, &mut findings);
+    let (mut ensemble, mut warm_up) = (None, Vec::new());
+    if message.platform == ensemble::PLATFORM {
+        ensemble = ensemble::read(&message, &declared, &mut findings);
+    } else {
+        batching::read(&message, &declared, &mut overrides, &mut findings);
+        placement::read(&message, &mut overrides, &mut findings);
+        parameters::read(&message, &mut overrides, &mut findings);
+        warm_up = warmup::samples(&message, &mut findings);
+    }
     if message
         .response_cache
         .as_ref()
@@ -100,7 +109,6 @@ fn understand(message: ModelConfig, folder: &str, defaults: &Model) -> Result<Un
         let size = defaults.response_cache_bytes;
         overrides.response_cache_bytes = Some(if size == 0 { CACHE_BYTES } else { size });
     }
-    let warm_up = warmup::samples(&message, &mut findings);
     unsupported::read(&message, &mut findings);
     if findings.problems.is_empty() {
         Ok(Understood {
@@ -108,6 +116,7 @@ fn understand(message: ModelConfig, folder: &str, defaults: &Model) -> Result<Un
             model_file: Some(message.default_model_filename.clone())
                 .filter(|name| !name.is_empty()),
             declared,
+            ensemble,
             warm_up,
             notes: findings.notes,
             message,
@@ -120,7 +129,7 @@ fn understand(message: ModelConfig, folder: &str, defaults: &Model) -> Result<Un
 /// Of a model's response cache, where the file turns it on and the worker's configuration says no size.
 const CACHE_BYTES: u64 = 64 << 20;
 
-/// That this is the configuration of this model, and one for ONNX Runtime.
+/// That this is the configuration of this model, and one for ONNX Runtime or an ensemble.
 fn identity(config: &ModelConfig, folder: &str, findings: &mut Findings) {
     let name = &config.name;
     if !name.is_empty() && name != folder {
@@ -128,14 +137,13 @@ fn identity(config: &ModelConfig, folder: &str, findings: &mut Findings) {
             "unexpected directory name '{folder}' for model '{name}', directory name must equal model name"
         ));
     }
-    if config.platform == "ensemble" {
-        findings.problem(
-            "ensembles are not read from here, say their steps in the worker's configuration",
-        );
-    } else if !matches!(&config.platform[..], "" | "onnxruntime_onnx") {
+    if !matches!(
+        &config.platform[..],
+        "" | "onnxruntime_onnx" | ensemble::PLATFORM
+    ) {
         let platform = &config.platform;
         findings.problem(format!(
-            "platform '{platform}' is not served here, only 'onnxruntime_onnx' is"
+            "platform '{platform}' is not served here, only 'onnxruntime_onnx' and 'ensemble' are"
         ));
     }
     if !matches!(&config.backend[..], "" | "onnxruntime") {

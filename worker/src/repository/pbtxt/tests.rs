@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod ensemble;
 mod silence;
 
 /// Everything that the worker honours.
@@ -60,10 +61,12 @@ fn what_is_honoured_becomes_settings() {
         overrides,
         model_file,
         declared,
+        ensemble,
         warm_up,
         notes,
         message,
     } = understood(WHOLE);
+    assert_eq!(ensemble, None);
     assert!(notes.is_empty(), "{notes:?}");
     let model = overrides.over(Model::default());
     assert_eq!(model.max_batch_size, 16);
@@ -220,7 +223,14 @@ fn what_cannot_be_is_refused_with_its_reason() {
             "platform: 'tensorrt_plan'",
             "platform 'tensorrt_plan' is not served here",
         ),
-        ("platform: 'ensemble'", "ensembles are not read from here"),
+        (
+            "platform: 'ensemble'",
+            "the platform 'ensemble' needs ensemble_scheduling",
+        ),
+        (
+            "ensemble_scheduling {}",
+            "ensemble_scheduling needs the platform 'ensemble'",
+        ),
         ("backend: 'python'", "backend 'python' is not served here"),
         (
             "max_batch_size: -1",

@@ -116,3 +116,111 @@ fn a_file_that_a_step_lacks_is_the_reason() {
     );
     assert!(events.lock().contains(&"failed text Some(1)".to_owned()));
 }
+
+/// A `config.pbtxt` whose only step is `model`.
+fn over(repository: &Repository, name: &str, model: &str) {
+    let folder = repository.0.join(name);
+    std::fs::create_dir_all(folder.join("3")).unwrap();
+    let text = format!(
+        "platform: 'ensemble' max_batch_size: 8 \
+         input {{ name: 'x' data_type: TYPE_FP32 dims: 2 }} output {{ name: 'y' data_type: TYPE_FP32 dims: 2 }} \
+         ensemble_scheduling {{ step {{ model_name: '{model}' model_version: -1 \
+         input_map {{ key: 'x' value: 'x' }} output_map {{ key: 'y' value: 'y' }} }} }}"
+    );
+    std::fs::write(folder.join("config.pbtxt"), text).unwrap();
+}
+
+#[test]
+fn an_ensemble_of_a_folder_is_loaded_changed_and_unloaded() {
+    let repository = Repository::new()
+        .with("a", "1", &add(1.0))
+        .with("b", "1", &add(10.0));
+    over(&repository, "0", "a");
+    let mut loader = repository.started(repository.worker());
+    let registry = &Arc::clone(&loader.registry);
+    assert_eq!(amount(registry, "0", "3"), 1.0);
+    over(&repository, "0", "b");
+    std::fs::create_dir(repository.0.join("0/4")).unwrap();
+    loader.load("0", Given::default()).unwrap();
+    assert_eq!(amount(registry, "0", ""), 10.0);
+    assert_eq!(registry.get("0", "").unwrap().version(), 4);
+    assert!(registry.get("0", "3").is_err(), "there is one version");
+    loader.unload("0");
+    loader.load("b", Given::default()).unwrap();
+    assert!(registry.get("0", "").is_err(), "nobody asked for it again");
+    loader.load("0", Given::default()).unwrap();
+
+    std::fs::write(repository.0.join("0/config.pbtxt"), "platform: 'ensemble'").unwrap();
+    assert!(loader.load("0", Given::default()).is_err());
+    let repository = repository.with("b", "1", &add(20.0));
+    loader.load("b", Given::default()).unwrap();
+    assert_eq!(
+        amount(registry, "0", "4"),
+        20.0,
+        "what failed takes nothing away"
+    );
+
+    let repository = repository.with("0", "4", &add(7.0));
+    std::fs::remove_file(repository.0.join("0/config.pbtxt")).unwrap();
+    loader.load("0", Given::default()).unwrap();
+    loader.load("b", Given::default()).unwrap();
+    assert_eq!(amount(registry, "0", ""), 7.0, "it is a model now");
+}
+
+#[test]
+fn a_circle_is_refused_by_name_and_the_former_goes_on() {
+    let repository = Repository::new().with("m", "1", &add(1.0));
+    over(&repository, "a", "b");
+    over(&repository, "b", "m");
+    over(&repository, "self", "self");
+    let mut loader = repository.started(repository.worker());
+    let registry = &Arc::clone(&loader.registry);
+    assert_eq!(
+        reason(registry, "self"),
+        "model 'self' is not ready: it is made of itself: self → self"
+    );
+    assert_eq!(amount(registry, "a", ""), 1.0);
+    over(&repository, "b", "a");
+    let refused = loader.load("b", Given::default()).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("it is made of itself: b → a → b"),
+        "{refused}"
+    );
+    assert_eq!(amount(registry, "a", ""), 1.0);
+    let index = registry.index();
+    let b = index.iter().find(|entry| entry.name == "b").unwrap();
+    assert!(b.reason.contains("b → a → b"), "{}", b.reason);
+
+    // With the other way gone it is none, and needs no further word about 'b'.
+    over(&repository, "a", "m");
+    loader.load("a", Given::default()).unwrap();
+    assert!(
+        registry
+            .get("b", "")
+            .unwrap()
+            .ensemble()
+            .unwrap()
+            .config()
+            .models()
+            .eq(["a"])
+    );
+    assert_eq!(amount(registry, "b", ""), 1.0);
+}
+
+#[test]
+fn a_circle_from_the_start_is_named_for_each_of_it() {
+    let repository = Repository::new().with("m", "1", &add(1.0));
+    over(&repository, "a", "b");
+    over(&repository, "b", "a");
+    let loader = repository.started(repository.worker());
+    let told = ["a", "b"].map(|name| reason(&loader.registry, name));
+    assert_eq!(
+        told,
+        [
+            "model 'a' is not ready: it is made of itself: a → b → a",
+            "model 'b' is not ready: it is made of itself: b → a → b"
+        ]
+    );
+}

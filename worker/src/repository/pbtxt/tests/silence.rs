@@ -26,11 +26,19 @@ const BASE: &str = "input { name: 'x' data_type: TYPE_FP32 dims: 4 } \
     parameters { key: 'mine' value {} } version_policy { latest {} } \
     model_warmup { inputs { key: 'x' value { data_type: TYPE_FP32 dims: 4 zero_data: true } } }";
 
+/// The same of an ensemble, for which nothing may be silent.
+const ENSEMBLE: &str = "platform: 'ensemble' max_batch_size: 4 \
+    input { name: 'x' data_type: TYPE_FP32 dims: 4 } \
+    output { name: 'y' data_type: TYPE_FP32 dims: 4 } version_policy { latest {} } \
+    ensemble_scheduling { step { model_name: 'a' model_version: -1 \
+    input_map { key: 'x' value: 'x' } output_map { key: 'y' value: 'y' } } }";
+
 type Outcome = Result<
     (
         Overrides,
         Option<String>,
         Declared,
+        Option<Ensemble>,
         Vec<Sample>,
         Vec<String>,
     ),
@@ -44,6 +52,7 @@ fn outcome(message: &DynamicMessage) -> Outcome {
         said.overrides,
         said.model_file,
         said.declared,
+        said.ensemble,
         said.warm_up,
         said.notes,
     ))
@@ -172,18 +181,20 @@ fn values(
 fn every_field_is_honoured_or_named() {
     let pool = DescriptorPool::decode(forebay_proto::MODEL_CONFIG_DESCRIPTORS).unwrap();
     let descriptor = pool.get_message_by_name("inference.ModelConfig").unwrap();
-    let base = DynamicMessage::parse_text_format(descriptor, BASE).unwrap();
-    let usual = outcome(&base);
-    assert!(usual.is_ok(), "{usual:?}");
-    let all = changed(&base, "", 0);
-    assert!(all.len() > 120, "only {} fields", all.len());
-    let unchanged = all.iter().filter(|(_, message)| outcome(message) == usual);
-    let mut silent: Vec<&str> = unchanged.map(|(path, _)| &path[..]).collect();
-    silent.dedup();
-    silent.sort_unstable();
-    let mut expected = SILENT;
-    expected.sort_unstable();
-    assert_eq!(silent, expected);
+    for (base, silent) in [(BASE, &SILENT[..]), (ENSEMBLE, &[])] {
+        let base = DynamicMessage::parse_text_format(descriptor.clone(), base).unwrap();
+        let usual = outcome(&base);
+        assert!(usual.is_ok(), "{usual:?}");
+        let all = changed(&base, "", 0);
+        assert!(all.len() > 120, "only {} fields", all.len());
+        let unchanged = all.iter().filter(|(_, message)| outcome(message) == usual);
+        let mut found: Vec<&str> = unchanged.map(|(path, _)| &path[..]).collect();
+        found.dedup();
+        found.sort_unstable();
+        let mut expected = silent.to_vec();
+        expected.sort_unstable();
+        assert_eq!(found, expected);
+    }
 }
 
 #[test]
