@@ -33,7 +33,7 @@ pub fn write(page: &mut Page, models: &[Shown<'_>]) {
         page.sample(name, &shown.labels(), model.memory_bytes());
     }
     let name = "forebay_instances_unloaded";
-    let help = "Instances that memory_budget has no room for now; they come back when they have something to run.";
+    let help = "Instances that are not in memory because of memory_budget; they come back when they have something to run.";
     gauge(name, help).write(page);
     for (shown, model) in engines(models) {
         page.sample(name, &shown.labels(), model.unloaded_instances());
