@@ -340,13 +340,12 @@ impl std::fmt::Debug for Model {
     }
 }
 
-/// The padding that the configuration asks for. CUDA graphs and TensorRT pay for every new shape.
+/// The padding that the configuration asks for. TensorRT pays for every new shape.
 fn padding(config: &ModelConfig, loaded: &LoadedModel) -> Result<Option<Padding>, String> {
     let Some(padding) = &config.padding else {
         return Ok(None);
     };
     let extent = match loaded.provider {
-        "cuda" if config.provider_options.cuda.graphs => Extent::Bucket,
         "tensorrt" => Extent::Bucket,
         _ => Extent::Longest,
     };

@@ -36,8 +36,8 @@ pub struct Model {
     pub devices: Vec<Device>,
     /// Time a request may take when the client names none; None: unbounded.
     pub default_timeout: Option<Duration>,
-    /// Learn the duration of each batch size at warm-up, and never form a batch that is slower per row
-    /// than a smaller one.
+    /// Learn the duration of each batch size at warm-up, and make batches as large as the size with the least
+    /// time per row.
     pub learn_batch_size: bool,
     pub versions: VersionPolicy,
     /// Run every batch size once before the model takes requests.

@@ -1,7 +1,7 @@
 //! From single requests to batches: who waits, what goes together, how large, and the thread that runs it.
 //!
 //! `queue`, `curve`, `forming` and `padding` are pure decisions; `gather`, `scatter` and `warmup` move tensors;
-//! `lane` is the queue behind its lock and `instance` the one thread per session that obeys the decisions.
+//! `lane` is the queue behind its lock and `instance` the thread that runs an engine and obeys the decisions.
 
 pub mod admission;
 pub mod curve;

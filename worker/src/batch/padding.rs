@@ -4,8 +4,8 @@
 //! and requests of one bucket may go together; beyond the last bucket, only equals do. The bucket decides who
 //! goes together, not how long the rows become: a batch is filled up to its own longest request, and a request
 //! that runs by itself, or among equals, is not filled up at all. That computes the least, and ONNX Runtime
-//! takes any shape at no further cost. Only where every new shape has a price (CUDA graphs record one graph per
-//! shape, TensorRT tunes for each) are rows filled up to the bucket, also those of a lone request.
+//! takes any shape at no further cost. Only where every new shape has a price (TensorRT tunes for each) are rows filled
+//! up to the bucket, also those of a lone request.
 //!
 //! Padding must not change the answer: that the model ignores filled places (by an attention mask, say) is the
 //! configuration's claim. Outputs named there are cut back to each request's own length.

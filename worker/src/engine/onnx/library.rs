@@ -39,7 +39,7 @@ impl Runtime {
         &self.path
     }
 
-    /// As the file name says, such as "1.31.1"; "1.31 or newer" if it does not.
+    /// As the file name says, such as "1.31.1"; "1.24 or newer" if it does not.
     pub fn version(&self) -> &str {
         &self.version
     }

@@ -1,4 +1,4 @@
-//! A model file as ONNX Runtime sessions: one per instance.
+//! A model file as ONNX Runtime sessions: one for all instances on a CPU, elsewhere one per instance.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};

@@ -155,17 +155,17 @@ fn optimization(policy: &ModelOptimizationPolicy, findings: &mut Findings) {
         (
             policy.cuda.is_some(),
             "cuda",
-            "of no effect, it is for TensorRT plans; graphs = true in [models.NAME.cuda] turns CUDA graphs on",
+            "of no effect, it is for TensorRT plans",
         ),
         (
             policy.input_pinned_memory.is_some(),
             "input_pinned_memory",
-            "of no effect, memory is pinned where a GPU reads it",
+            "not supported, memory is not pinned",
         ),
         (
             policy.output_pinned_memory.is_some(),
             "output_pinned_memory",
-            "of no effect, memory is pinned where a GPU writes it",
+            "not supported, memory is not pinned",
         ),
         (
             policy.gather_kernel_buffer_threshold > 0,
