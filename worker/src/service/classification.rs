@@ -2,65 +2,106 @@
 //!
 //! As in Triton: one row of a batch at a time, values with six decimals where they are not integers, the
 //! largest first. Of equal values the lower index comes first, and NaN comes last; Triton leaves both open.
+//!
+//! Besides the text, which is bounded, only the best values of one row are held: 16 bytes for each class.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::fmt::Write;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use forebay_proto::tensor::DataType;
 use half::{bf16, f16};
 
 use crate::inference::Tensor;
 
+/// Bytes that a class takes at least: its length and `0:0`.
+const SHORTEST: usize = 4 + 3;
+
 /// One element, wide enough for every datatype. All elements of a tensor are the same variant.
 #[derive(Debug, Clone, Copy)]
 enum Score {
-    Whole(i128),
+    Signed(i64),
+    Unsigned(u64),
     Real(f64),
 }
 
-/// A datatype without an order.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("class result not available for output due to unsupported type '{0}'")]
-pub struct NoScores(DataType);
+/// What of a tensor is wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// So many of each row, or of the whole tensor if it has no batch axis.
+    pub classes: usize,
+    pub batched: bool,
+    pub labels: &'a [String],
+    /// Bytes of the text at most.
+    pub limit: usize,
+}
 
-/// The `classes` largest values of each row, or of the whole tensor if it has no batch axis.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoClasses {
+    /// A datatype without an order.
+    #[error("class result not available for output due to unsupported type '{0}'")]
+    Unordered(DataType),
+    #[error("class results exceed the {0} bytes that are left of an answer")]
+    TooLarge(usize),
+}
+
+/// The largest values of each row.
 ///
 /// # Errors
-/// BOOL and BYTES.
-pub fn classify(
+/// BOOL and BYTES, and more text than `asked` has room for.
+pub fn classify(tensor: &Tensor, asked: Asked<'_>) -> Result<Tensor, NoClasses> {
+    use Score::{Real, Signed, Unsigned};
+    match tensor.datatype {
+        DataType::Uint8 => best(tensor, asked, |it| Unsigned(u8::from_le_bytes(it).into())),
+        DataType::Uint16 => best(tensor, asked, |it| Unsigned(u16::from_le_bytes(it).into())),
+        DataType::Uint32 => best(tensor, asked, |it| Unsigned(u32::from_le_bytes(it).into())),
+        DataType::Uint64 => best(tensor, asked, |it| Unsigned(u64::from_le_bytes(it))),
+        DataType::Int8 => best(tensor, asked, |it| Signed(i8::from_le_bytes(it).into())),
+        DataType::Int16 => best(tensor, asked, |it| Signed(i16::from_le_bytes(it).into())),
+        DataType::Int32 => best(tensor, asked, |it| Signed(i32::from_le_bytes(it).into())),
+        DataType::Int64 => best(tensor, asked, |it| Signed(i64::from_le_bytes(it))),
+        DataType::Fp16 => best(tensor, asked, |it| Real(f16::from_le_bytes(it).into())),
+        DataType::Bf16 => best(tensor, asked, |it| Real(bf16::from_le_bytes(it).into())),
+        DataType::Fp32 => best(tensor, asked, |it| Real(f32::from_le_bytes(it).into())),
+        DataType::Fp64 => best(tensor, asked, |it| Real(f64::from_le_bytes(it))),
+        DataType::Bool | DataType::Bytes => Err(NoClasses::Unordered(tensor.datatype)),
+    }
+}
+
+/// Of elements of `SIZE` bytes, which `read` understands.
+fn best<const SIZE: usize>(
     tensor: &Tensor,
-    classes: usize,
-    batched: bool,
-    labels: &[String],
-) -> Result<Tensor, NoScores> {
+    asked: Asked<'_>,
+    read: impl Fn([u8; SIZE]) -> Score,
+) -> Result<Tensor, NoClasses> {
     let size = |dim: &i64| usize::try_from(*dim).unwrap_or(0);
     let (rows, row) = match tensor.shape.split_first() {
-        Some((rows, row)) if batched => (Some(size(rows)), row),
+        Some((rows, row)) if asked.batched => (Some(size(rows)), row),
         _ => (None, &tensor.shape[..]),
     };
     let width: usize = row.iter().map(size).product();
-    let scores = scores(tensor).ok_or(NoScores(tensor.datatype))?;
-    let classes = classes.min(width);
+    let classes = asked.classes.min(width);
+    let elements = tensor.data.as_chunks::<SIZE>().0;
+    let too_large = NoClasses::TooLarge(asked.limit);
+    let least = (elements.len() / width.max(1)).saturating_mul(classes);
+    if least.saturating_mul(SHORTEST) > asked.limit {
+        return Err(too_large);
+    }
 
     let mut data = BytesMut::new();
     let mut text = String::new();
-    let mut order: Vec<usize> = Vec::with_capacity(width);
-    for row in scores.chunks_exact(width.max(1)) {
-        order.clear();
-        order.extend(0..width);
-        let by_score = |a: &usize, b: &usize| row[*b].cmp(&row[*a]).then(a.cmp(b));
-        if classes < width {
-            order.select_nth_unstable_by(classes, by_score);
-        }
-        order[..classes].sort_unstable_by(by_score);
-        for index in &order[..classes] {
+    for row in elements.chunks_exact(width.max(1)) {
+        for index in largest(row, classes, &read) {
             text.clear();
-            row[*index].write(&mut text);
+            read(row[index]).write(&mut text);
             write!(text, ":{index}").expect("writing to a String succeeds");
-            if let Some(label) = labels.get(*index) {
+            if let Some(label) = asked.labels.get(index) {
                 text.push(':');
                 text.push_str(label);
+            }
+            if data.len() + size_of::<u32>() + text.len() > asked.limit {
+                return Err(too_large);
             }
             data.put_u32_le(u32::try_from(text.len()).expect("a label is a line of a file"));
             data.put_slice(text.as_bytes());
@@ -76,21 +117,49 @@ pub fn classify(
     })
 }
 
+/// Where the `classes` largest elements are, the largest first.
+fn largest<const SIZE: usize>(
+    row: &[[u8; SIZE]],
+    classes: usize,
+    read: impl Fn([u8; SIZE]) -> Score,
+) -> impl Iterator<Item = usize> {
+    // The least of them is on top.
+    let mut best = BinaryHeap::with_capacity(classes);
+    for (index, element) in row.iter().enumerate() {
+        let candidate = Reverse((read(*element).rank(), Reverse(index)));
+        if best.len() < classes {
+            best.push(candidate);
+        } else if let Some(mut least) = best.peek_mut()
+            && candidate < *least
+        {
+            *least = candidate;
+        }
+    }
+    let sorted = best.into_sorted_vec().into_iter();
+    sorted.map(|Reverse((_, Reverse(index)))| index)
+}
+
 impl Score {
-    fn cmp(&self, other: &Score) -> Ordering {
-        match (self, other) {
-            (Score::Whole(a), Score::Whole(b)) => a.cmp(b),
-            (Score::Real(a), Score::Real(b)) => a
-                .partial_cmp(b)
-                .unwrap_or_else(|| b.is_nan().cmp(&a.is_nan())),
-            (Score::Whole(_), Score::Real(_)) => Ordering::Less,
-            (Score::Real(_), Score::Whole(_)) => Ordering::Greater,
+    /// Ordered as the values are; NaN is the least.
+    fn rank(self) -> u64 {
+        const SIGN: u64 = 1 << 63;
+        match self {
+            Score::Unsigned(value) => value,
+            Score::Signed(value) => value.cast_unsigned() ^ SIGN,
+            Score::Real(value) if value.is_nan() => 0,
+            // Both zeros are equal.
+            Score::Real(0.0) => SIGN,
+            Score::Real(value) => match value.to_bits() {
+                bits if bits & SIGN == 0 => bits | SIGN,
+                bits => !bits,
+            },
         }
     }
 
     fn write(self, text: &mut String) {
         match self {
-            Score::Whole(value) => write!(text, "{value}"),
+            Score::Signed(value) => write!(text, "{value}"),
+            Score::Unsigned(value) => write!(text, "{value}"),
             Score::Real(value) if value.is_nan() => text.write_str("nan"),
             Score::Real(value) => write!(text, "{value:.6}"),
         }
@@ -98,37 +167,25 @@ impl Score {
     }
 }
 
-fn scores(tensor: &Tensor) -> Option<Vec<Score>> {
-    use Score::{Real, Whole};
-    let data = &tensor.data;
-    Some(match tensor.datatype {
-        DataType::Uint8 => each(data, |bytes| Whole(u8::from_le_bytes(bytes).into())),
-        DataType::Uint16 => each(data, |bytes| Whole(u16::from_le_bytes(bytes).into())),
-        DataType::Uint32 => each(data, |bytes| Whole(u32::from_le_bytes(bytes).into())),
-        DataType::Uint64 => each(data, |bytes| Whole(u64::from_le_bytes(bytes).into())),
-        DataType::Int8 => each(data, |bytes| Whole(i8::from_le_bytes(bytes).into())),
-        DataType::Int16 => each(data, |bytes| Whole(i16::from_le_bytes(bytes).into())),
-        DataType::Int32 => each(data, |bytes| Whole(i32::from_le_bytes(bytes).into())),
-        DataType::Int64 => each(data, |bytes| Whole(i64::from_le_bytes(bytes).into())),
-        DataType::Fp16 => each(data, |bytes| Real(f16::from_le_bytes(bytes).into())),
-        DataType::Bf16 => each(data, |bytes| Real(bf16::from_le_bytes(bytes).into())),
-        DataType::Fp32 => each(data, |bytes| Real(f32::from_le_bytes(bytes).into())),
-        DataType::Fp64 => each(data, |bytes| Real(f64::from_le_bytes(bytes))),
-        DataType::Bool | DataType::Bytes => return None,
-    })
-}
-
-fn each<const SIZE: usize>(data: &Bytes, read: impl Fn([u8; SIZE]) -> Score) -> Vec<Score> {
-    data.as_chunks::<SIZE>()
-        .0
-        .iter()
-        .map(|chunk| read(*chunk))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// With room for any text.
+    fn classify(
+        tensor: &Tensor,
+        classes: usize,
+        batched: bool,
+        labels: &[String],
+    ) -> Result<Tensor, NoClasses> {
+        let asked = Asked {
+            classes,
+            batched,
+            labels,
+            limit: usize::MAX,
+        };
+        super::classify(tensor, asked)
+    }
 
     fn tensor(
         datatype: DataType,
@@ -209,6 +266,52 @@ mod tests {
         assert_eq!(
             texts(&found),
             ["inf:2", "1.000000:1", "1.000000:3", "-inf:4", "nan:0"]
+        );
+    }
+
+    #[test]
+    fn negative_values_and_both_zeros_are_in_order() {
+        let values = [-2.5, -0.0, 0.0, -0.5, 1.0];
+        let found = classify(&fp32(&[5], &values), 5, false, &[]).unwrap();
+        assert_eq!(
+            texts(&found),
+            [
+                "1.000000:4",
+                "-0.000000:1",
+                "0.000000:2",
+                "-0.500000:3",
+                "-2.500000:0"
+            ]
+        );
+    }
+
+    #[test]
+    fn more_text_than_there_is_room_for_is_not_made() {
+        let scores = fp32(&[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+        let within = |limit| {
+            let asked = Asked {
+                classes: 1,
+                batched: true,
+                labels: &[],
+                limit,
+            };
+            super::classify(&scores, asked)
+        };
+        let text = 2 * (4 + "2.000000:1".len());
+        assert_eq!(within(text).unwrap().data.len(), text);
+        for limit in [0, 2 * SHORTEST - 1, 2 * SHORTEST, text - 1] {
+            assert_eq!(within(limit), Err(NoClasses::TooLarge(limit)));
+        }
+        let bytes = tensor(DataType::Uint8, &[1 << 20], [vec![7; 1 << 20]]);
+        let asked = Asked {
+            classes: usize::MAX,
+            batched: false,
+            labels: &[],
+            limit: 1 << 20,
+        };
+        assert_eq!(
+            super::classify(&bytes, asked),
+            Err(NoClasses::TooLarge(1 << 20))
         );
     }
 

@@ -115,6 +115,7 @@ impl Front {
                 shared,
                 arrival,
                 trace,
+                limit: self.max_message_bytes,
             };
             ask(&model, asked, progress).await
         }
@@ -135,6 +136,8 @@ struct Asked {
     shared: Shared,
     arrival: Arrival,
     trace: Option<SpanContext>,
+    /// Bytes of an answer at most.
+    limit: usize,
 }
 
 async fn ask(
@@ -147,6 +150,7 @@ async fn ask(
         shared,
         arrival,
         trace,
+        limit,
     } = asked;
     let target = Target {
         model: model.name(),
@@ -206,6 +210,7 @@ async fn ask(
         version: model.version(),
         signature: model.signature(),
         labels: model.model().map(Model::labels),
+        limit,
     };
     respond::respond(
         answerer,

@@ -9,11 +9,14 @@ use forebay_proto::inference::infer_parameter::ParameterChoice;
 use forebay_proto::inference::model_infer_response::InferOutputTensor;
 use forebay_proto::inference::{InferParameter, ModelInferRequest, ModelInferResponse};
 
-use super::classification::classify;
+use super::classification::{Asked, NoClasses, classify};
 use super::delivery::Delivery;
 use super::{Fault, shared};
 use crate::inference::{Signature, Tensor};
 use crate::repository::labels::Labels;
+
+/// Looking through so many bytes takes about a millisecond.
+const WORTH_A_THREAD: usize = 64 << 10;
 
 /// Who answers.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +25,8 @@ pub struct Answerer<'a> {
     pub signature: &'a Signature,
     /// Of its outputs' classes, if there are any.
     pub labels: Option<&'a Labels>,
+    /// Bytes of an answer at most.
+    pub limit: usize,
 }
 
 /// The answer to `message`. `outputs` are in the order in which it names them, or in the signature's order.
@@ -66,9 +71,14 @@ pub async fn respond(
                 }
             }
             Delivery::Classes(classes) => {
-                let labels = answerer.labels.map_or(&[][..], |labels| labels.of(&name));
-                classify(&tensor, classes, answerer.signature.batched, labels)
-                    .map_err(|error| Fault::Invalid(error.to_string()))?
+                let held = response.raw_output_contents.iter().map(Bytes::len).sum();
+                let asked = Asked {
+                    classes,
+                    batched: answerer.signature.batched,
+                    labels: answerer.labels.map_or(&[][..], |labels| labels.of(&name)),
+                    limit: answerer.limit.saturating_sub(held),
+                };
+                classes_of(tensor, asked).await?
             }
         };
         response.outputs.push(InferOutputTensor {
@@ -81,6 +91,37 @@ pub async fn respond(
         response.raw_output_contents.push(tensor.data);
     }
     Ok(response)
+}
+
+/// Large tensors are looked through where they hold up no other request.
+async fn classes_of(tensor: Tensor, asked: Asked<'_>) -> Result<Tensor, Fault> {
+    let classes = if tensor.data.len() < WORTH_A_THREAD {
+        classify(&tensor, asked)
+    } else {
+        let labels = asked.labels.to_vec();
+        let Asked {
+            classes,
+            batched,
+            limit,
+            ..
+        } = asked;
+        let found = tokio::task::spawn_blocking(move || {
+            let asked = Asked {
+                classes,
+                batched,
+                labels: &labels,
+                limit,
+            };
+            classify(&tensor, asked)
+        });
+        found
+            .await
+            .map_err(|error| Fault::Internal(format!("classes could not be found: {error}")))?
+    };
+    classes.map_err(|error| match error {
+        NoClasses::Unordered(_) => Fault::Invalid(error.to_string()),
+        NoClasses::TooLarge(_) => Fault::TooLarge(error.to_string()),
+    })
 }
 
 #[cfg(test)]
@@ -125,6 +166,7 @@ mod tests {
             version: 3,
             signature: &signature,
             labels: None,
+            limit: 1 << 20,
         };
         let tensor = |(datatype, delivery)| {
             let tensor = Tensor {
@@ -135,6 +177,35 @@ mod tests {
             (tensor, delivery)
         };
         respond(answerer, ask(names), outputs.into_iter().map(tensor)).await
+    }
+
+    #[tokio::test]
+    async fn large_tensors_have_classes_within_the_limit() {
+        let signature = signature();
+        let mut values = vec![0; 2 * WORTH_A_THREAD];
+        values[WORTH_A_THREAD] = 9;
+        let tensor = Tensor {
+            datatype: DataType::Uint8,
+            shape: vec![1, values.len() as i64],
+            data: values.into(),
+        };
+        let respond = |classes, limit| {
+            let answerer = Answerer {
+                version: 3,
+                signature: &signature,
+                labels: None,
+                limit,
+            };
+            let output = (tensor.clone(), Delivery::Classes(classes));
+            respond(answerer, ask(&["y"]), std::iter::once(output))
+        };
+        let response = respond(1, 100).await.unwrap();
+        assert_eq!(
+            response.raw_output_contents[0][4..],
+            *format!("9:{WORTH_A_THREAD}").as_bytes()
+        );
+        let fault = respond(usize::MAX, 1 << 20).await.unwrap_err();
+        assert!(matches!(fault, Fault::TooLarge(_)), "{fault}");
     }
 
     #[tokio::test]
