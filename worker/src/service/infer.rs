@@ -70,12 +70,9 @@ impl Target<'_> {
         let mut inputs: Vec<(usize, Tensor)> =
             Vec::with_capacity(sent.len().min(self.signature.inputs.len()));
         for (position, input) in sent.into_iter().enumerate() {
-            let (index, spec) = self.find_input(&input.name)?;
+            let (index, spec) = find_input(self.model, self.signature, &input.name)?;
             if inputs.iter().any(|(other, _)| *other == index) {
-                return Err(Fault::Invalid(format!(
-                    "input '{}' already exists in request",
-                    input.name
-                )));
+                return Err(repeated(&input.name));
             }
             let shared = shared.get(position).cloned().flatten();
             let data = match shared.or_else(|| raw.next()) {
@@ -92,17 +89,6 @@ impl Target<'_> {
         inputs.sort_unstable_by_key(|(index, _)| *index);
         self.check_complete(&inputs)?;
         Ok(inputs)
-    }
-
-    fn find_input(&self, name: &str) -> Result<(usize, &TensorSpec), Fault> {
-        let mut specs = self.signature.inputs.iter().enumerate();
-        specs.find(|(_, spec)| spec.name == name).ok_or_else(|| {
-            Fault::Invalid(format!(
-                "unexpected inference input '{}' for model '{}'",
-                cut(name),
-                self.model
-            ))
-        })
     }
 
     fn input(
@@ -268,6 +254,40 @@ impl Target<'_> {
         }
         Ok((outputs, deliveries))
     }
+}
+
+/// Whether `inputs` are inputs of the model, each at most once; nothing else of them is looked at.
+pub fn check_inputs(
+    model: &str,
+    signature: &Signature,
+    inputs: &[InferInputTensor],
+) -> Result<(), Fault> {
+    let mut seen = vec![false; signature.inputs.len()];
+    for input in inputs {
+        let (index, _) = find_input(model, signature, &input.name)?;
+        if std::mem::replace(&mut seen[index], true) {
+            return Err(repeated(&input.name));
+        }
+    }
+    Ok(())
+}
+
+fn find_input<'a>(
+    model: &str,
+    signature: &'a Signature,
+    name: &str,
+) -> Result<(usize, &'a TensorSpec), Fault> {
+    let mut specs = signature.inputs.iter().enumerate();
+    specs.find(|(_, spec)| spec.name == name).ok_or_else(|| {
+        Fault::Invalid(format!(
+            "unexpected inference input '{}' for model '{model}'",
+            cut(name)
+        ))
+    })
+}
+
+fn repeated(name: &str) -> Fault {
+    Fault::Invalid(format!("input '{name}' already exists in request"))
 }
 
 /// The request parameter `timeout`, in microseconds; zero and absent: none.

@@ -35,8 +35,8 @@ use self::infer::{Target, Tensors};
 pub use self::progress::Progress;
 use self::progress::Stage;
 use self::respond::Answerer;
-use self::shared::Shared;
 pub use self::shared::no_cuda;
+use self::shared::{Bounds, Shared};
 use crate::inference::{InferError, InferRequest, Origin};
 use crate::load::Load;
 use crate::model::Model;
@@ -109,7 +109,12 @@ impl Front {
         });
         let underway = model.requests().begin(arrival.at);
         let answer = async {
-            let shared = Shared::of(&message, &self.regions, self.max_message_bytes).await?;
+            let bounds = Bounds {
+                model: model.name(),
+                signature: model.signature(),
+                limit: self.max_message_bytes,
+            };
+            let shared = Shared::of(&message, &self.regions, bounds).await?;
             let asked = Asked {
                 message,
                 shared,

@@ -1,7 +1,8 @@
 //! Shared memory as requests use it: which inputs and outputs lie in regions, and the calls about regions.
 //!
-//! Inputs are copied out of their regions before anything is checked, so that what is checked is what the model
-//! gets, whatever the client does to its memory meanwhile.
+//! Inputs are copied out of their regions before their bytes are checked, so that what is checked is what the
+//! model gets, whatever the client does to its memory meanwhile. What the copies may take is known before the
+//! first of them: each input is one of the model's, comes once, and all together have no more bytes than a message.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,8 @@ use forebay_proto::inference::{
     SystemSharedMemoryStatusResponse, SystemSharedMemoryUnregisterResponse,
 };
 
-use super::{Fault, Front};
+use super::{Fault, Front, infer};
+use crate::inference::Signature;
 use crate::shared_memory::{Place, RegionError, Regions};
 
 type Parameters = BTreeMap<String, InferParameter>;
@@ -35,23 +37,31 @@ pub struct Shared {
     pub outputs: Vec<Option<Place>>,
 }
 
+/// What may be copied for a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds<'a> {
+    pub model: &'a str,
+    pub signature: &'a Signature,
+    /// Bytes of all inputs together.
+    pub limit: usize,
+}
+
 impl Shared {
-    /// Finds the regions that `message` names, and copies its inputs out of them. An input has at most `limit`
-    /// bytes.
+    /// Finds the regions that `message` names, and copies its inputs out of them.
     pub async fn of(
         message: &ModelInferRequest,
         regions: &Regions,
-        limit: usize,
+        bounds: Bounds<'_>,
     ) -> Result<Shared, Fault> {
         let mut shared = Shared::default();
-        if message
-            .inputs
-            .iter()
-            .any(|input| is_shared(&input.parameters))
-        {
-            shared.inputs.reserve(message.inputs.len());
-            for input in &message.inputs {
-                shared.inputs.push(fetch(input, regions, limit).await?);
+        let inputs = &message.inputs;
+        if inputs.iter().any(|input| is_shared(&input.parameters)) {
+            infer::check_inputs(bounds.model, bounds.signature, inputs)?;
+            for place in places(inputs, regions, bounds.limit)? {
+                shared.inputs.push(match place {
+                    Some(place) => Some(copy(place.byte_size(), move || place.read()).await?),
+                    None => None,
+                });
             }
         }
         if message
@@ -68,23 +78,27 @@ impl Shared {
     }
 }
 
-async fn fetch(
-    input: &InferInputTensor,
+/// Where the inputs lie, if all that do in shared memory have at most `limit` bytes together.
+fn places(
+    inputs: &[InferInputTensor],
     regions: &Regions,
     limit: usize,
-) -> Result<Option<Bytes>, Fault> {
-    let Some(place) = place("input", &input.name, &input.parameters, regions)? else {
-        return Ok(None);
-    };
-    if place.byte_size() > limit {
-        return Err(Fault::TooLarge(format!(
-            "input '{}' of {} bytes in shared memory exceeds the limit of {limit} bytes",
-            input.name,
-            place.byte_size()
-        )));
-    }
-    let size = place.byte_size();
-    Ok(Some(copy(size, move || place.read()).await?))
+) -> Result<Vec<Option<Place>>, Fault> {
+    let mut bytes = 0usize;
+    let places = inputs.iter().map(|input| {
+        let place = place("input", &input.name, &input.parameters, regions)?;
+        let size = place.as_ref().map_or(0, Place::byte_size);
+        bytes = bytes.saturating_add(size);
+        if bytes > limit {
+            return Err(Fault::TooLarge(format!(
+                "inputs of {bytes} bytes in shared memory, up to '{}' of {size} bytes, exceed the limit of {limit} \
+                 bytes",
+                input.name
+            )));
+        }
+        Ok(place)
+    });
+    places.collect()
 }
 
 /// Copies an output to where it goes.
@@ -244,7 +258,10 @@ pub fn no_cuda(name: &str) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use forebay_proto::tensor::DataType;
+
     use super::*;
+    use crate::inference::TensorSpec;
     use crate::shared_memory::tests::Object;
 
     fn parameter(choice: ParameterChoice) -> InferParameter {
@@ -272,17 +289,43 @@ mod tests {
     }
 
     fn request(parameters: Parameters) -> ModelInferRequest {
+        named(&[("w", Parameters::new()), ("x", parameters)])
+    }
+
+    fn named(inputs: &[(&str, Parameters)]) -> ModelInferRequest {
+        let input = |(name, parameters): &(&str, Parameters)| InferInputTensor {
+            name: (*name).to_owned(),
+            parameters: parameters.clone(),
+            ..InferInputTensor::default()
+        };
         ModelInferRequest {
-            inputs: vec![
-                InferInputTensor::default(),
-                InferInputTensor {
-                    name: "x".to_owned(),
-                    parameters,
-                    ..InferInputTensor::default()
-                },
-            ],
+            inputs: inputs.iter().map(input).collect(),
             ..ModelInferRequest::default()
         }
+    }
+
+    async fn shared(
+        message: &ModelInferRequest,
+        regions: &Regions,
+        limit: usize,
+    ) -> Result<Shared, Fault> {
+        let spec = |name: &str| TensorSpec {
+            name: name.to_owned(),
+            datatype: DataType::Uint8,
+            shape: None,
+            optional: false,
+        };
+        let signature = Signature {
+            inputs: vec![spec("w"), spec("x")],
+            outputs: Vec::new(),
+            batched: false,
+        };
+        let bounds = Bounds {
+            model: "mlp",
+            signature: &signature,
+            limit,
+        };
+        Shared::of(message, regions, bounds).await
     }
 
     #[tokio::test]
@@ -290,19 +333,43 @@ mod tests {
         let object = Object::of(b"01234567");
         let regions = Regions::default();
         regions.register("r", &object.key, 0, 8).unwrap();
-        let shared = Shared::of(&request(at("r", 2, 4)), &regions, 4)
-            .await
-            .unwrap();
-        assert_eq!(shared.inputs, [None, Some(Bytes::from_static(b"2345"))]);
-        let too_large = Shared::of(&request(at("r", 2, 4)), &regions, 3).await;
+        let found = shared(&request(at("r", 2, 4)), &regions, 4).await.unwrap();
+        assert_eq!(found.inputs, [None, Some(Bytes::from_static(b"2345"))]);
+        let too_large = shared(&request(at("r", 2, 4)), &regions, 3).await;
         assert!(
             matches!(too_large, Err(Fault::TooLarge(_))),
             "{too_large:?}"
         );
-        let nothing = Shared::of(&request(Parameters::new()), &regions, 0)
-            .await
-            .unwrap();
-        assert_eq!(nothing, Shared::default());
+        let nothing = shared(&request(Parameters::new()), &regions, 0).await;
+        assert_eq!(nothing.unwrap(), Shared::default());
+    }
+
+    #[tokio::test]
+    async fn the_limit_is_for_all_inputs_together() {
+        let object = Object::of(b"01234567");
+        let regions = Regions::default();
+        regions.register("r", &object.key, 0, 8).unwrap();
+        let both = named(&[("x", at("r", 0, 8)), ("w", at("r", 0, 8))]);
+        assert!(shared(&both, &regions, 16).await.is_ok());
+        let fault = shared(&both, &regions, 15).await.unwrap_err();
+        assert!(
+            matches!(&fault, Fault::TooLarge(text) if text.contains("inputs of 16 bytes")),
+            "{fault}"
+        );
+    }
+
+    #[tokio::test]
+    async fn only_inputs_of_the_model_are_looked_for_and_each_once() {
+        let regions = Regions::default();
+        for (names, text) in [
+            (&["v"][..], "unexpected inference input 'v' for model 'mlp'"),
+            (&["w", "x", "x"], "input 'x' already exists in request"),
+        ] {
+            let inputs = names.iter().map(|name| (*name, at("nowhere", 0, 8)));
+            let message = named(&inputs.collect::<Vec<_>>());
+            let fault = shared(&message, &regions, 100).await.unwrap_err();
+            assert_eq!(fault.to_string(), text);
+        }
     }
 
     #[tokio::test]
@@ -333,7 +400,7 @@ mod tests {
             ),
             (at("q", 0, 4), "Unable to find shared memory region: 'q'"),
         ] {
-            let fault = Shared::of(&request(parameters), &regions, 100)
+            let fault = shared(&request(parameters), &regions, 100)
                 .await
                 .unwrap_err();
             assert!(fault.to_string().contains(text), "{fault}");
