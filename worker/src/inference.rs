@@ -106,6 +106,9 @@ pub enum InferError {
     },
     #[error("deadline passed while the request waited in the queue of model '{0}'")]
     DeadlineInQueue(String),
+    /// Of a request that is run in parts: only some of them were done in time.
+    #[error("deadline passed when model '{0}' had done only some of the rows of the request")]
+    DeadlineWhileRunning(String),
     #[error("model '{0}' is unloading")]
     Unavailable(String),
     /// A step of an ensemble whose model does not take requests.

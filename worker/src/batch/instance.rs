@@ -70,10 +70,7 @@ impl Common {
     fn out_of_time(&self, reason: Dropped, begun: bool) -> InferError {
         let model = || self.model.to_string();
         match reason {
-            _ if begun => InferError::Engine {
-                model: Arc::clone(&self.model),
-                message: "time was up when only some of the rows were done".to_owned(),
-            },
+            _ if begun => InferError::DeadlineWhileRunning(model()),
             Dropped::TooLate(expected_wait) => InferError::CannotMeetDeadline {
                 model: model(),
                 expected_wait,

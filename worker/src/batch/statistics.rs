@@ -59,7 +59,9 @@ impl Refused {
                 self.deadline += 1;
             }
             InferError::Unavailable(_) | InferError::StepNotReady { .. } => self.unloading += 1,
-            InferError::InvalidInput(_) | InferError::Engine { .. } => {}
+            InferError::InvalidInput(_)
+            | InferError::DeadlineWhileRunning(_)
+            | InferError::Engine { .. } => {}
         }
     }
 

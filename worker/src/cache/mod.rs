@@ -152,7 +152,9 @@ async fn keyed(request: InferRequest) -> Result<(InferRequest, Key), InferError>
 fn ran_out_of_time(error: &InferError) -> bool {
     matches!(
         error,
-        InferError::DeadlineInQueue(_) | InferError::CannotMeetDeadline { .. }
+        InferError::DeadlineInQueue(_)
+            | InferError::DeadlineWhileRunning(_)
+            | InferError::CannotMeetDeadline { .. }
     )
 }
 

@@ -202,6 +202,12 @@ async fn an_error_reaches_all_and_is_not_kept() {
 
 #[tokio::test]
 async fn who_has_more_time_than_the_starter_gets_a_run_of_its_own() {
+    let model = || "m".to_owned();
+    who_has_more_time_gets_a_run(InferError::DeadlineInQueue(model())).await;
+    who_has_more_time_gets_a_run(InferError::DeadlineWhileRunning(model())).await;
+}
+
+async fn who_has_more_time_gets_a_run(late: InferError) {
     let (runs, answers) = Runs::new();
     let cache = cache(10_000);
     let run = runs.run();
@@ -216,9 +222,7 @@ async fn who_has_more_time_than_the_starter_gets_a_run_of_its_own() {
     assert!(poll!(&mut hasty).is_pending());
     let mut patient = pin!(cache.answer(request(1), start, &run));
     assert!(poll!(&mut patient).is_pending());
-    answers
-        .unbounded_send(Err(InferError::DeadlineInQueue("m".to_owned())))
-        .unwrap();
+    answers.unbounded_send(Err(late)).unwrap();
     assert!(starter.await.is_err() && hasty.await.is_err());
     assert!(poll!(&mut patient).is_pending());
     assert_eq!(runs.begun(), 2);

@@ -70,7 +70,9 @@ impl Fault {
                 message: text,
                 retry_after: expected_wait.clamp(MIN_RETRY_DELAY, MAX_RETRY_DELAY),
             },
-            InferError::DeadlineInQueue(_) => Fault::DeadlineExceeded(text),
+            InferError::DeadlineInQueue(_) | InferError::DeadlineWhileRunning(_) => {
+                Fault::DeadlineExceeded(text)
+            }
             InferError::Unavailable(_) | InferError::StepNotReady { .. } => {
                 Fault::Unavailable(text)
             }
@@ -272,6 +274,10 @@ mod tests {
                 Code::ResourceExhausted,
             ),
             (InferError::DeadlineInQueue(model()), Code::DeadlineExceeded),
+            (
+                InferError::DeadlineWhileRunning(model()),
+                Code::DeadlineExceeded,
+            ),
             (InferError::Unavailable(model()), Code::Unavailable),
             (
                 InferError::Engine {

@@ -48,7 +48,9 @@ impl From<&InferError> for Stage {
             | InferError::Unavailable(_)
             | InferError::StepNotReady { .. } => Stage::Queued,
             // Values are looked at before the queue and by the engine.
-            InferError::InvalidInput(_) | InferError::Engine { .. } => Stage::Executing,
+            InferError::InvalidInput(_)
+            | InferError::DeadlineWhileRunning(_)
+            | InferError::Engine { .. } => Stage::Executing,
         }
     }
 }
@@ -107,6 +109,7 @@ mod tests {
         }
         let begun = [
             InferError::InvalidInput("index 7".to_owned()),
+            InferError::DeadlineWhileRunning(model()),
             InferError::Engine {
                 model: "mlp".into(),
                 message: "broke".to_owned(),

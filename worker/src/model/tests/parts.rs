@@ -134,3 +134,29 @@ fn without_batching_a_request_of_any_size_goes_whole() {
     assert_eq!(echo(large), bytes_of(&values(50, 1)));
     assert_eq!(*script.runs.lock(), [50]);
 }
+
+#[test]
+fn who_runs_out_of_time_after_the_first_part_is_told_so() {
+    let script: Arc<Script> = Arc::default();
+    let cold = ModelConfig {
+        warm_up: false,
+        ..small(2)
+    };
+    let model = start(&script, cold);
+    script.close();
+    let deadline = Instant::now() + Duration::from_millis(500);
+    let large = InferRequest {
+        deadline: Some(deadline),
+        ..request(&values(4, 1))
+    };
+    let large = model.submit(large, Instant::now()).unwrap();
+    script.wait_for_standing(1);
+    while Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    script.open();
+    assert!(matches!(fails(large), InferError::DeadlineWhileRunning(model) if model == "fake"));
+    assert_eq!(*script.runs.lock(), [2]);
+    let statistics = model.statistics();
+    assert_eq!((statistics.fail.count, statistics.cancelled), (1, 0));
+}
