@@ -109,6 +109,15 @@ pub enum InferError {
     /// Of a request that is run in parts: only some of them were done in time.
     #[error("deadline passed when model '{0}' had done only some of the rows of the request")]
     DeadlineWhileRunning(String),
+    /// Of a request that is run in parts: what they gave until it was given up.
+    #[error(
+        "answer of model '{model}' of {bytes} bytes or more exceeds the limit of {limit} bytes"
+    )]
+    AnswerTooLarge {
+        model: String,
+        bytes: usize,
+        limit: usize,
+    },
     #[error("model '{0}' is unloading")]
     Unavailable(String),
     /// A step of an ensemble whose model does not take requests.

@@ -64,6 +64,8 @@ pub struct ModelSpec {
     pub said: Option<Understood>,
     /// In the memory budget, if there is one: of each instance, that of the first claimed.
     pub seats: Vec<Seat>,
+    /// Bytes of the answer to a request that is run in parts.
+    pub max_answer_bytes: usize,
     pub observer: Arc<dyn BatchObserver>,
 }
 
@@ -110,6 +112,7 @@ impl Model {
             factory: loaded.factory,
             padding,
             batches: Batches::default(),
+            max_answer_bytes: spec.max_answer_bytes,
         });
         let (reshapes, signature) = match &spec.said {
             Some(said) => Reshapes::new(&said.declared, &loaded.signature),

@@ -65,6 +65,7 @@ impl Bed {
             labels: Labels::default(),
             said: None,
             seats: Vec::new(),
+            max_answer_bytes: MAX_MESSAGE_BYTES,
             observer: Arc::new(observer.clone()),
         };
         let (start_drain, drain) = watch::channel(false);

@@ -35,6 +35,8 @@ pub struct Common {
     pub factory: EngineFactory,
     pub padding: Option<Padding>,
     pub batches: Batches,
+    /// Bytes of the answer to a request that is run in parts.
+    pub max_answer_bytes: usize,
 }
 
 impl Common {
@@ -287,6 +289,8 @@ impl Instance {
         }
         let mut finished = Vec::with_capacity(jobs.len());
         let mut again = Vec::new();
+        let mut refused = Vec::new();
+        let limit = self.common.max_answer_bytes;
         for (job, outputs) in jobs.into_iter().zip(answers) {
             let timing = Timing {
                 queue: started.saturating_duration_since(job.enqueued),
@@ -295,13 +299,18 @@ impl Instance {
                 output: phases.scatter.duration(),
                 batch_rows: rows,
             };
-            match job.settle(InferResponse {
-                outputs,
-                timing,
-                origin: Origin::Run,
-            }) {
+            let (enqueued, response) = (
+                job.enqueued,
+                InferResponse {
+                    outputs,
+                    timing,
+                    origin: Origin::Run,
+                },
+            );
+            match job.settle(response, limit) {
                 Settled::Finished(request) => finished.push(request),
                 Settled::Incomplete => {}
+                Settled::TooLarge(caller, bytes) => refused.push((caller, bytes, enqueued)),
                 Settled::Again(job) => again.push(job),
             }
         }
@@ -316,10 +325,23 @@ impl Instance {
             statistics.succeeded(total, &request.response.timing);
             statistics.split += u64::from(request.in_parts);
         }
+        for (_, _, enqueued) in &refused {
+            statistics
+                .fail
+                .add(now.saturating_duration_since(*enqueued));
+        }
         statistics.answered_at(SystemTime::now());
         drop(statistics);
         for request in finished {
             send(request.caller, Ok(request.response));
+        }
+        for (caller, bytes, _) in refused {
+            let error = InferError::AnswerTooLarge {
+                model: self.common.model.to_string(),
+                bytes,
+                limit,
+            };
+            send(caller, Err(error));
         }
         for job in again {
             tracing::warn!(model = %self.common.model, rows = job.request.rows, "the answers of a request's parts do not fit together, it is run uncut");

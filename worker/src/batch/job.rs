@@ -6,7 +6,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use crate::batch::padding::{LENGTH_AXIS, Padding};
-use crate::batch::parts::{Gathered, Whole};
+use crate::batch::parts::{Gathered, Part, Whole};
 use crate::batch::queue::{Group, Waiting, Weight};
 use crate::batch::split;
 use crate::inference::{InferError, InferRequest, InferResponse, Signature};
@@ -58,13 +58,15 @@ pub enum Settled {
     Finished(Finished),
     /// The rest of the request is to come.
     Incomplete,
+    /// The parts of the request gave so many bytes, which is too many.
+    TooLarge(oneshot::Sender<Answer>, usize),
     /// To be run at once, by itself and uncut.
     Again(Job),
 }
 
 impl Job {
-    /// The run gave this for it.
-    pub fn settle(self, response: InferResponse) -> Settled {
+    /// The run gave this for it. `limit`: bytes of the answer to a request that is run in parts.
+    pub fn settle(self, response: InferResponse, limit: usize) -> Settled {
         let (enqueued, rows) = (self.enqueued, self.request.rows);
         match self.reply {
             Reply::Caller(caller) => Settled::Finished(Finished {
@@ -74,17 +76,25 @@ impl Job {
                 enqueued,
                 in_parts: false,
             }),
-            Reply::Part { whole, first_row } => match whole.gather(first_row, rows, response) {
-                Gathered::Incomplete => Settled::Incomplete,
-                Gathered::Complete(caller, response) => Settled::Finished(Finished {
-                    caller,
+            Reply::Part { whole, first_row } => {
+                let part = Part {
+                    first_row,
+                    rows,
                     response,
-                    rows: whole.rows(),
-                    enqueued,
-                    in_parts: true,
-                }),
-                Gathered::Misfit(job) => Settled::Again(job),
-            },
+                };
+                match whole.gather(part, limit) {
+                    Gathered::Incomplete => Settled::Incomplete,
+                    Gathered::Complete(caller, response) => Settled::Finished(Finished {
+                        caller,
+                        response,
+                        rows: whole.rows(),
+                        enqueued,
+                        in_parts: true,
+                    }),
+                    Gathered::TooLarge(caller, bytes) => Settled::TooLarge(caller, bytes),
+                    Gathered::Misfit(job) => Settled::Again(job),
+                }
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! A request that is run in parts: what its parts have in common, and their answers until all are there.
 //!
 //! To its caller and in the statistics it is one request. The first part that fails fails it as a whole, and
-//! what is left of it is not run any more. Should the answers not fit together, because the model does not
+//! what is left of it is not run any more; so do answers that together have more bytes than a message. Should the answers not fit together, because the model does not
 //! treat rows one by one, the request is run once more, uncut.
 
 use std::collections::BTreeMap;
@@ -33,7 +33,17 @@ struct State {
     /// By first row.
     done: BTreeMap<usize, (usize, Vec<Tensor>)>,
     rows_done: usize,
+    /// Of the answers in `done`.
+    bytes: usize,
     timing: Option<Timing>,
+}
+
+/// The answer of a part.
+#[derive(Debug)]
+pub struct Part {
+    pub first_row: usize,
+    pub rows: usize,
+    pub response: InferResponse,
 }
 
 /// What the answer of a part leads to.
@@ -42,6 +52,8 @@ pub enum Gathered {
     /// More parts are to come, or nobody waits any more.
     Incomplete,
     Complete(oneshot::Sender<Answer>, InferResponse),
+    /// The request is given up for so many bytes of its answer.
+    TooLarge(oneshot::Sender<Answer>, usize),
     /// The parts do not fit together; the request as it came.
     Misfit(Job),
 }
@@ -63,6 +75,7 @@ impl Whole {
                 caller: Some(caller),
                 done: BTreeMap::new(),
                 rows_done: 0,
+                bytes: 0,
                 timing: None,
             }),
         };
@@ -84,8 +97,13 @@ impl Whole {
         self.state.lock().caller.take()
     }
 
-    /// Keeps the answer of the part that starts at `first_row`.
-    pub fn gather(&self, first_row: usize, rows: usize, response: InferResponse) -> Gathered {
+    /// Keeps the answer of a part, as long as all of them have at most `limit` bytes.
+    pub fn gather(&self, part: Part, limit: usize) -> Gathered {
+        let Part {
+            first_row,
+            rows,
+            response,
+        } = part;
         let mut state = self.state.lock();
         if state.caller.is_none() {
             return Gathered::Incomplete;
@@ -95,6 +113,15 @@ impl Whole {
             timing,
             origin,
         } = response;
+        let bytes: usize = outputs.iter().map(|output| output.data.len()).sum();
+        state.bytes = state.bytes.saturating_add(bytes);
+        if state.bytes > limit {
+            state.done.clear();
+            return match state.caller.take() {
+                Some(caller) => Gathered::TooLarge(caller, state.bytes),
+                None => Gathered::Incomplete,
+            };
+        }
         state.timing = Some(state.timing.map_or(timing, |before| sum(before, timing)));
         state.rows_done += rows;
         state.done.insert(first_row, (rows, outputs));

@@ -61,6 +61,7 @@ impl Refused {
             InferError::Unavailable(_) | InferError::StepNotReady { .. } => self.unloading += 1,
             InferError::InvalidInput(_)
             | InferError::DeadlineWhileRunning(_)
+            | InferError::AnswerTooLarge { .. }
             | InferError::Engine { .. } => {}
         }
     }

@@ -48,6 +48,7 @@ fn spec(config: ModelConfig) -> ModelSpec {
         labels: Labels::default(),
         said: None,
         seats: Vec::new(),
+        max_answer_bytes: usize::MAX,
         observer: Arc::new(NoObserver),
     }
 }

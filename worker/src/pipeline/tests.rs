@@ -93,6 +93,7 @@ fn start(name: &str, script: &Arc<Script>) -> Model {
         },
         labels: Labels::default(),
         seats: Vec::new(),
+        max_answer_bytes: usize::MAX,
         said: None,
         observer: Arc::new(NoObserver),
     };

@@ -73,6 +73,7 @@ impl Fault {
             InferError::DeadlineInQueue(_) | InferError::DeadlineWhileRunning(_) => {
                 Fault::DeadlineExceeded(text)
             }
+            InferError::AnswerTooLarge { .. } => Fault::TooLarge(text),
             InferError::Unavailable(_) | InferError::StepNotReady { .. } => {
                 Fault::Unavailable(text)
             }
@@ -277,6 +278,14 @@ mod tests {
             (
                 InferError::DeadlineWhileRunning(model()),
                 Code::DeadlineExceeded,
+            ),
+            (
+                InferError::AnswerTooLarge {
+                    model: model(),
+                    bytes: 9,
+                    limit: 8,
+                },
+                Code::ResourceExhausted,
             ),
             (InferError::Unavailable(model()), Code::Unavailable),
             (

@@ -50,6 +50,7 @@ impl From<&InferError> for Stage {
             // Values are looked at before the queue and by the engine.
             InferError::InvalidInput(_)
             | InferError::DeadlineWhileRunning(_)
+            | InferError::AnswerTooLarge { .. }
             | InferError::Engine { .. } => Stage::Executing,
         }
     }

@@ -47,6 +47,7 @@ fn start_cutting(script: &Arc<Script>, outputs: &[&str]) -> Result<Model, String
         labels: Labels::default(),
         said: None,
         seats: Vec::new(),
+        max_answer_bytes: usize::MAX,
         observer: Arc::new(NoObserver),
     };
     let model = Model::start(loaded, spec)?;

@@ -160,3 +160,39 @@ fn who_runs_out_of_time_after_the_first_part_is_told_so() {
     let statistics = model.statistics();
     assert_eq!((statistics.fail.count, statistics.cancelled), (1, 0));
 }
+
+#[test]
+fn parts_that_give_more_than_an_answer_may_have_end_the_request() {
+    let script: Arc<Script> = Arc::default();
+    let spec = ModelSpec {
+        max_answer_bytes: 4 * 8,
+        ..spec(small(2))
+    };
+    let model = start_as(&script, spec);
+    let submit = |rows| {
+        let request = request(&values(rows, 1));
+        model.submit(request, Instant::now()).unwrap()
+    };
+    echo(submit(4));
+    let error = fails(submit(12));
+    assert!(
+        matches!(
+            error,
+            InferError::AnswerTooLarge {
+                bytes: 48,
+                limit: 32,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    echo(submit(1));
+    assert_eq!(
+        *script.runs.lock(),
+        [2, 2, 2, 2, 2, 1],
+        "three parts were not run"
+    );
+    let statistics = model.statistics();
+    assert_eq!((statistics.success.count, statistics.fail.count), (2, 1));
+    assert_eq!((statistics.cancelled, statistics.queued_requests), (0, 0));
+}

@@ -61,6 +61,7 @@ fn a_run_ends_when_its_caller_leaves() {
         config,
         labels: Labels::default(),
         seats: Vec::new(),
+        max_answer_bytes: usize::MAX,
         said: None,
         observer: Arc::clone(&errors) as Arc<dyn BatchObserver>,
     };

@@ -63,6 +63,8 @@ impl Loader {
                 labels,
                 said,
                 seats,
+                max_answer_bytes: usize::try_from(self.config.max_message_bytes)
+                    .unwrap_or(usize::MAX),
                 observer: Arc::clone(&self.observer),
             };
             Model::start(loaded, spec)

@@ -33,6 +33,7 @@ fn model(name: &str) -> Arc<Served> {
         labels: Labels::default(),
         said: None,
         seats: Vec::new(),
+        max_answer_bytes: usize::MAX,
         observer: Arc::new(NoObserver),
     };
     Arc::new(Model::start(loaded, spec).unwrap().into())
