@@ -13,6 +13,8 @@ from conftest import ROOT, binaries
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+METRICS = ROOT / "docs" / "metrics.md"
+NAMED_METRIC = re.compile(r"\b(?:forebay|nv)_[a-z0-9_]+")
 BLOCK = re.compile(r"^( *)```toml\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 
 
@@ -56,6 +58,26 @@ def completed(text: str) -> tuple[str, str]:
     if not tables.get("routes") and len(known) > 1:
         pytest.fail("a block with several clusters needs routes")
     return "forebay-gateway", text
+
+
+def listed_metrics(text: str) -> set[str]:
+    """Those in the tables of docs/metrics.md."""
+    return set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_metrics_that_a_page_names_are_listed(page: Path) -> None:
+    listed = listed_metrics(METRICS.read_text())
+    for name in NAMED_METRIC.findall(page.read_text()):
+        assert name in listed or re.sub(r"_(bucket|sum|count)$", "", name) in listed, f"{page.name}: {name}"
+
+
+def test_the_gateway_has_the_metrics_that_are_listed() -> None:
+    gateway, _ = METRICS.read_text().split("\n## Worker\n")
+    sources = "".join(path.read_text() for path in (ROOT / "gateway" / "src").rglob("*.rs"))
+    listed = listed_metrics(gateway)
+    assert listed
+    assert listed <= set(NAMED_METRIC.findall(sources))
 
 
 @pytest.mark.parametrize("block", blocks())
