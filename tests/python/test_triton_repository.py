@@ -335,6 +335,40 @@ def test_the_example_of_the_documentation(served: tuple[Target, Path]) -> None:
 
 
 @pytest.mark.parametrize("transport", triton.TRANSPORTS)
+def test_an_ensemble_is_unloaded_with_the_models_of_its_own(
+    tmp_path: Path, short_lived: Processes, transport: str
+) -> None:
+    models = tmp_path / "models"
+    times(models, "mine", 2)
+    times(models, "shared", 3)
+    port = '{0} {{ key: "{1}" value: "{2}" }}'
+    for name, steps in {"both": ["mine", "shared"], "one": ["shared"]}.items():
+        (models / name).mkdir()
+        tensors = ["x", *(f"t{number}" for number in range(1, len(steps))), "y"]
+        said = "".join(
+            f'step {{ model_name: "{step}" model_version: -1 {port.format("input_map", "x", tensors[at])}'
+            f' {port.format("output_map", "y", tensors[at + 1])} }}'
+            for at, step in enumerate(steps)
+        )
+        configure(models, name, f'platform: "ensemble" max_batch_size: 8 {X4}{Y4} ensemble_scheduling {{ {said} }}')
+    worker = short_lived.worker("worker", worker_config(models, 'model_control = "explicit"'))
+    target = Target("worker", worker.grpc, worker.http)
+    with triton.client(transport, target) as client:
+        if transport == "grpc":
+            assert "model_repository(unload_dependents)" in client.get_server_metadata().extensions
+        found = triton.infer(transport, target, "both", {"x": rows(1)}, ["y"])
+        np.testing.assert_array_equal(found["y"], rows(1) * 6)
+        client.unload_model("one")
+        assert client.is_model_ready("shared")
+        client.load_model("one")
+        client.unload_model("both", unload_dependents=True)
+        assert not client.is_model_ready("both")
+        assert not client.is_model_ready("mine")
+        assert client.is_model_ready("shared")
+        assert client.is_model_ready("one")
+
+
+@pytest.mark.parametrize("transport", triton.TRANSPORTS)
 def test_through_the_gateway(target: Target, short_lived: Processes, transport: str) -> None:
     gateway = short_lived.gateway("gateway", gateway_config([target.grpc]))
     through = Target("gateway", gateway.address, gateway.address)

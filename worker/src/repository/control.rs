@@ -41,6 +41,7 @@ enum Command {
     },
     Unload {
         name: String,
+        with_models: bool,
         done: oneshot::Sender<()>,
     },
 }
@@ -104,14 +105,19 @@ impl Control {
         Ok(hear.await.map_err(|_| ControlError::Closed)??)
     }
 
-    /// Unloads a model; returns when new requests are refused.
+    /// Unloads a model, `with_models` those of an ensemble that no other uses; returns when new requests are
+    /// refused.
     ///
     /// # Errors
     /// As `ControlError` says; a model that is not loaded is none.
-    pub async fn unload(&self, name: &str) -> Result<(), ControlError> {
+    pub async fn unload(&self, name: &str, with_models: bool) -> Result<(), ControlError> {
         let (done, hear) = oneshot::channel();
         let name = name.to_owned();
-        self.give(Command::Unload { name, done })?;
+        self.give(Command::Unload {
+            name,
+            with_models,
+            done,
+        })?;
         hear.await.map_err(|_| ControlError::Closed)
     }
 
@@ -159,8 +165,15 @@ impl Command {
     fn carry_out(self, loader: &mut Loader) {
         match self {
             Self::Load { name, given, done } => _ = done.send(loader.load(&name, given)),
-            Self::Unload { name, done } => {
-                loader.unload(&name);
+            Self::Unload {
+                name,
+                with_models,
+                done,
+            } => {
+                match with_models {
+                    true => loader.unload_with_models(&name),
+                    false => loader.unload(&name),
+                }
                 _ = done.send(());
             }
         }

@@ -29,6 +29,7 @@ const EXTENSIONS: &[&str] = &[
     "logging",
     "model_configuration",
     "model_repository",
+    "model_repository(unload_dependents)",
     "parameters",
     "schedule_policy",
     "statistics",

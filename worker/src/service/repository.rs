@@ -64,16 +64,8 @@ impl Front {
     ) -> Result<RepositoryModelUnloadResponse, Fault> {
         self.control.allowed()?;
         check(&request.repository_name, &request.model_name)?;
-        if let Some(name) = request
-            .parameters
-            .keys()
-            .find(|name| *name != "unload_dependents")
-        {
-            return Err(Fault::Invalid(format!(
-                "unknown parameter '{name}' of an unload request, want 'unload_dependents'"
-            )));
-        }
-        self.control.unload(&request.model_name).await?;
+        let dependents = unload_dependents(request.parameters)?;
+        self.control.unload(&request.model_name, dependents).await?;
         Ok(RepositoryModelUnloadResponse::default())
     }
 }
@@ -130,6 +122,27 @@ fn given(parameters: BTreeMap<String, ModelRepositoryParameter>) -> Result<Given
         ));
     }
     Ok(given)
+}
+
+/// Whether the models of an ensemble are to be unloaded with it.
+fn unload_dependents(
+    parameters: BTreeMap<String, ModelRepositoryParameter>,
+) -> Result<bool, Fault> {
+    let mut dependents = false;
+    for (name, parameter) in parameters {
+        if name != "unload_dependents" {
+            return Err(Fault::Invalid(format!(
+                "unknown parameter '{name}' of an unload request, want 'unload_dependents'"
+            )));
+        }
+        let Some(ParameterChoice::BoolParam(said)) = parameter.parameter_choice else {
+            return Err(Fault::Invalid(format!(
+                "parameter '{name}' must be a boolean"
+            )));
+        };
+        dependents = said;
+    }
+    Ok(dependents)
 }
 
 fn check(repository: &str, model: &str) -> Result<(), Fault> {

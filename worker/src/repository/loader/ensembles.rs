@@ -55,6 +55,20 @@ impl Ensembles {
         self.parts.lock().get(name).cloned()
     }
 
+    /// The models of an ensemble that is to be served; none of any other model.
+    fn models(&self, name: &str) -> BTreeSet<String> {
+        let parts = self.parts(name);
+        let models = parts.iter().flat_map(|parts| parts.config().models());
+        models.map(str::to_owned).collect()
+    }
+
+    /// An ensemble that is to be served is made of this model.
+    fn use_of(&self, model: &str) -> bool {
+        let parts = self.parts.lock();
+        let mut models = parts.values().flat_map(|parts| parts.config().models());
+        models.any(|name| name == model)
+    }
+
     fn names(&self) -> Vec<String> {
         self.parts.lock().keys().cloned().collect()
     }
@@ -101,6 +115,21 @@ impl Loader {
                 reasons: reason,
             }
         })
+    }
+
+    /// Unloads an ensemble, and of its models those that no other ensemble is made of; those of them that are
+    /// ensembles in the same way. Another model is unloaded alone.
+    pub fn unload_with_models(&self, name: &str) {
+        let mut left = vec![name.to_owned()];
+        while let Some(name) = left.pop() {
+            let models = self.ensembles.models(&name);
+            self.unload(&name);
+            left.extend(
+                models
+                    .into_iter()
+                    .filter(|model| !self.ensembles.use_of(model)),
+            );
+        }
     }
 
     /// Puts together every ensemble that is not what its models are now. An ensemble may be a step of another,

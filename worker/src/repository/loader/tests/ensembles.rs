@@ -224,3 +224,39 @@ fn a_circle_from_the_start_is_named_for_each_of_it() {
         ]
     );
 }
+
+#[test]
+fn an_ensemble_takes_the_models_along_that_no_other_uses() {
+    let repository = Repository::new()
+        .with("a", "1", &add(1.0))
+        .with("b", "1", &add(2.0))
+        .with("c", "1", &add(4.0));
+    over(&repository, "inner", "b");
+    let loader = repository.started(worker(
+        &repository,
+        &[("outer", &["a", "inner", "c"]), ("other", &["c"])],
+    ));
+    let registry = &loader.registry;
+    assert_eq!(amount(registry, "outer", ""), 7.0);
+    loader.unload_with_models("c");
+    assert!(registry.get("c", "").is_err(), "it was asked for by name");
+    assert!(registry.get("a", "").is_ok());
+    loader.unload_with_models("outer");
+    let gone = ["a", "b", "inner", "outer"];
+    assert!(gone.iter().all(|name| registry.versions(name).is_empty()));
+    assert_eq!(registry.versions("other").len(), 1);
+}
+
+#[test]
+fn a_model_that_another_ensemble_uses_stays() {
+    let repository = Repository::new()
+        .with("a", "1", &add(1.0))
+        .with("c", "1", &add(4.0));
+    let loader = repository.started(worker(
+        &repository,
+        &[("both", &["a", "c"]), ("other", &["c"])],
+    ));
+    loader.unload_with_models("both");
+    assert!(loader.registry.get("a", "").is_err());
+    assert_eq!(amount(&loader.registry, "other", ""), 4.0);
+}
