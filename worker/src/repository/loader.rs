@@ -7,6 +7,7 @@ mod ensembles;
 mod version;
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -255,7 +256,7 @@ impl Loader {
         }
         let folder = disk::folder(&source.repository, name)?;
         let mut ensemble = None;
-        let (plan, settings) = match folder.contents {
+        let (mut plan, settings) = match folder.contents {
             Ok(contents) => {
                 if source.kept.is_none() {
                     self.watch.acted_on(name, &contents);
@@ -285,6 +286,12 @@ impl Loader {
                 (Plan::broken(reason, served.collect()), None)
             }
         };
+        if source.kept.is_some() {
+            // Files of a request are beside what is served, whichever versions they hold.
+            let served = self.registry.versions(name);
+            plan.present
+                .extend(served.iter().map(|model| model.version()));
+        }
         for note in &plan.notes {
             tracing::warn!("model '{name}', config.pbtxt: {note}");
         }
@@ -385,8 +392,21 @@ impl Loader {
     /// Drops a model that no new request reaches once nobody holds it but us: dropping waits for its threads,
     /// and whoever drops the last hold of it would have to wait.
     fn retire(&self, name: &str, model: Option<Arc<Served>>) {
+        self.retire_on(name, model, |retire| {
+            let thread = std::thread::Builder::new().name("retire".to_owned());
+            thread.spawn(retire).map(|_| ())
+        });
+    }
+
+    fn retire_on(
+        &self,
+        name: &str,
+        model: Option<Arc<Served>>,
+        start: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<()>,
+    ) {
         let Some(model) = model else { return };
-        let (registry, name) = (Arc::clone(&self.registry), name.to_owned());
+        let number = model.version();
+        let (registry, of) = (Arc::clone(&self.registry), name.to_owned());
         let retire = move || {
             let (version, mut held) = (model.version(), model);
             loop {
@@ -399,11 +419,12 @@ impl Loader {
                 }
                 std::thread::sleep(LAST_REQUEST);
             }
-            registry.change(&name, |life| life.gone(version));
+            registry.change(&of, |life| life.gone(version));
         };
-        let thread = std::thread::Builder::new().name("retire".to_owned());
-        if let Err(error) = thread.spawn(retire) {
-            tracing::error!("cannot start a thread to end a model on: {error}");
+        if let Err(error) = start(Box::new(retire)) {
+            tracing::error!("cannot start a thread to end model '{name}' on: {error}");
+            // Our hold of it went with what did not start; whoever answers its last request ends it.
+            self.registry.change(name, |life| life.gone(number));
         }
     }
 }

@@ -288,3 +288,33 @@ fn a_folder_that_says_nonsense_leaves_what_is_served() {
         index[0].reason
     );
 }
+
+#[test]
+fn files_of_a_request_that_cannot_be_loaded_take_nothing_away() {
+    let repository = Repository::new().with("a", "2", &add(2.0));
+    let mut loader = repository.started(repository.worker());
+    let registry = &Arc::clone(&loader.registry);
+    for files in [
+        ("1/model.onnx", b"garbage".to_vec()),
+        ("labels.txt", b"one".to_vec()),
+        ("config.pbtxt", b"nonsense".to_vec()),
+    ] {
+        let path = files.0;
+        loader.load("a", given("{}", &[files])).unwrap_err();
+        assert!(registry.get("a", "2").is_ok(), "{path}");
+        assert_eq!(amount(registry, "a", ""), 2.0, "{path}");
+    }
+}
+
+#[test]
+fn without_a_thread_to_end_it_on_a_model_is_gone_all_the_same() {
+    let repository = Repository::new().with("a", "1", &add(1.0));
+    let loader = repository.started(repository.worker());
+    let registry = &Arc::clone(&loader.registry);
+    let models = registry.change("a", Lifecycle::unload);
+    assert_eq!(registry.index()[0].state, ModelState::Unloading);
+    for model in models {
+        loader.retire_on("a", Some(model), |_| Err(io::Error::other("no threads")));
+    }
+    assert_eq!(registry.index()[0].state, ModelState::Unavailable);
+}
