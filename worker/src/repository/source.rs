@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::{fs, io};
 
 use bytes::Bytes;
@@ -30,6 +29,9 @@ pub struct Source {
 /// A folder for files of a request, gone with the last model that was loaded from it.
 #[derive(Debug)]
 pub struct Kept(PathBuf);
+
+/// How many random names are tried for it.
+const ATTEMPTS: usize = 16;
 
 impl Source {
     pub fn repository(path: &Path) -> Self {
@@ -68,22 +70,24 @@ impl Source {
 }
 
 impl Kept {
+    /// A new folder or none: one that somebody else made is neither used nor removed.
     fn make() -> io::Result<Self> {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("forebay-worker-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        for _ in 0..ATTEMPTS {
+            let number = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
+            let path = std::env::temp_dir().join(format!("forebay-worker-{number:032x}"));
+            match Self::at(path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => return made,
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    fn at(path: PathBuf) -> io::Result<Self> {
         let mut builder = fs::DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        match builder.create(&path) {
-            // Of a process that ended without tidying up and had our number.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                fs::remove_dir_all(&path)?;
-                builder.create(&path)?;
-            }
-            made => made?,
-        }
+        builder.create(&path)?;
         Ok(Self(path))
     }
 }
@@ -119,6 +123,25 @@ mod tests {
         assert!(model.exists());
         drop(other);
         assert!(!model.exists());
+    }
+
+    #[test]
+    fn a_folder_that_is_there_already_is_left_alone() {
+        let kept = Kept::make().unwrap();
+        fs::write(kept.0.join("file"), "of somebody").unwrap();
+        let error = Kept::at(kept.0.clone()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert!(kept.0.join("file").exists());
+        assert_ne!(Kept::make().unwrap().0, kept.0);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn nobody_else_can_read_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let kept = Kept::make().unwrap();
+        let mode = fs::metadata(&kept.0).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
     }
 
     #[test]
