@@ -1,11 +1,12 @@
 //! Runs the `model_warmup` of a model's own configuration on each of its instances, when they are made.
 //!
 //! They come before the worker's own warm-up, which makes up its inputs. One that fails fails the model, as in
-//! Triton: whoever wrote it wants to know.
+//! Triton: whoever wrote it wants to know. Repetitions end when their time is over, as others wait to be loaded.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -16,6 +17,8 @@ use crate::repository::pbtxt::{Content, Reshapes, Understood};
 
 /// Of a model's folder, with the files of samples.
 const FOLDER: &str = "warmup";
+/// For all instances of a model together; what runs when it is over is not interrupted.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// Runs the samples on the instance that is there, and lets the factory do so with each further one.
 ///
@@ -24,6 +27,7 @@ const FOLDER: &str = "warmup";
 pub(super) fn run(
     folder: &Path,
     said: &Understood,
+    instances: usize,
     loaded: &mut LoadedModel,
 ) -> Result<(), String> {
     if said.warm_up.is_empty() {
@@ -48,22 +52,68 @@ pub(super) fn run(
         let request = sample.request(&loaded.signature, &reshapes, &files)?;
         requests.push((sample.name.clone(), request, sample.count));
     }
-    all(&requests, &mut *loaded.first)?;
+    let share = LONGEST / u32::try_from(instances.max(1)).unwrap_or(u32::MAX);
+    all(&requests, &mut *loaded.first, Instant::now() + share)?;
     let factory = Arc::clone(&loaded.factory);
     loaded.factory = Arc::new(move |number| {
         let mut engine = factory(number)?;
-        all(&requests, &mut *engine)?;
+        all(&requests, &mut *engine, Instant::now() + share)?;
         Ok(engine)
     });
     Ok(())
 }
 
-fn all(requests: &[(String, InferRequest, u32)], engine: &mut dyn Engine) -> Result<(), String> {
+/// No run begins after `deadline`.
+fn all(
+    requests: &[(String, InferRequest, u32)],
+    engine: &mut dyn Engine,
+    deadline: Instant,
+) -> Result<(), String> {
     for (name, request, count) in requests {
-        for _ in 0..*count {
+        for done in 0..*count {
+            if Instant::now() >= deadline {
+                tracing::warn!(
+                    "model_warmup '{name}' ends after {done} of {count} runs, as its time is over"
+                );
+                return Ok(());
+            }
             warmup::run_alone(engine, request)
                 .map_err(|error| format!("failed to run model_warmup '{name}': {error}"))?;
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use forebay_proto::tensor::DataType;
+
+    use crate::engine::fake::Script;
+    use crate::inference::Tensor;
+
+    #[test]
+    fn no_run_begins_when_the_time_is_over() {
+        let script = Arc::new(Script::default());
+        let mut engine = script.factory()(0).unwrap();
+        let tensor = Tensor {
+            datatype: DataType::Fp32,
+            shape: vec![1, 2],
+            data: Bytes::from_static(&[0; 8]),
+        };
+        let request = InferRequest {
+            inputs: vec![(0, tensor)],
+            outputs: vec![0],
+            rows: 1,
+            deadline: None,
+            priority: 0,
+            trace: None,
+        };
+        let requests = [("zeros".to_owned(), request, 3)];
+        let now = Instant::now();
+        all(&requests, &mut *engine, now + LONGEST).unwrap();
+        assert_eq!(*script.runs.lock(), [1, 1, 1]);
+        all(&requests, &mut *engine, now).unwrap();
+        assert_eq!(script.runs.lock().len(), 3);
+    }
 }

@@ -1,7 +1,9 @@
 //! How one model is to be served: what the worker's configuration says over the `config.pbtxt` in the model's
 //! folder, if there is one; or, over both, what a client said that had it loaded.
 
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _};
+use std::path::Path;
 
 use forebay_config::worker::{Ensemble, Model, Worker};
 
@@ -16,6 +18,14 @@ pub struct Settings {
     pub said: Option<Understood>,
 }
 
+/// No more of it than is needed to see that it is too long.
+fn text_of(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let most = pbtxt::LONGEST as u64 + 1;
+    File::open(path)?.take(most).read_to_string(&mut text)?;
+    Ok(text)
+}
+
 impl Settings {
     /// # Errors
     /// The file cannot be read or is wrong. One line.
@@ -28,7 +38,7 @@ impl Settings {
             });
         }
         let path = source.repository.join(name).join(pbtxt::FILE);
-        let text = match std::fs::read_to_string(path) {
+        let text = match text_of(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Ok(Self {
@@ -38,7 +48,11 @@ impl Settings {
             }
             Err(error) => return Err(format!("{}: {error}", pbtxt::FILE)),
         };
-        let said = pbtxt::read(&text, name, &worker.defaults)?;
+        let mut said = pbtxt::read(&text, name, &worker.defaults)?;
+        if source.kept.is_some() {
+            let requested = said.requested();
+            said = requested.map_err(|reason| format!("{}: {reason}", pbtxt::FILE))?;
+        }
         Ok(Self {
             config: worker.model_over(name, said.overrides.over(worker.defaults.clone())),
             said: Some(said),

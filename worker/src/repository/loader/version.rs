@@ -53,7 +53,7 @@ impl Loader {
             }
             if let Some(said) = &said {
                 said.declared.apply(name, &mut loaded.signature)?;
-                first_requests::run(&folder, said, &mut loaded)?;
+                first_requests::run(&folder, said, config.all_instances(), &mut loaded)?;
             }
             let labels = Labels::read(&folder, &config.labels, &loaded.signature)?;
             let spec = ModelSpec {

@@ -8,6 +8,7 @@ use forebay_proto::inference::model_queue_policy::TimeoutAction;
 use forebay_proto::inference::{ModelConfig, ModelDynamicBatching, ModelQueuePolicy};
 
 use super::Findings;
+use super::limits::{PRIORITY_LEVELS, QUEUE_DELAY_MICROS, QUEUE_SIZE};
 use super::signature::{Batching, Declared};
 
 pub(super) fn read(
@@ -75,7 +76,12 @@ fn dynamic(
     sizes.sort_unstable();
     sizes.dedup();
     overrides.preferred_batch_sizes = Some(sizes);
-    overrides.max_queue_delay = Some(Duration::from_micros(dynamic.max_queue_delay_microseconds));
+    let delay = findings.within(
+        "dynamic_batching.max_queue_delay_microseconds",
+        dynamic.max_queue_delay_microseconds,
+        &QUEUE_DELAY_MICROS,
+    );
+    overrides.max_queue_delay = delay.map(Duration::from_micros);
     priorities(dynamic, overrides, findings);
     if let Some(policy) = &dynamic.default_queue_policy {
         queue(policy, overrides, findings);
@@ -90,6 +96,7 @@ fn dynamic(
 
 fn priorities(dynamic: &ModelDynamicBatching, overrides: &mut Overrides, findings: &mut Findings) {
     let (levels, default) = (dynamic.priority_levels, dynamic.default_priority_level);
+    findings.within("dynamic_batching.priority_levels", levels, &PRIORITY_LEVELS);
     if levels == 0 && default > 0 {
         findings.note(
             "dynamic_batching.default_priority_level",
@@ -117,7 +124,11 @@ fn priorities(dynamic: &ModelDynamicBatching, overrides: &mut Overrides, finding
 
 fn queue(policy: &ModelQueuePolicy, overrides: &mut Overrides, findings: &mut Findings) {
     if policy.max_queue_size > 0 {
-        overrides.max_queue_size = Some(policy.max_queue_size);
+        overrides.max_queue_size = findings.within(
+            "dynamic_batching.default_queue_policy.max_queue_size",
+            policy.max_queue_size,
+            &QUEUE_SIZE,
+        );
     }
     if policy.default_timeout_microseconds > 0 {
         findings.note(

@@ -10,8 +10,10 @@
 
 mod batching;
 mod ensemble;
+mod limits;
 mod parameters;
 mod placement;
+mod requested;
 mod reshape;
 mod signature;
 mod tensors;
@@ -25,6 +27,7 @@ use forebay_proto::inference::model_version_policy::PolicyChoice;
 
 pub use reshape::Reshapes;
 pub use signature::{Batching, Declared, DeclaredTensor};
+pub use text::LONGEST;
 pub use warmup::{Content, Sample, SampleInput};
 
 /// The file's name in a model's folder.
@@ -80,6 +83,7 @@ pub fn read(text: &str, folder: &str, defaults: &Model) -> Result<Understood, St
 /// One line with everything that is wrong.
 pub fn read_json(json: &str, folder: &str, defaults: &Model) -> Result<Understood, String> {
     let said = text::parse_json(json).and_then(|said| understand(said, folder, defaults));
+    let said = said.and_then(Understood::requested);
     said.map_err(|problems| format!("parameter 'config': {problems}"))
 }
 

@@ -5,6 +5,7 @@ use forebay_config::worker::Overrides;
 use forebay_proto::inference::ModelConfig;
 
 use super::Findings;
+use super::limits::THREADS;
 
 pub(super) fn read(config: &ModelConfig, overrides: &mut Overrides, findings: &mut Findings) {
     for (key, parameter) in &config.parameters {
@@ -12,7 +13,12 @@ pub(super) fn read(config: &ModelConfig, overrides: &mut Overrides, findings: &m
         let field = format!("parameters '{key}'");
         match &key[..] {
             "intra_op_thread_count" => match value.parse::<i64>() {
-                Ok(threads) => overrides.threads = usize::try_from(threads).ok().filter(|n| *n > 0),
+                // The number is left to the server.
+                Ok(..=0) => {}
+                Ok(threads) => {
+                    let threads = findings.within(&field, threads, &THREADS);
+                    overrides.threads = threads.and_then(|threads| usize::try_from(threads).ok());
+                }
                 Err(_) => findings.problem(format!("{field} is '{value}', expected an integer")),
             },
             "gpu_mem_limit" => cuda_memory_limit(&field, value, overrides, findings),

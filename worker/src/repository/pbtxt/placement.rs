@@ -6,6 +6,7 @@ use forebay_proto::inference::model_optimization_policy::execution_accelerators:
 use forebay_proto::inference::{ModelConfig, ModelInstanceGroup};
 
 use super::Findings;
+use super::limits::{DEVICES, INSTANCES};
 use super::parameters::{boolean, cuda_memory_limit};
 
 pub(super) fn read(config: &ModelConfig, overrides: &mut Overrides, findings: &mut Findings) {
@@ -80,7 +81,7 @@ fn instances(groups: &[ModelInstanceGroup], overrides: &mut Overrides, findings:
     let count = |group: &ModelInstanceGroup| u32::try_from(group.count).unwrap_or(0).max(1);
     let alike = used.iter().all(|group| group.gpus == first.gpus);
     let total = used.iter().map(|group| count(group));
-    overrides.instances = if alike {
+    let instances = if alike {
         Some(total.fold(0, u32::saturating_add))
     } else {
         findings.note(
@@ -89,11 +90,13 @@ fn instances(groups: &[ModelInstanceGroup], overrides: &mut Overrides, findings:
         );
         total.max()
     };
+    overrides.instances = instances
+        .and_then(|instances| findings.within("instance_group count", instances, &INSTANCES));
     let mut devices = Vec::new();
     for gpu in used.iter().flat_map(|group| &group.gpus) {
         match u32::try_from(*gpu) {
-            Ok(device) if !devices.contains(&device) => devices.push(device),
-            Ok(_) => {}
+            Ok(device) if devices.contains(&device) => {}
+            Ok(device) => devices.extend(findings.within("instance_group gpus", device, &DEVICES)),
             Err(_) => findings.problem(format!("instance_group gpus {gpu}, expected 0 or more")),
         }
     }

@@ -7,6 +7,7 @@ use forebay_proto::inference::{ModelConfig, ModelOutput, ModelTensorReshape};
 use forebay_proto::tensor::DataType;
 
 use super::Findings;
+use super::limits::ROWS;
 use super::signature::{Batching, Declared, DeclaredTensor};
 use crate::repository::layout::is_file_path;
 
@@ -36,7 +37,10 @@ pub(super) fn declared(config: &ModelConfig, findings: &mut Findings) -> Declare
     let batching = match u32::try_from(config.max_batch_size) {
         Ok(0) if inputs.is_empty() || outputs.is_empty() => Batching::Unsaid,
         Ok(0) => Batching::None,
-        Ok(rows) => Batching::Rows(rows),
+        Ok(rows) => match findings.within("'max_batch_size'", rows, &ROWS) {
+            Some(rows) => Batching::Rows(rows),
+            None => Batching::Unsaid,
+        },
         Err(_) => {
             findings.problem(format!(
                 "'max_batch_size' must be a non-negative value, found {}",

@@ -8,6 +8,7 @@ use forebay_proto::inference::model_warmup::input::InputDataType;
 use forebay_proto::inference::{ModelConfig, ModelWarmup};
 use forebay_proto::tensor::DataType;
 
+use super::limits::WARM_UP_COUNT;
 use super::{Findings, Reshapes};
 use crate::inference::{InferRequest, Signature, Tensor};
 
@@ -50,10 +51,15 @@ pub(super) fn samples(config: &ModelConfig, findings: &mut Findings) -> Vec<Samp
                 ));
                 return None;
             }
+            let count = findings.within(
+                &format!("model_warmup '{}' count", sample.name),
+                sample.count,
+                &WARM_UP_COUNT,
+            )?;
             Some(Sample {
                 name: sample.name.clone(),
                 batch_size: sample.batch_size,
-                count: sample.count.max(1),
+                count: count.max(1),
                 inputs: inputs(sample, findings)?,
             })
         })
