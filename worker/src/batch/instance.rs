@@ -105,7 +105,7 @@ impl Common {
 pub struct Instance {
     common: Arc<Common>,
     number: usize,
-    /// None after a panic, until the next batch; and while it is parked or unloaded.
+    /// None after it was lost, until the next batch; and while it is parked or unloaded.
     engine: Option<Box<dyn Engine>>,
     /// Where memory is bounded.
     seat: Option<Seat>,
@@ -170,6 +170,11 @@ impl Instance {
             }
             Err(failure) => {
                 self.report(rows, &phases, Some(&failure.to_string()));
+                if let Failure::Lost(reason) = &failure {
+                    tracing::error!(model = %self.common.model, instance = self.number, reason, "instance lost its engine");
+                    self.engine = None;
+                    self.common.lane.set_interrupt(self.number, None);
+                }
                 if jobs.iter().all(Waiting::is_cancelled) {
                     self.common.count_cancelled(jobs);
                 } else {
@@ -212,6 +217,7 @@ impl Instance {
                 results
             }));
             match guarded {
+                Ok(Err(EngineError::Broken(reason))) => Err(Failure::Lost(reason)),
                 Ok(results) => results.map_err(Failure::Engine),
                 Err(panic) => Err(Failure::Lost(format!(
                     "the engine panicked: {}",
@@ -370,10 +376,12 @@ impl Instance {
             }
             Failure::Engine(error) if jobs.len() == 1 => self.fail(jobs, |model| match &error {
                 EngineError::InvalidInput(message) => InferError::InvalidInput(message.clone()),
-                EngineError::Interrupted | EngineError::Failed(_) => InferError::Engine {
-                    model: Arc::clone(model),
-                    message: error.to_string(),
-                },
+                EngineError::Interrupted | EngineError::Broken(_) | EngineError::Failed(_) => {
+                    InferError::Engine {
+                        model: Arc::clone(model),
+                        message: error.to_string(),
+                    }
+                }
             }),
             Failure::Engine(_) => {
                 let mut first = jobs;
@@ -381,15 +389,10 @@ impl Instance {
                 self.process(first, started);
                 self.process(second, started);
             }
-            Failure::Lost(reason) => {
-                tracing::error!(model = %self.common.model, instance = self.number, reason, "instance lost its engine");
-                self.engine = None;
-                self.common.lane.set_interrupt(self.number, None);
-                self.fail(jobs, |model| InferError::Engine {
-                    model: Arc::clone(model),
-                    message: reason.clone(),
-                });
-            }
+            Failure::Lost(reason) => self.fail(jobs, |model| InferError::Engine {
+                model: Arc::clone(model),
+                message: reason.clone(),
+            }),
         }
     }
 

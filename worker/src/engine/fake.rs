@@ -28,6 +28,8 @@ pub struct Script {
     pub instances: AtomicUsize,
     /// The output has one row too many.
     pub crooked: AtomicBool,
+    /// An interrupted engine cannot run any more.
+    pub brittle: AtomicBool,
     /// No further instance can be made.
     pub barren: AtomicBool,
 }
@@ -73,6 +75,9 @@ impl Script {
         gate.standing -= 1;
         gate.entered.remove(&engine);
         if gate.interrupted.remove(&engine) {
+            if self.brittle.load(Ordering::SeqCst) {
+                return Err(EngineError::Broken("stays interrupted".to_owned()));
+            }
             return Err(EngineError::Interrupted);
         }
         Ok(())

@@ -29,7 +29,7 @@ pub trait Engine: Send {
     /// Computes `outputs` (indexes into `Signature::outputs`, ascending) and nothing else; the answer has their order.
     ///
     /// # Errors
-    /// `EngineError`, after which the engine is still usable.
+    /// `EngineError`, after which the engine is still usable unless it is `Broken`.
     fn run(
         &mut self,
         inputs: &[BoundTensor<'_>],
@@ -61,6 +61,9 @@ pub enum EngineError {
     InvalidInput(String),
     #[error("the run was interrupted")]
     Interrupted,
+    /// The engine cannot run any more.
+    #[error("{0}")]
+    Broken(String),
     /// Anything else.
     #[error("{0}")]
     Failed(String),

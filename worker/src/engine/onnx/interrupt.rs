@@ -5,7 +5,7 @@
 use ort::session::RunOptions;
 use parking_lot::Mutex;
 
-use crate::engine::Interrupt;
+use crate::engine::{EngineError, Interrupt};
 
 /// What an engine and its interrupter share: the options of its runs, which one thread starts, one at a time.
 pub(super) struct Termination {
@@ -60,19 +60,25 @@ impl Running<'_> {
     }
 
     /// Ends it. True if it was interrupted.
-    pub(super) fn end(self) -> bool {
-        *self.0.state.lock() == State::Interrupted
+    ///
+    /// # Errors
+    /// `Broken`: the flag cannot be taken back, so every later run with these options would end at once.
+    pub(super) fn end(self) -> Result<bool, EngineError> {
+        let mut state = self.0.state.lock();
+        if *state != State::Interrupted {
+            return Ok(false);
+        }
+        self.0.options.unterminate().map_err(|error| {
+            EngineError::Broken(format!("runs would be interrupted from now on: {error}"))
+        })?;
+        *state = State::Idle;
+        Ok(true)
     }
 }
 
+/// Nothing interrupts any more, even where a panic ended the run; who panics is not run again.
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.state.lock();
-        if *state == State::Interrupted
-            && let Err(error) = self.0.options.unterminate()
-        {
-            tracing::error!(%error, "an interrupted instance cannot run any more");
-        }
-        *state = State::Idle;
+        *self.0.state.lock() = State::Idle;
     }
 }

@@ -41,7 +41,7 @@ impl Engine for Onnx {
         }
         let running = self.termination.run();
         let results = self.session.run(&feed, outputs, running.options());
-        let interrupted = running.end();
+        let interrupted = running.end()?;
         let values = match results {
             Ok(values) => values.into_iter(),
             Err(_) if interrupted => return Err(EngineError::Interrupted),

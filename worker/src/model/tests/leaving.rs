@@ -131,3 +131,17 @@ fn what_was_learned_is_shown_for_every_weight() {
     let model = start(&script, cold);
     assert!(model.learned().is_empty());
 }
+
+#[test]
+fn an_engine_that_stays_interrupted_is_made_anew() {
+    let script: Arc<Script> = Arc::default();
+    script.brittle.store(true, Ordering::SeqCst);
+    let model = start(&script, config());
+    drop(occupy(&script, &model));
+    let next = submit(&model, 1.0);
+    script.open();
+    assert_eq!(echo(next), bytes_of(&[1.0, 1.0]));
+    assert_eq!(script.instances.load(Ordering::SeqCst), 2);
+    let statistics = model.statistics();
+    assert_eq!((statistics.cancelled, statistics.terminated), (1, 1));
+}
