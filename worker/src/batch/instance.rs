@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::batch::gather::{Fill, Gather};
 use crate::batch::job::{Answer, Job, Settled};
-use crate::batch::lane::{DroppedJobs, Lane, Measured, Work};
+use crate::batch::lane::{DroppedJobs, Lane, Measured, Standing, Work};
 use crate::batch::memory::Seat;
 use crate::batch::outputs::{Failure, distribute, wanted_outputs};
 use crate::batch::padding::Padding;
@@ -111,6 +111,8 @@ pub struct Instance {
     seat: Option<Seat>,
     gather: Gather,
     reports: Vec<RequestReport>,
+    /// What of a batch that failed is to be run again after what is run now, the next last.
+    rest: Vec<Standing>,
 }
 
 impl Instance {
@@ -126,6 +128,7 @@ impl Instance {
             seat,
             gather: Gather::default(),
             reports: Vec::new(),
+            rest: Vec::new(),
         }
     }
 
@@ -140,6 +143,7 @@ impl Instance {
                 self.common.answer_dropped(dropped);
                 match work {
                     Work::Batch(jobs) => {
+                        self.rest.clear();
                         self.unpark();
                         self.process(jobs, started);
                     }
@@ -291,7 +295,9 @@ impl Instance {
             let (now, weight) = (Instant::now(), first.weight());
             let took = now.saturating_duration_since(phases.gather.start);
             let measured = Measured { weight, rows, took };
-            self.common.lane.done(self.number, measured, now);
+            self.common
+                .lane
+                .done(self.number, measured, &self.rest, now);
         }
         let mut finished = Vec::with_capacity(jobs.len());
         let mut again = Vec::new();
@@ -361,18 +367,14 @@ impl Instance {
             Failure::NotByRow(reason) => {
                 tracing::warn!(model = %self.common.model, reason, "rows are not independent, batching is off for this model");
                 self.common.lane.stop_stacking();
-                for job in jobs {
-                    self.process(vec![job], started);
-                }
+                self.run_again(jobs.into_iter().map(|job| vec![job]).collect(), started);
             }
             Failure::NotByLength(reason) => {
                 tracing::warn!(model = %self.common.model, reason, "outputs cannot be cut to length, padding is off for this model");
                 if let Some(padding) = &self.common.padding {
                     padding.abandon();
                 }
-                for job in jobs {
-                    self.process(vec![job], started);
-                }
+                self.run_again(jobs.into_iter().map(|job| vec![job]).collect(), started);
             }
             Failure::Engine(error) if jobs.len() == 1 => self.fail(jobs, |model| match &error {
                 EngineError::InvalidInput(message) => InferError::InvalidInput(message.clone()),
@@ -386,13 +388,29 @@ impl Instance {
             Failure::Engine(_) => {
                 let mut first = jobs;
                 let second = first.split_off(first.len() / 2);
-                self.process(first, started);
-                self.process(second, started);
+                self.run_again(vec![first, second], started);
             }
             Failure::Lost(reason) => self.fail(jobs, |model| InferError::Engine {
                 model: Arc::clone(model),
                 message: reason.clone(),
             }),
+        }
+    }
+
+    /// Runs a batch that failed in smaller ones. Until the last of them, the instance is known to be busy with what
+    /// is left, which can be interrupted.
+    fn run_again(&mut self, batches: Vec<Vec<Job>>, started: Instant) {
+        for batch in batches.iter().rev() {
+            self.rest.extend(batch.iter().map(|job| Standing {
+                number: job.number,
+                rows: job.request.rows,
+            }));
+        }
+        for batch in batches {
+            self.common.lane.carry_on(self.number, &self.rest);
+            self.rest
+                .truncate(self.rest.len().saturating_sub(batch.len()));
+            self.process(batch, started);
         }
     }
 

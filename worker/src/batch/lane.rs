@@ -69,6 +69,13 @@ pub struct Measured {
     pub took: Duration,
 }
 
+/// A request of a batch that is still to be run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    pub number: u64,
+    pub rows: usize,
+}
+
 /// A look at the queue and at what was learned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glance {
@@ -205,16 +212,30 @@ impl Lane {
         }
     }
 
-    /// The instance is done with its batch but for the answers; nothing in it can be interrupted any more.
-    pub fn done(&self, instance: usize, measured: Measured, now: Instant) {
+    /// A run worked. The instance is done with its batch but for the answers, and nothing in it can be interrupted
+    /// any more; or `rest` of it is still to be run, after another run of it failed.
+    pub fn done(&self, instance: usize, measured: Measured, rest: &[Standing], now: Instant) {
         let Measured { weight, rows, took } = measured;
         let mut state = self.state.lock();
-        if let Some(occupied) = state.instances.get_mut(instance) {
-            occupied.wanted.clear();
-            occupied.free_at = Some(now);
-        }
         state.forming.record(weight, rows, took);
         state.measured.insert(weight.class(), now);
+        let left: usize = rest.iter().map(|standing| standing.rows).sum();
+        let curve = state.forming.curve(weight).filter(|_| left > 0);
+        let expected = curve.and_then(|curve| curve.duration(left));
+        if let Some(occupied) = state.instances.get_mut(instance) {
+            if rest.is_empty() {
+                occupied.wanted.clear();
+            }
+            occupied.free_at = Some(now + expected.unwrap_or_default());
+        }
+    }
+
+    /// Of the batch, only `rest` is to be run from now on.
+    pub fn carry_on(&self, instance: usize, rest: &[Standing]) {
+        if let Some(occupied) = self.state.lock().instances.get_mut(instance) {
+            let wanted = &mut occupied.wanted;
+            wanted.retain(|number| rest.iter().any(|standing| standing.number == *number));
+        }
     }
 
     /// From now on every request goes by itself.

@@ -2,6 +2,17 @@
 
 use super::*;
 
+/// Closes the gate when a batch of two rows is done.
+struct ClosesAfterTwo(Arc<Script>);
+
+impl BatchObserver for ClosesAfterTwo {
+    fn batch_done(&self, report: BatchReport<'_>) {
+        if report.rows == 2 && report.error.is_none() {
+            self.0.close();
+        }
+    }
+}
+
 /// A call of one row.
 fn submit(model: &Model, value: f32) -> Ticket {
     model
@@ -95,7 +106,7 @@ fn a_deadline_that_cannot_be_met_is_refused_at_once() {
             rows: 1,
             took: Duration::from_secs(3600),
         };
-        lane.done(0, slow, Instant::now());
+        lane.done(0, slow, &[], Instant::now());
     }
     let refused = model.submit(request.clone(), Instant::now());
     let Err(InferError::CannotMeetDeadline { expected_wait, .. }) = refused else {
@@ -144,4 +155,32 @@ fn an_engine_that_stays_interrupted_is_made_anew() {
     assert_eq!(script.instances.load(Ordering::SeqCst), 2);
     let statistics = model.statistics();
     assert_eq!((statistics.cancelled, statistics.terminated), (1, 1));
+}
+
+#[test]
+fn what_is_run_again_after_a_failure_ends_too_when_nobody_waits_for_it() {
+    let script: Arc<Script> = Arc::default();
+    let observer = Arc::new(ClosesAfterTwo(Arc::clone(&script)));
+    let cold = ModelConfig {
+        warm_up: false,
+        ..config()
+    };
+    let model = start_with(&script, cold, observer);
+    let busy = occupy(&script, &model);
+    let done = [submit(&model, 1.0), submit(&model, 2.0)];
+    let left = [submit(&model, 3.0), submit(&model, FAIL)];
+    script.open();
+    echo(busy);
+    done.map(echo);
+    script.wait_for_standing(1);
+    assert_eq!(*script.runs.lock(), [1, 4, 2, 2]);
+    drop(left);
+    let next = submit(&model, 4.0);
+    while *script.runs.lock() != [1, 4, 2, 2, 1] {
+        std::thread::yield_now();
+    }
+    script.open();
+    assert_eq!(echo(next), bytes_of(&[4.0, 4.0]));
+    let statistics = model.statistics();
+    assert_eq!((statistics.cancelled, statistics.terminated), (2, 1));
 }
