@@ -11,7 +11,7 @@ use http::{Method, Response};
 use hyper::body::Incoming;
 
 use super::refusal::Refusal;
-use super::{aside, body, json};
+use super::{aside, body, json, owned, tell};
 use crate::server::Body;
 use crate::service::{Arrival, Fault, Front, Progress};
 
@@ -24,9 +24,12 @@ pub async fn answer(
     parts: &Parts,
     body: Incoming,
 ) -> Response<Body> {
-    const NAME: &str = "POST /v2/models/{model}/generate";
+    let name = match call.stream {
+        true => "POST /v2/models/{model}/generate_stream",
+        false => "POST /v2/models/{model}/generate",
+    };
     let traceparent = parts.headers.get("traceparent").map(HeaderValue::as_bytes);
-    let mut progress = Progress::new(front.observer.tracing.server(NAME, traceparent));
+    let mut progress = Progress::new(front.observer.tracing.server(name, traceparent));
     let generated = generate(front, &call, parts, body, &mut progress).await;
     let error = generated.as_ref().err().map(Refusal::to_string);
     let mut response = match generated {
@@ -39,7 +42,8 @@ pub async fn answer(
         Err(refusal) => refusal.into_response(),
     };
     progress.tell(&front.load, response.headers_mut());
-    if let Some(span) = progress.span {
+    if let Some(mut span) = progress.span {
+        tell(&mut span, name, parts, response.status());
         span.end(error);
     }
     response
@@ -68,7 +72,11 @@ async fn generate(
     });
     let fields: Vec<Field> = fields.collect();
     let body = body::read(&parts.headers, body, front.max_message_bytes).await?;
-    let request = rest::generate_request(model, &fields, &body)?;
+    let model = owned(model);
+    let request = aside(body.len(), move || {
+        rest::generate_request(&model, &fields, &body)
+    })
+    .await??;
     let response = front.infer(request, arrival, progress).await?;
     let bytes: usize = response.raw_output_contents.iter().map(Bytes::len).sum();
     let body = aside(bytes, move || rest::generate_answer(&response)).await??;

@@ -16,13 +16,14 @@ use bytes::Bytes;
 use forebay_proto::rest::{self, Call, GenerateCall, JSON_LENGTH_HEADER, MemoryCall, Model};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use self::refusal::Refusal;
 use crate::server::Body;
 use crate::service::{Arrival, Fault, Front, Progress, no_cuda};
 use crate::telemetry::prometheus;
+use crate::telemetry::spans::ServerSpan;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Of an answer with binary tensors.
@@ -180,7 +181,6 @@ async fn traced(
     body: Incoming,
     at: Instant,
 ) -> Response<Body> {
-    const ROUTE: &str = "/v2/models/{model}/infer";
     const NAME: &str = "POST /v2/models/{model}/infer";
     let traceparent = parts.headers.get("traceparent").map(HeaderValue::as_bytes);
     let mut progress = Progress::new(front.observer.tracing.server(NAME, traceparent));
@@ -189,16 +189,20 @@ async fn traced(
     let mut response = answered.unwrap_or_else(Refusal::into_response);
     progress.tell(&front.load, response.headers_mut());
     if let Some(mut span) = progress.span {
-        span.set("http.request.method", "POST");
-        span.set("http.route", ROUTE);
-        span.set("url.path", parts.uri.path().to_owned());
-        span.set(
-            "http.response.status_code",
-            i64::from(response.status().as_u16()),
-        );
+        tell(&mut span, NAME, parts, response.status());
         span.end(error);
     }
     response
+}
+
+/// What the span of a call says of it. `name` is method and route.
+fn tell(span: &mut ServerSpan, name: &'static str, parts: &Parts, status: StatusCode) {
+    if let Some((method, route)) = name.split_once(' ') {
+        span.set("http.request.method", method);
+        span.set("http.route", route);
+    }
+    span.set("url.path", parts.uri.path().to_owned());
+    span.set("http.response.status_code", i64::from(status.as_u16()));
 }
 
 async fn infer(
@@ -214,21 +218,9 @@ async fn infer(
         .get(JSON_LENGTH_HEADER)
         .map(|value| rest::json_length(value.as_bytes()))
         .transpose()?;
-    let call = aside(body.len(), {
-        let (name, version) = (
-            model.name.to_string(),
-            model.version.as_deref().map(str::to_owned),
-        );
-        move || {
-            rest::infer_request(
-                &Model {
-                    name: name.into(),
-                    version: version.map(Cow::from),
-                },
-                &body,
-                json_length,
-            )
-        }
+    let model = owned(model);
+    let call = aside(body.len(), move || {
+        rest::infer_request(&model, &body, json_length)
     })
     .await??;
     let form = call.form;
@@ -253,6 +245,14 @@ async fn infer(
         .headers_mut()
         .insert(JSON_LENGTH_HEADER, HeaderValue::from(length));
     Ok(response)
+}
+
+fn owned(model: &Model<'_>) -> Model<'static> {
+    let owned = |text: &Cow<'_, str>| Cow::Owned(text.clone().into_owned());
+    Model {
+        name: owned(&model.name),
+        version: model.version.as_ref().map(owned),
+    }
 }
 
 /// Runs `work` here when it is about few bytes, else on a thread that may take its time: JSON of some size

@@ -7,6 +7,7 @@ use flate2::write::{GzEncoder, ZlibEncoder};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use opentelemetry_sdk::trace::SpanData;
 use serde_json::{Value, json};
 
 use super::*;
@@ -297,19 +298,34 @@ async fn a_traced_request_has_its_server_span() {
         "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     )];
     send(&bed, "POST", INFER, &parent, request().to_string()).await;
-    send(&bed, "POST", INFER, &parent, "{").await;
+    for path in ["infer", "generate", "generate_stream"] {
+        let path = format!("/v2/models/fake/{path}");
+        send(&bed, "POST", &path, &parent, "{").await;
+    }
     let spans = bed.spans.finished();
-    let servers: Vec<_> = spans
-        .iter()
-        .filter(|span| span.name == "POST /v2/models/{model}/infer")
-        .collect();
-    let statuses: Vec<i64> = servers
-        .iter()
-        .flat_map(|span| &span.attributes)
-        .filter(|attribute| attribute.key.as_str() == "http.response.status_code")
-        .map(|attribute| attribute.value.as_str().parse().unwrap())
-        .collect();
-    assert_eq!(statuses, [200, 400]);
+    let said = |route: &str| -> Vec<(String, String)> {
+        let name = format!("POST {route}");
+        let servers = spans.iter().filter(|span| span.name == name);
+        let said = |span: &SpanData, key: &str| {
+            let attributes = span.attributes.iter();
+            let mut values = attributes.filter(|attribute| attribute.key.as_str() == key);
+            values.next().unwrap().value.as_str().into_owned()
+        };
+        let said = servers.map(|span| {
+            assert_eq!(said(span, "http.request.method"), "POST");
+            (
+                said(span, "http.route"),
+                said(span, "http.response.status_code"),
+            )
+        });
+        said.collect()
+    };
+    let of = |route: &str, status: &str| (route.to_owned(), status.to_owned());
+    let [infer, generate, stream] =
+        ["infer", "generate", "generate_stream"].map(|call| format!("/v2/models/{{model}}/{call}"));
+    assert_eq!(said(&infer), [of(&infer, "200"), of(&infer, "400")]);
+    assert_eq!(said(&generate), [of(&generate, "400")]);
+    assert_eq!(said(&stream), [of(&stream, "400")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
