@@ -1,6 +1,7 @@
-//! A worker under everything at once: all datatypes, random shapes, gRPC and REST, callers who leave, deadlines,
-//! models that are loaded anew, get new versions or break, an ensemble over one of them. No valid request may fail, nothing may grow, and every
-//! counter must agree with what the callers saw.
+//! A worker under everything at once: all datatypes, random shapes, gRPC, streams and REST, padding, requests that are
+//! run in parts, priorities, callers who leave, deadlines, models that are loaded anew, get new versions or break, an
+//! ensemble over one of them. No valid request may fail, nothing may grow, and every counter must agree with what the
+//! callers saw.
 //!
 //! Lasts `FOREBAY_SOAK_SECONDS` (20 when not set; `make soak` says 600). The rate is modest: this looks for what
 //! goes wrong over time, not for how fast it goes.
@@ -31,6 +32,13 @@ response_cache = '64KiB'
 [models.count]
 max_batch_size = 4
 max_queue_size = 64
+[models.padded]
+max_batch_size = 8
+max_queue_delay = '5ms'
+priority_levels = 3
+[models.padded.padding]
+inputs = { x = 0 }
+outputs = ['y']
 [models.chain]
 inputs = ['x']
 outputs = ['y']
@@ -65,6 +73,7 @@ async fn nothing_fails_grows_or_is_miscounted() -> anyhow::Result<()> {
         onnx::write_version(models, &echo_of(datatype), 1, &onnx::echo(datatype))?;
     }
     onnx::write_version(models, "cached", 1, &onnx::double())?;
+    onnx::write_version(models, "padded", 1, &onnx::echo(DataType::Int64))?;
     let amount = FIRST_VERSION as f32;
     onnx::write_version(models, "add", FIRST_VERSION, &onnx::add(amount))?;
     let worker = repository.serve_with(CONFIG)?;

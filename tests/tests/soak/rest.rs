@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use forebay_proto::inference::ModelInferRequest;
+use forebay_proto::inference::infer_parameter::ParameterChoice;
 use forebay_tests::client::{Answer, Rest};
 use http::{Method, Request};
 use serde_json::json;
@@ -13,7 +14,7 @@ const LENGTH: &str = "inference-header-content-length";
 pub async fn infer(rest: &Rest, request: &ModelInferRequest) -> Result<Bytes, (Code, String)> {
     let input = &request.inputs[0];
     let data = &request.raw_input_contents[0];
-    let head = json!({
+    let mut head = json!({
         "inputs": [{
             "name": input.name,
             "datatype": input.datatype,
@@ -21,8 +22,14 @@ pub async fn infer(rest: &Rest, request: &ModelInferRequest) -> Result<Bytes, (C
             "parameters": {"binary_data_size": data.len()},
         }],
         "parameters": {"binary_data_output": true},
-    })
-    .to_string();
+    });
+    let priority = request.parameters.get("priority");
+    if let Some(ParameterChoice::Int64Param(priority)) =
+        priority.and_then(|priority| priority.parameter_choice.as_ref())
+    {
+        head["parameters"]["priority"] = json!(priority);
+    }
+    let head = head.to_string();
     let body = [head.as_bytes(), data].concat();
     let builder = Request::builder().header(LENGTH, head.len());
     let path = format!("/v2/models/{}/infer", request.model_name);

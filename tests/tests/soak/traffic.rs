@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use forebay_proto::inference::ModelInferRequest;
+use forebay_proto::inference::infer_parameter::ParameterChoice;
+use forebay_proto::inference::{InferParameter, ModelInferRequest, ModelInferResponse};
 use forebay_proto::tensor::DataType;
 use forebay_tests::client::{Inference, Rest, floats, integers, request};
 use forebay_tests::onnx::LOOKUP_ROWS;
 use parking_lot::Mutex;
-use tonic::Code;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
 
 use crate::{echo_of, rest};
 
@@ -25,6 +27,9 @@ const LONG: i64 = 20_000;
 
 /// Of `add`, when the callers begin.
 pub const FIRST_VERSION: u64 = 1;
+/// Of `padded`: rows of a batch at most, and levels of priority.
+const PADDED_BATCH: i64 = 8;
+const PRIORITIES: i64 = 3;
 
 /// What callers of one model saw.
 #[derive(Debug, Clone, Copy, Default)]
@@ -70,9 +75,13 @@ impl Caller {
     pub async fn call_until(mut self, end: Instant) {
         while Instant::now() < end {
             match self.random.u32(0..100) {
-                0..50 => {
+                0..40 => {
                     let datatype = DataType::ALL[self.random.usize(0..DataType::ALL.len())];
                     let (request, data) = self.echo(datatype);
+                    self.expect(request, Want::Exactly(data)).await;
+                }
+                40..50 => {
+                    let (request, data) = self.padded();
                     self.expect(request, Want::Exactly(data)).await;
                 }
                 50..65 => {
@@ -118,8 +127,28 @@ impl Caller {
         }
     }
 
+    /// Of one priority or another; filled up beside longer ones, and run in parts if it has many rows.
+    fn padded(&mut self) -> (ModelInferRequest, Bytes) {
+        let rows = self.random.i64(1..3 * PADDED_BATCH);
+        let (mut request, data) = self.echo_rows("padded", DataType::Int64, rows);
+        let priority = InferParameter {
+            parameter_choice: Some(ParameterChoice::Int64Param(self.random.i64(1..=PRIORITIES))),
+        };
+        request.parameters.insert("priority".to_owned(), priority);
+        (request, data)
+    }
+
     fn echo(&mut self, datatype: DataType) -> (ModelInferRequest, Bytes) {
         let rows = self.random.i64(1..9);
+        self.echo_rows(&echo_of(datatype), datatype, rows)
+    }
+
+    fn echo_rows(
+        &mut self,
+        model: &str,
+        datatype: DataType,
+        rows: i64,
+    ) -> (ModelInferRequest, Bytes) {
         let columns = self.random.i64(1..33);
         let elements = (rows * columns) as usize;
         let mut data = Vec::new();
@@ -139,21 +168,39 @@ impl Caller {
                 }
             }
         }
-        let name = echo_of(datatype);
         let shape = vec![rows, columns];
-        let request = request(&name, "x", datatype.name(), shape, data.clone());
+        let request = request(model, "x", datatype.name(), shape, data.clone());
         (request, data.into())
     }
 
     /// Sends it over one of the transports: the first output's bytes, or the code of the error.
     async fn send(&mut self, request: ModelInferRequest) -> Result<Bytes, (Code, String)> {
-        if self.random.bool() {
-            return rest::infer(&self.rest, &request).await;
-        }
-        let answer = self.grpc.model_infer(request).await;
+        let answer = match self.random.u32(0..5) {
+            0..2 => return rest::infer(&self.rest, &request).await,
+            2..4 => self
+                .grpc
+                .model_infer(request)
+                .await
+                .map(tonic::Response::into_inner),
+            _ => self.stream(request).await,
+        };
         let answer = answer.map_err(|status| (status.code(), status.message().to_owned()))?;
-        let outputs = answer.into_inner().raw_output_contents;
+        let outputs = answer.raw_output_contents;
         Ok(outputs.into_iter().next().unwrap_or_default())
+    }
+
+    /// Over a stream of its own, whose errors are statuses.
+    async fn stream(&mut self, request: ModelInferRequest) -> Result<ModelInferResponse, Status> {
+        let mut requests = tonic::Request::new(tokio_stream::iter([request]));
+        let strict = MetadataValue::from_static("true");
+        requests.metadata_mut().insert("triton_grpc_error", strict);
+        let mut answers = self.grpc.model_stream_infer(requests).await?.into_inner();
+        let none = || Status::unknown("a stream without an answer");
+        let answer = answers.message().await?.ok_or_else(none)?;
+        if answers.message().await?.is_some() {
+            return Err(Status::unknown("two answers to one request"));
+        }
+        answer.infer_response.ok_or_else(none)
     }
 
     async fn expect(&mut self, request: ModelInferRequest, want: Want) {

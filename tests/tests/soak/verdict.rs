@@ -25,6 +25,16 @@ pub async fn counters(
             problems.extend(model_counters(&page, &model, seen));
         }
     }
+    for counter in [
+        "forebay_split_requests_total",
+        "forebay_padding_elements_total",
+    ] {
+        let counted = page.sum(counter, "model=\"padded\"");
+        println!("padded: {counter} {counted}");
+        if counted == 0.0 {
+            problems.push(format!("padded: {counter} counted nothing"));
+        }
+    }
     let request = ModelStatisticsRequest::default();
     let statistics = client.model_statistics(request).await?.into_inner();
     ensure!(!statistics.model_stats.is_empty(), "no statistics");
