@@ -171,7 +171,9 @@ fn what_is_run_again_after_a_failure_ends_too_when_nobody_waits_for_it() {
     let left = [submit(&model, 3.0), submit(&model, FAIL)];
     script.open();
     echo(busy);
-    done.map(echo);
+    for answer in done {
+        echo(answer);
+    }
     script.wait_for_standing(1);
     assert_eq!(*script.runs.lock(), [1, 4, 2, 2]);
     drop(left);
