@@ -122,14 +122,14 @@ impl Served {
         batches.then(|| usize::try_from(limit).unwrap_or(usize::MAX))
     }
 
-    /// Rows of one request at most: what is more than a batch is run in parts. `None` as for `row_limit`.
+    /// Rows of one request at most: what is more than a batch is run in parts. `None` as for `row_limit`, but an
+    /// ensemble with a built-in step has a limit in any case.
     pub fn request_limit(&self) -> Option<usize> {
-        let limit = self.row_limit()?;
         match self {
             Self::Model(model) if model.config().dynamic_batching => {
-                Some(limit.saturating_mul(MAX_PARTS))
+                Some(self.row_limit()?.saturating_mul(MAX_PARTS))
             }
-            Self::Model(_) => Some(limit),
+            Self::Model(_) => self.row_limit(),
             Self::Ensemble(ensemble) => ensemble.request_limit(),
         }
     }

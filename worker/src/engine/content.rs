@@ -13,7 +13,24 @@ const MAX_DIMENSION: i64 = u32::MAX as i64;
 /// # Errors
 /// What is wrong with the tensor, with the input's name inside.
 pub fn check(name: &str, tensor: &Tensor) -> Result<(), String> {
-    let shape = &tensor.shape;
+    shape(name, &tensor.shape)?;
+    match tensor.datatype {
+        DataType::Bool => match tensor.data.iter().find(|byte| **byte > 1) {
+            Some(byte) => Err(format!(
+                "input '{name}' has a BOOL element of {byte}, must be 0 or 1"
+            )),
+            None => Ok(()),
+        },
+        DataType::Bytes => strings(name, tensor),
+        _ => Ok(()),
+    }
+}
+
+/// The part of `check` that goes for values of any kind.
+///
+/// # Errors
+/// What is wrong with the shape, with the input's name inside.
+pub fn shape(name: &str, shape: &[i64]) -> Result<(), String> {
     if let Some(dimension) = shape
         .iter()
         .find(|dimension| !(0..=MAX_DIMENSION).contains(*dimension))
@@ -28,16 +45,7 @@ pub fn check(name: &str, tensor: &Tensor) -> Result<(), String> {
     if product.is_none() {
         return Err(format!("shape {shape:?} of input '{name}' is too large"));
     }
-    match tensor.datatype {
-        DataType::Bool => match tensor.data.iter().find(|byte| **byte > 1) {
-            Some(byte) => Err(format!(
-                "input '{name}' has a BOOL element of {byte}, must be 0 or 1"
-            )),
-            None => Ok(()),
-        },
-        DataType::Bytes => strings(name, tensor),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 fn strings(name: &str, tensor: &Tensor) -> Result<(), String> {

@@ -195,12 +195,15 @@ impl Ensemble {
                 .min()
                 .filter(|_| signature.batched)
         };
+        let built_in = steps.iter().any(|step| step.transform.is_some());
+        let mut request_limits: Vec<_> = served().map(|served| served.request_limit()).collect();
+        request_limits.push(built_in.then_some(step::MAX_ROWS));
         let cache = config.response_cache_bytes;
         Ok(Self {
             name: Arc::from(name),
             version,
             row_limit: least(served().map(|served| served.row_limit()).collect()),
-            request_limit: least(served().map(|served| served.request_limit()).collect()),
+            request_limit: least(request_limits),
             signature,
             made_with: served().map(Arc::downgrade).collect(),
             steps,
@@ -240,7 +243,7 @@ impl Ensemble {
         self.row_limit
     }
 
-    /// Rows of one request at most: the least of its models.
+    /// Rows of one request at most: the least of its models and built-in steps.
     pub fn request_limit(&self) -> Option<usize> {
         self.request_limit
     }

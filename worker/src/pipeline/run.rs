@@ -11,7 +11,8 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use super::Ensemble;
 use super::ask::{self, Inherited, Misfit};
 use super::cpu::Cpu;
-use super::step::{Input, StepError, Transform, split_rows};
+use super::step::{self, Input, StepError, Transform, split_rows};
+use crate::engine::content;
 use crate::inference::{InferError, InferRequest, Tensor};
 use crate::served::Served;
 use crate::telemetry::spans::ServerSpan;
@@ -40,6 +41,10 @@ impl Ensemble {
             .iter()
             .map(|output| flow.outputs[*output])
             .collect();
+        for (input, tensor) in &request.inputs {
+            let name = &self.signature.inputs[*input].name;
+            content::shape(name, &tensor.shape).map_err(InferError::InvalidInput)?;
+        }
         let needed = flow.needed(&asked);
         let mut doers = Vec::with_capacity(flow.steps.len());
         for (number, needed) in needed.iter().enumerate() {
@@ -192,7 +197,12 @@ impl Ensemble {
         ready: Ready,
     ) -> Result<Vec<Tensor>, InferError> {
         let label = &self.steps[ready.number].label;
+        let told = |error| match error {
+            StepError::Invalid(what) => InferError::InvalidInput(format!("{label}: {what}")),
+            StepError::Failed(what) => self.failed(format!("{label}: {what}")),
+        };
         let Ready { inputs, ports, .. } = ready;
+        step::check(&*transform, &inputs, &ports).map_err(told)?;
         let made = if transform.quick(&inputs) {
             Cpu::run_here(|| transform.run(&inputs, &ports))
         } else if transform.apart() {
@@ -201,10 +211,7 @@ impl Ensemble {
             self.cpu.run(move || transform.run(&inputs, &ports)).await
         };
         let made = made.ok_or_else(|| self.failed(format!("{label} panicked")))?;
-        made.map_err(|error| match error {
-            StepError::Invalid(what) => InferError::InvalidInput(format!("{label}: {what}")),
-            StepError::Failed(what) => self.failed(format!("{label}: {what}")),
-        })
+        made.map_err(told)
     }
 
     /// Groups of rows on several threads, put together again.
@@ -269,9 +276,8 @@ fn stacked(mut parts: Vec<Vec<Tensor>>) -> Vec<Tensor> {
         if let Some(rows) = shape.first_mut() {
             *rows = column().filter_map(|tensor| tensor.shape.first()).sum();
         }
-        let data: Vec<u8> = column()
-            .flat_map(|tensor| tensor.data.iter().copied())
-            .collect();
+        let mut data = Vec::with_capacity(column().map(|tensor| tensor.data.len()).sum());
+        column().for_each(|tensor| data.extend_from_slice(&tensor.data));
         whole.push(Tensor {
             datatype: first.datatype,
             shape,

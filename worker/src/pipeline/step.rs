@@ -1,5 +1,6 @@
 //! Built-in steps: what all of them have in common, and how one is made of its configuration.
 
+mod bounds;
 mod detokenizer;
 mod image;
 mod labels;
@@ -43,6 +44,11 @@ pub trait Transform: Typed + Send + Sync {
     /// The tensors of `ports`, in their order.
     fn run(&self, inputs: &[Input], ports: &[String]) -> Result<Vec<Tensor>, StepError>;
 
+    /// Refuses inputs for which `run` would make too much, as far as their shapes tell.
+    fn check(&self, _: &[Input], _: &[String]) -> Result<(), StepError> {
+        Ok(())
+    }
+
     /// Whether it is done in so little time that a thread that others wait for may do it.
     fn quick(&self, inputs: &[Input]) -> bool;
 
@@ -50,6 +56,19 @@ pub trait Transform: Typed + Send + Sync {
     fn apart(&self) -> bool {
         false
     }
+}
+
+/// To be asked for the whole of the inputs before anything is run with them.
+///
+/// # Errors
+/// Inputs that do not bear out their shapes, or of which the step would make too much.
+pub fn check(
+    transform: &dyn Transform,
+    inputs: &[Input],
+    ports: &[String],
+) -> Result<(), StepError> {
+    inputs.iter().try_for_each(bounds::check)?;
+    transform.check(inputs, ports)
 }
 
 /// `None`: the step is a model. Reads the files that it needs; blocks. Relative paths start at `repository`.
@@ -69,7 +88,14 @@ pub fn make(kind: &StepKind, repository: &Path) -> Result<Option<Arc<dyn Transfo
     }))
 }
 
+pub use bounds::MAX_ROWS;
 pub use strings::split_rows;
+
+/// Size of dimension 0: a tensor without any has one row.
+fn row_count(input: &Input) -> usize {
+    let rows = input.tensor.shape.first().copied().unwrap_or(1);
+    usize::try_from(rows).unwrap_or(0)
+}
 
 /// The input of this name.
 fn input<'a>(inputs: &'a [Input], port: &str) -> Option<&'a Input> {

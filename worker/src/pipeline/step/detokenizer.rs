@@ -5,12 +5,15 @@ use std::path::Path;
 use forebay_config::worker::Detokenizer as Config;
 use forebay_proto::tensor::DataType;
 
-use super::{Input, StepError, Transform, strings, unknown_port};
+use super::{Input, StepError, Transform, bounds, strings, unknown_port};
 use crate::inference::Tensor;
 use crate::pipeline::plan::{Expected, Given, Made, Typed};
 
 /// Bytes of ids that take a fraction of a millisecond.
 const QUICK_BYTES: usize = 8 << 10;
+
+/// Rows of any size, if only empty ones.
+const QUICK_ROWS: usize = 1 << 10;
 
 pub struct Detokenizer {
     tokenizer: tokenizers::Tokenizer,
@@ -61,21 +64,25 @@ impl Transform for Detokenizer {
         let [rows, length] = super::sizes(input)?;
         let ids = ids(input)?;
         let mut texts = Vec::with_capacity(rows);
+        let mut bytes = 0usize;
         for row in 0..rows {
             let ids = ids
                 .get(row * length..(row + 1) * length)
                 .unwrap_or_default();
             let text = self.tokenizer.decode(ids, self.skip_special_tokens);
-            texts.push(text.map_err(|error| strings::invalid(input, &error.to_string()))?);
+            let text = text.map_err(|error| strings::invalid(input, &error.to_string()))?;
+            bytes = bytes.saturating_add(text.len());
+            bounds::bytes(1, bytes)?;
+            texts.push(text);
         }
         let tensor = strings::tensor(vec![rows as i64], texts.iter().map(String::as_bytes))?;
         Ok(ports.iter().map(|_| tensor.clone()).collect())
     }
 
     fn quick(&self, inputs: &[Input]) -> bool {
-        inputs
-            .iter()
-            .all(|input| input.tensor.data.len() <= QUICK_BYTES)
+        inputs.iter().all(|input| {
+            input.tensor.data.len() <= QUICK_BYTES && super::row_count(input) <= QUICK_ROWS
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use forebay_proto::tensor::DataType;
 use image::imageops::{self, FilterType};
 use image::{DynamicImage, GrayImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use super::{Input, StepError, Transform, strings, unknown_port};
+use super::{Input, StepError, Transform, bounds, strings, unknown_port};
 use crate::inference::Tensor;
 use crate::pipeline::plan::{Expected, Given, Made, Typed};
 
@@ -43,6 +43,13 @@ impl Image {
             Layout::Nchw => vec![rows, channels, height, width],
             Layout::Nhwc => vec![rows, height, width, channels],
         }
+    }
+
+    /// What one picture becomes.
+    fn row_bytes(&self) -> usize {
+        let sides = [self.config.height, self.config.width].map(|side| side as usize);
+        let sizes = [self.config.channel_count(), self.width, sides[0], sides[1]];
+        sizes.into_iter().fold(1, usize::saturating_mul)
     }
 
     fn datatype(&self) -> DataType {
@@ -199,12 +206,15 @@ impl Typed for Image {
 }
 
 impl Transform for Image {
+    fn check(&self, inputs: &[Input], _: &[String]) -> Result<(), StepError> {
+        let rows = super::row_count(super::needed(inputs, "image")?);
+        bounds::bytes(rows, self.row_bytes()).map(drop)
+    }
+
     fn run(&self, inputs: &[Input], ports: &[String]) -> Result<Vec<Tensor>, StepError> {
         let input = super::needed(inputs, "image")?;
         let pictures = strings::rows(input)?;
-        let size = self.config.channel_count() * self.width;
-        let size = size * self.config.height as usize * self.config.width as usize;
-        let mut data = Vec::with_capacity(size * pictures.len());
+        let mut data = Vec::with_capacity(bounds::bytes(pictures.len(), self.row_bytes())?);
         for (row, bytes) in pictures.iter().enumerate() {
             let pixels = self.decode(bytes).and_then(|picture| self.pixels(picture));
             let pixels = pixels.map_err(|what| {

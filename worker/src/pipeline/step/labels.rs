@@ -5,7 +5,7 @@ use std::path::Path;
 use forebay_config::worker::Labels as Config;
 use forebay_proto::tensor::DataType;
 
-use super::{Input, StepError, Transform, pooling, strings, unknown_port};
+use super::{Input, StepError, Transform, bounds, pooling, strings, unknown_port};
 use crate::inference::Tensor;
 use crate::pipeline::plan::{Expected, Given, Made, Typed};
 
@@ -109,6 +109,14 @@ impl Typed for Labels {
 }
 
 impl Transform for Labels {
+    fn check(&self, inputs: &[Input], ports: &[String]) -> Result<(), StepError> {
+        let rows = super::row_count(super::needed(inputs, "scores")?);
+        let label = self.labels.iter().map(String::len).max().unwrap_or(0);
+        // A label takes its length and text, a score or an index 8 bytes at most.
+        let class = ports.len().saturating_mul(label.max(4).saturating_add(4));
+        bounds::bytes(rows, class.saturating_mul(self.top)).map(drop)
+    }
+
     fn run(&self, inputs: &[Input], ports: &[String]) -> Result<Vec<Tensor>, StepError> {
         let input = super::needed(inputs, "scores")?;
         let [rows, classes] = super::sizes(input)?;

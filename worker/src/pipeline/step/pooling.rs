@@ -5,7 +5,7 @@
 use forebay_config::worker::{Pool as Config, PoolMethod};
 use forebay_proto::tensor::DataType;
 
-use super::{Input, StepError, Transform, strings, unknown_port};
+use super::{Input, StepError, Transform, bounds, strings, unknown_port};
 use crate::inference::Tensor;
 use crate::pipeline::plan::{Expected, Given, Made, Typed};
 
@@ -79,9 +79,9 @@ impl Transform for Pooling {
                 }
                 kept(mask)?
             }
-            None => vec![true; rows * length],
+            None => vec![true; rows.saturating_mul(length)],
         };
-        let mut data = Vec::with_capacity(rows * size * 4);
+        let mut data = Vec::with_capacity(bounds::bytes(rows, size.saturating_mul(4))?);
         let mut vector = vec![0.0f32; size];
         for row in 0..rows {
             let tokens = values.get(row * length * size..).unwrap_or_default();

@@ -1,5 +1,7 @@
 //! The built-in steps by themselves: what they make, and that nothing that they are given upsets them.
 
+mod limits;
+
 use std::io::Cursor;
 use std::path::PathBuf;
 

@@ -12,7 +12,7 @@ use tokenizers::{
     EncodeInput, Encoding, TruncationDirection, TruncationParams, TruncationStrategy,
 };
 
-use super::{Input, StepError, Transform, strings, unknown_port};
+use super::{Input, StepError, Transform, bounds, strings, unknown_port};
 use crate::inference::Tensor;
 use crate::pipeline::plan::{Expected, Given, Made, Typed};
 
@@ -110,13 +110,33 @@ impl Tokenizer {
         }
     }
 
-    /// One number for each token and what stands in for missing ones, `length` of them a row.
-    fn tensor(&self, rows: &[Row<'_>], length: usize, missing: u32) -> Tensor {
-        let width = match self.datatype {
+    fn part(&self, port: &str) -> Result<Part, StepError> {
+        let (of, missing): (fn(&Encoding) -> &[u32], u32) = match port {
+            "input_ids" => (Encoding::get_ids, self.pad_id),
+            "attention_mask" => (Encoding::get_attention_mask, 0),
+            "token_type_ids" => (Encoding::get_type_ids, self.pad_type_id),
+            port => return Err(StepError::Failed(unknown_port(port))),
+        };
+        Ok(Part { of, missing })
+    }
+
+    fn width(&self) -> usize {
+        match self.datatype {
             IdType::Int64 => 8,
             IdType::Int32 => 4,
-        };
-        let mut data = Vec::with_capacity(rows.len() * length * width);
+        }
+    }
+
+    /// Bytes that a row of `length` tokens comes to in all `ports`.
+    fn row_bytes(&self, length: usize, ports: &[String]) -> usize {
+        length
+            .saturating_mul(self.width())
+            .saturating_mul(ports.len())
+    }
+
+    /// One number for each token and what stands in for missing ones, `length` of them a row.
+    fn tensor(&self, rows: &[Vec<u32>], length: usize, missing: u32) -> Tensor {
+        let mut data = Vec::with_capacity(rows.len() * length * self.width());
         let mut push = |id: u32| match self.datatype {
             IdType::Int64 => data.extend_from_slice(&i64::from(id).to_le_bytes()),
             IdType::Int32 => data.extend_from_slice(&id.to_le_bytes()),
@@ -137,7 +157,11 @@ impl Tokenizer {
     }
 }
 
-type Row<'a> = &'a [u32];
+/// What a port shows of an encoding, and what stands in for missing tokens.
+struct Part {
+    of: fn(&Encoding) -> &[u32],
+    missing: u32,
+}
 
 impl Typed for Tokenizer {
     fn takes(&self, port: &str) -> Result<Expected, String> {
@@ -173,6 +197,15 @@ impl Typed for Tokenizer {
 }
 
 impl Transform for Tokenizer {
+    fn check(&self, inputs: &[Input], ports: &[String]) -> Result<(), StepError> {
+        let rows = super::row_count(super::needed(inputs, "text")?);
+        let least = match self.pad_to {
+            PadTo::Longest => 1,
+            PadTo::MaxLength => self.max_length,
+        };
+        bounds::bytes(rows, self.row_bytes(least, ports)).map(drop)
+    }
+
     fn run(&self, inputs: &[Input], ports: &[String]) -> Result<Vec<Tensor>, StepError> {
         let texts = strings::texts(super::needed(inputs, "text")?)?;
         let pair = super::input(inputs, "pair");
@@ -183,35 +216,27 @@ impl Transform for Tokenizer {
             let what = format!("{} rows for {} texts", pairs.len(), texts.len());
             return Err(strings::invalid(pair, &what));
         }
-        let encode = |(row, text): (usize, &&str)| {
-            let pair = pairs.as_ref().and_then(|pairs| pairs.get(row).copied());
-            self.encode(text, pair)
-        };
-        let encodings: Vec<Encoding> = texts
-            .iter()
-            .enumerate()
-            .map(encode)
-            .collect::<Result<_, _>>()?;
-        let length = match self.pad_to {
-            PadTo::Longest => encodings
-                .iter()
-                .map(Encoding::len)
-                .max()
-                .unwrap_or(0)
-                .max(1),
+        let mut length = match self.pad_to {
+            PadTo::Longest => 1,
             PadTo::MaxLength => self.max_length,
         };
-        let rows =
-            |of: fn(&Encoding) -> &[u32]| -> Vec<Row<'_>> { encodings.iter().map(of).collect() };
-        let tensor = |port: &String| match port.as_str() {
-            "input_ids" => Ok(self.tensor(&rows(Encoding::get_ids), length, self.pad_id)),
-            "attention_mask" => Ok(self.tensor(&rows(Encoding::get_attention_mask), length, 0)),
-            "token_type_ids" => {
-                Ok(self.tensor(&rows(Encoding::get_type_ids), length, self.pad_type_id))
+        // Of an encoding, which is many times as large, only what is asked for is kept.
+        let parts = ports.iter().map(|port| self.part(port));
+        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        let mut rows = vec![Vec::with_capacity(texts.len()); ports.len()];
+        for (row, text) in texts.iter().enumerate() {
+            let pair = pairs.as_ref().and_then(|pairs| pairs.get(row).copied());
+            let encoding = self.encode(text, pair)?;
+            length = length.max(encoding.len());
+            bounds::bytes(texts.len(), self.row_bytes(length, ports))?;
+            for (rows, part) in rows.iter_mut().zip(&parts) {
+                rows.push((part.of)(&encoding).to_vec());
             }
-            port => Err(StepError::Failed(unknown_port(port))),
-        };
-        ports.iter().map(tensor).collect()
+        }
+        let tensors = rows.iter().zip(&parts);
+        Ok(tensors
+            .map(|(rows, part)| self.tensor(rows, length, part.missing))
+            .collect())
     }
 
     fn quick(&self, inputs: &[Input]) -> bool {
