@@ -127,6 +127,9 @@ pub enum InferError {
         step: String,
         reason: String,
     },
+    /// The same of a step of an ensemble, when models of other steps may have begun already.
+    #[error("{0}")]
+    Begun(Box<InferError>),
     #[error("model '{model}' failed: {message}")]
     Engine { model: Arc<str>, message: String },
 }

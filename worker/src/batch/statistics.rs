@@ -59,6 +59,7 @@ impl Refused {
                 self.deadline += 1;
             }
             InferError::Unavailable(_) | InferError::StepNotReady { .. } => self.unloading += 1,
+            InferError::Begun(error) => self.count(error),
             InferError::InvalidInput(_)
             | InferError::DeadlineWhileRunning(_)
             | InferError::AnswerTooLarge { .. }

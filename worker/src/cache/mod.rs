@@ -150,12 +150,13 @@ async fn keyed(request: InferRequest) -> Result<(InferRequest, Key), InferError>
 
 /// The error says that the time of the request which started the run was too short.
 fn ran_out_of_time(error: &InferError) -> bool {
-    matches!(
-        error,
+    match error {
         InferError::DeadlineInQueue(_)
-            | InferError::DeadlineWhileRunning(_)
-            | InferError::CannotMeetDeadline { .. }
-    )
+        | InferError::DeadlineWhileRunning(_)
+        | InferError::CannotMeetDeadline { .. } => true,
+        InferError::Begun(error) => ran_out_of_time(error),
+        _ => false,
+    }
 }
 
 /// Whether `deadline` is later than `other`; none is later than any.

@@ -73,12 +73,15 @@ impl Ensemble {
             trace: request.trace,
         };
         let mut running = FuturesUnordered::new();
+        // Built-in steps leave nothing behind: a request that only they had can be repeated anywhere.
+        let mut asked_models = 0usize;
         loop {
             for (number, (step, slot)) in flow.steps.iter().zip(&mut doers).enumerate() {
                 if slot.is_some()
                     && step.takes.iter().all(|(_, tensor)| there[*tensor])
                     && let Some(doer) = slot.take()
                 {
+                    asked_models += usize::from(matches!(doer, Doer::Model(_)));
                     let ready = self.prepare(number, &tensors, &wanted);
                     running.push(self.step(ready, doer, inherited.clone()));
                 }
@@ -86,6 +89,18 @@ impl Ensemble {
             let Some(done) = running.next().await else {
                 break;
             };
+            let done = done.map_err(|error| match &error {
+                // How far the others got that were asked, nobody knows.
+                InferError::QueueFull { .. }
+                | InferError::DeadlineInQueue(_)
+                | InferError::CannotMeetDeadline { .. }
+                | InferError::StepNotReady { .. }
+                    if asked_models > 1 =>
+                {
+                    InferError::Begun(Box::new(error))
+                }
+                _ => error,
+            });
             for (tensor, made) in done? {
                 tensors[tensor] = Some(made);
                 there[tensor] = true;

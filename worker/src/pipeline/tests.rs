@@ -14,7 +14,10 @@ use crate::engine::fake::{self, BAD, FAIL, Script};
 use crate::inference::Tensor;
 use crate::model::{Model, ModelSpec};
 use crate::repository::labels::Labels;
+use crate::service::Fault;
+use crate::service::progress::Stage;
 use crate::testbed::Spans;
+use tonic::Code;
 
 #[derive(Default)]
 struct Shelf(Mutex<HashMap<String, Arc<Served>>>);
@@ -236,6 +239,26 @@ async fn errors_say_which_step_it_was() {
         Some("step 2 (model 'right'): unknown model 'right'")
     );
     assert!(!ensemble.up_to_date());
+}
+
+#[tokio::test]
+async fn what_a_later_model_refuses_was_begun() {
+    let bed = Bed::new();
+    let chain = vec![step("left", "in", "mid"), step("right", "mid", "out")];
+    let ensemble = bed.ensemble(chain).unwrap();
+    let ask = async || {
+        let answer = ensemble.infer(request(1.0, &[0]), Instant::now()).await;
+        let error = answer.unwrap_err();
+        (
+            Stage::from(&error),
+            Fault::from_model(error, Duration::default).code(),
+        )
+    };
+    let shut = |name: &str| bed.shelf.0.lock()[name].shutdown();
+    shut("right");
+    assert_eq!(ask().await, (Stage::Executing, Code::Unavailable));
+    shut("left");
+    assert_eq!(ask().await, (Stage::Queued, Code::Unavailable));
 }
 
 #[tokio::test]

@@ -78,6 +78,7 @@ impl Fault {
                 Fault::Unavailable(text)
             }
             InferError::Engine { .. } => Fault::Internal(text),
+            InferError::Begun(error) => Fault::from_model(*error, retry_after),
         }
     }
 

@@ -51,6 +51,7 @@ impl From<&InferError> for Stage {
             InferError::InvalidInput(_)
             | InferError::DeadlineWhileRunning(_)
             | InferError::AnswerTooLarge { .. }
+            | InferError::Begun(_)
             | InferError::Engine { .. } => Stage::Executing,
         }
     }
