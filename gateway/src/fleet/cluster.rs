@@ -6,6 +6,7 @@ use std::time::Instant;
 use forebay_config::gateway as config;
 use smallvec::SmallVec;
 
+use super::ask::Ask;
 use super::endpoint::{Endpoint, EndpointView};
 use super::lease::Lease;
 use crate::traffic::balance::{self, Candidate, Draw, Policy};
@@ -46,36 +47,35 @@ impl Cluster {
         }
     }
 
-    /// Leases the endpoint that the policy prefers, avoiding those already `tried` while another one can
+    /// Leases the endpoint that the policy prefers, avoiding those already tried while another one can
     /// take the request.
-    pub fn lease(&self, tried: &[usize], random: u64, now: Instant) -> Result<Lease, NoEndpoint> {
+    pub fn lease(&self, ask: &Ask<'_>) -> Result<Lease, NoEndpoint> {
         let again = || {
-            let tried = tried.iter().filter_map(|index| self.candidate(*index, now));
-            self.choose(&mut tried.collect(), random, now)
+            let tried = ask.tried.iter();
+            let tried = tried.filter_map(|index| self.candidate(*index, ask.now));
+            self.choose(&mut tried.collect(), ask)
         };
-        self.lease_other(tried, random, now)
-            .or_else(again)
-            .ok_or(NoEndpoint)
+        self.lease_other(ask).or_else(again).ok_or(NoEndpoint)
     }
 
-    /// The same, but never one of those `tried`. Of a large fleet some members are drawn; all are looked at only
+    /// The same, but never one of those tried. Of a large fleet some members are drawn; all are looked at only
     /// when none of those can take the request.
-    pub fn lease_other(&self, tried: &[usize], random: u64, now: Instant) -> Option<Lease> {
+    pub fn lease_other(&self, ask: &Ask<'_>) -> Option<Lease> {
         if self.members.len() > balance::FULL_SCAN {
             let mut drawn = Candidates::new();
-            for index in self.draw.positions(random) {
+            for index in self.draw.positions(ask.random) {
                 let known = drawn.iter().any(|candidate| candidate.index == index);
-                if !known && !tried.contains(&index) {
-                    drawn.extend(self.candidate(index, now));
+                if !known && !ask.tried.contains(&index) {
+                    drawn.extend(self.candidate(index, ask.now));
                 }
             }
-            if let Some(lease) = self.choose(&mut drawn, random, now) {
+            if let Some(lease) = self.choose(&mut drawn, ask) {
                 return Some(lease);
             }
         }
-        let others = (0..self.members.len()).filter(|index| !tried.contains(index));
-        let candidates = others.filter_map(|index| self.candidate(index, now));
-        self.choose(&mut candidates.collect(), random, now)
+        let others = (0..self.members.len()).filter(|index| !ask.tried.contains(index));
+        let candidates = others.filter_map(|index| self.candidate(index, ask.now));
+        self.choose(&mut candidates.collect(), ask)
     }
 
     /// The member as a choice; None when it may not take traffic now.
@@ -85,11 +85,11 @@ impl Cluster {
         member.endpoint.candidate(index, member.weight, policy, now)
     }
 
-    fn choose(&self, candidates: &mut Candidates, random: u64, now: Instant) -> Option<Lease> {
+    fn choose(&self, candidates: &mut Candidates, ask: &Ask<'_>) -> Option<Lease> {
         while !candidates.is_empty() {
-            let position = self.policy.choose(candidates, random)?;
+            let position = self.policy.choose(candidates, ask.random)?;
             let index = candidates.get(position)?.index;
-            if let Some(lease) = Lease::take(&self.members[index].endpoint, index, now) {
+            if let Some(lease) = Lease::take(&self.members[index].endpoint, index, ask.now) {
                 return Some(lease);
             }
             // Another thread took the breaker's only probe between the look and the lease.

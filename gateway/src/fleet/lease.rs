@@ -62,7 +62,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fleet::{Cluster, EndpointBlueprint};
+    use crate::fleet::{Ask, Cluster, EndpointBlueprint};
     use crate::upstream::Target;
 
     /// A cluster of `size` endpoints without health checks, so that all take traffic.
@@ -117,6 +117,10 @@ mod tests {
         Cluster::new(config, endpoints)
     }
 
+    fn ask(tried: &[usize], random: u64, now: Instant) -> Ask<'_> {
+        Ask { tried, random, now }
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
         Take {
@@ -160,7 +164,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Take { avoid, random } => {
-                        if let Ok(lease) = cluster.lease(&avoid, random, now) {
+                        if let Ok(lease) = cluster.lease(&ask(&avoid, random, now)) {
                             held.push(lease);
                         }
                     }
@@ -182,7 +186,7 @@ mod tests {
             }
             // No breaker is left waiting for a probe that was cancelled: after its pause traffic flows again.
             now += Duration::from_secs(60);
-            prop_assert!(cluster.lease(&[], 0, now).is_ok());
+            prop_assert!(cluster.lease(&ask(&[], 0, now)).is_ok());
         }
     }
 
@@ -190,16 +194,16 @@ mod tests {
     fn a_retry_avoids_what_was_tried_while_it_can() {
         let now = Instant::now();
         let cluster = cluster(3, config::Policy::LeastRequest, now);
-        let first = cluster.lease(&[], 7, now).ok().unwrap();
-        let second = cluster.lease(&[first.index], 7, now).ok().unwrap();
+        let first = cluster.lease(&ask(&[], 7, now)).ok().unwrap();
+        let second = cluster.lease(&ask(&[first.index], 7, now)).ok().unwrap();
         assert_ne!(first.index, second.index);
         let third = cluster
-            .lease(&[first.index, second.index], 7, now)
+            .lease(&ask(&[first.index, second.index], 7, now))
             .ok()
             .unwrap();
         assert!(![first.index, second.index].contains(&third.index));
         assert!(
-            cluster.lease(&[0, 1, 2], 7, now).is_ok(),
+            cluster.lease(&ask(&[0, 1, 2], 7, now)).is_ok(),
             "all tried: any will do"
         );
     }
@@ -219,7 +223,7 @@ mod tests {
             let cluster = cluster(1_000, policy, now);
             let mut held = Vec::new();
             for random in 0..3_000 {
-                held.push(cluster.lease(&[], random, now).ok().unwrap());
+                held.push(cluster.lease(&ask(&[], random, now)).ok().unwrap());
             }
             let most = cluster.endpoints().map(|endpoint| endpoint.active()).max();
             assert!(
@@ -227,8 +231,12 @@ mod tests {
                 "{policy:?} put {most:?} of 3000 on one of 1000"
             );
             for random in 0..100 {
-                let first = cluster.lease(&[], random, now).ok().unwrap().index;
-                let second = cluster.lease(&[first], random, now).ok().unwrap().index;
+                let first = cluster.lease(&ask(&[], random, now)).ok().unwrap().index;
+                let second = cluster
+                    .lease(&ask(&[first], random, now))
+                    .ok()
+                    .unwrap()
+                    .index;
                 assert_ne!(first, second);
             }
         }
@@ -248,7 +256,7 @@ mod tests {
                 lease.finish(Outcome::Failure, now);
             }
         }
-        assert_eq!(cluster.lease(&[], 5, now).ok().unwrap().index, 777);
+        assert_eq!(cluster.lease(&ask(&[], 5, now)).ok().unwrap().index, 777);
     }
 
     /// `cargo test --release -p forebay-gateway choosing -- --ignored --nocapture`
@@ -263,7 +271,7 @@ mod tests {
                 let start = Instant::now();
                 for random in 0..u64::from(CHOICES) {
                     let random = random.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                    let lease = cluster.lease(&[], random, now).ok().unwrap();
+                    let lease = cluster.lease(&ask(&[], random, now)).ok().unwrap();
                     lease.finish(Outcome::Success, now);
                 }
                 let each = start.elapsed() / CHOICES;

@@ -1,5 +1,6 @@
 //! The endpoint pool that both data paths draw from: clusters of endpoints, the leases on them, their health.
 
+mod ask;
 mod cluster;
 pub mod discovery;
 mod endpoint;
@@ -7,6 +8,7 @@ mod health_loop;
 mod lease;
 mod probe;
 
+pub use ask::Ask;
 pub use cluster::Cluster;
 pub use endpoint::{Endpoint, EndpointBlueprint, EndpointView};
 pub use health_loop::start as watch_health;

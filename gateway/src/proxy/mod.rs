@@ -26,6 +26,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::{ErrorSource, ErrorType, Result};
 
 use crate::context::{Context, Routed};
+use crate::fleet::Ask;
 use crate::gateway::{Gateway, Snapshot};
 use crate::head_timer::HeadTimer;
 use crate::plan::{self, Plan};
@@ -128,7 +129,7 @@ impl ProxyHttp for Proxy {
                 "the deadline has passed",
             ));
         }
-        let Ok(lease) = cluster.lease(&ctx.tried, fastrand::u64(..), now) else {
+        let Ok(lease) = cluster.lease(&Ask::new(&ctx.tried, now)) else {
             if ctx.refusal.is_none() {
                 ctx.refusal = Some(Refusal::NoHealthyEndpoint(cluster.config.name.clone()));
             }

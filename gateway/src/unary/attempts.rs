@@ -15,7 +15,7 @@ use opentelemetry::KeyValue;
 use smallvec::SmallVec;
 
 use super::{headers, hedge};
-use crate::fleet::{Endpoint, Lease};
+use crate::fleet::{Ask, Cluster, Endpoint, Lease};
 use crate::gateway::Route;
 use crate::refusal::Refusal;
 use crate::telemetry::trace::{AttemptSpan, RequestTrace};
@@ -98,7 +98,12 @@ pub(super) struct Failed {
 }
 
 /// Runs the call to its end. Errors are the gateway's own; a worker's error status is an answer.
-pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answered, Refusal> {
+pub async fn run(
+    route: &Route,
+    cluster: &Cluster,
+    call: &Call,
+    trace: &RequestTrace,
+) -> Result<Answered, Refusal> {
     let retry = &route.config.retry;
     let mut tried = Tried::new();
     let mut last: Option<Failed> = None;
@@ -107,21 +112,22 @@ pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answ
     for number in 1..=retry.attempts {
         let now = Instant::now();
         let time = call.deadline.attempt_timeout(now, retry.per_try_timeout);
-        let random = fastrand::u64(..);
+        let ask = Ask::new(&tried, now);
         let lease = match full {
-            true => route.cluster.lease_other(&tried, random, now),
-            false => route.cluster.lease(&tried, random, now).ok(),
+            true => cluster.lease_other(&ask),
+            false => cluster.lease(&ask).ok(),
         };
         let (Some(time), Some(lease)) = (time, lease) else {
             return match last {
-                Some(failed) => failed.into_result(route, &call),
-                None if time.is_none() => Err(timed_out(route, &call)),
-                None => Err(Refusal::NoHealthyEndpoint(route.config.cluster.clone())),
+                Some(failed) => failed.into_result(route, cluster, call),
+                None if time.is_none() => Err(timed_out(route, cluster, call)),
+                None => Err(Refusal::NoHealthyEndpoint(cluster.config.name.clone())),
             };
         };
         let attempt = Attempt {
             route,
-            call: &call,
+            cluster,
+            call,
             trace,
             lease,
             started: now,
@@ -140,28 +146,27 @@ pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answ
         if number == retry.attempts
             || failed.out_of_time
             || still_full
-            || (full && tried.len() >= route.cluster.size())
+            || (full && tried.len() >= cluster.size())
             || !failed.failure.is_retryable(retry.idempotent)
         {
-            return failed.into_result(route, &call);
+            return failed.into_result(route, cluster, call);
         }
         // The token of the attempt before goes back before another one is asked for.
         drop(token.take());
-        token = route
-            .budget
-            .try_acquire(route.cluster.active(), Instant::now());
-        if token.is_none() || !back_off(route, &call, number).await {
-            return failed.into_result(route, &call);
+        token = route.budget.try_acquire(cluster.active(), Instant::now());
+        if token.is_none() || !back_off(route, call, number).await {
+            return failed.into_result(route, cluster, call);
         }
         route.metrics.retried();
         last = Some(failed);
     }
-    Err(timed_out(route, &call))
+    Err(timed_out(route, cluster, call))
 }
 
 /// One attempt, about to be made.
 pub(super) struct Attempt<'a> {
     pub(super) route: &'a Route,
+    pub(super) cluster: &'a Cluster,
     pub(super) call: &'a Call,
     pub(super) trace: &'a RequestTrace,
     pub(super) lease: Lease,
@@ -263,8 +268,8 @@ impl Attempt<'_> {
                 "server.address",
                 self.lease.endpoint().blueprint.address.clone(),
             ),
-            KeyValue::new("forebay.cluster", self.route.config.cluster.clone()),
-            KeyValue::new("forebay.policy", self.route.cluster.config.policy.name()),
+            KeyValue::new("forebay.cluster", self.cluster.config.name.clone()),
+            KeyValue::new("forebay.policy", self.cluster.config.policy.name()),
             KeyValue::new("forebay.retry", i64::from(self.number) - 1),
         ]
     }
@@ -276,11 +281,16 @@ impl Failed {
     }
 
     /// What the client gets when this was the last attempt.
-    fn into_result(self, route: &Route, call: &Call) -> Result<Answered, Refusal> {
-        let cluster = || route.config.cluster.clone();
+    fn into_result(
+        self,
+        route: &Route,
+        cluster: &Cluster,
+        call: &Call,
+    ) -> Result<Answered, Refusal> {
+        let name = || cluster.config.name.clone();
         match (self.answer, self.failure) {
             (Some(answered), Failure::HttpStatus(502..=504)) => Err(Refusal::Upstream {
-                cluster: cluster(),
+                cluster: name(),
                 failure: match answered.answer.head.status.as_u16() {
                     502 => "it answered with http status 502",
                     503 => "it answered with http status 503",
@@ -290,23 +300,23 @@ impl Failed {
             (Some(answered), Failure::HttpStatus(_)) => {
                 let status = answered.answer.head.status;
                 Err(Refusal::BadAnswer {
-                    cluster: cluster(),
+                    cluster: name(),
                     reason: format!("http status {status}"),
                 })
             }
             (Some(answered), _) => Ok(answered),
-            (None, Failure::TimedOut) => Err(timed_out(route, call)),
+            (None, Failure::TimedOut) => Err(timed_out(route, cluster, call)),
             (None, failure) => Err(Refusal::Upstream {
-                cluster: cluster(),
+                cluster: name(),
                 failure: failure.describe(),
             }),
         }
     }
 }
 
-fn timed_out(route: &Route, call: &Call) -> Refusal {
+fn timed_out(route: &Route, cluster: &Cluster, call: &Call) -> Refusal {
     Refusal::TimedOut {
-        cluster: route.config.cluster.clone(),
+        cluster: cluster.config.name.clone(),
         timeout: call.allowed(route),
     }
 }

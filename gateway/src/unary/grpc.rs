@@ -14,6 +14,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::HttpSession;
 
 use super::attempts::{self, Answered, Call, Tail};
+use super::course;
 use super::inflate::inflate;
 use super::{body, headers};
 use crate::gateway::{Gateway, Route, Snapshot};
@@ -122,7 +123,7 @@ async fn handle<'s>(
         client_timeout,
         hold_back: HOLD_BACK,
     };
-    let mut run = pin!(attempts::run(route, call, trace));
+    let mut run = pin!(course::run(route, call, trace));
     // A client that resets its stream ends the attempts, which resets them in turn.
     tokio::select! {
         biased;

@@ -9,12 +9,14 @@ use std::pin::pin;
 use std::time::Instant;
 
 use super::attempts::{Answered, Attempt, Failed, Tried};
+use crate::fleet::Ask;
 
 /// Runs the attempt, hedged if its route says so.
 pub(super) async fn run(attempt: Attempt<'_>, tried: &mut Tried) -> Result<Answered, Failed> {
     tried.push(attempt.lease.index);
     let Attempt {
         route,
+        cluster,
         call,
         trace,
         started,
@@ -42,8 +44,8 @@ pub(super) async fn run(attempt: Attempt<'_>, tried: &mut Tried) -> Result<Answe
     let time = call
         .deadline
         .attempt_timeout(now, route.config.retry.per_try_timeout);
-    let token = route.budget.try_acquire(route.cluster.active(), now);
-    let lease = route.cluster.lease_other(tried, fastrand::u64(..), now);
+    let token = route.budget.try_acquire(cluster.active(), now);
+    let lease = cluster.lease_other(&Ask::new(tried, now));
     let (Some(time), Some(_token), Some(lease)) = (time, token, lease) else {
         return first
             .await
@@ -53,6 +55,7 @@ pub(super) async fn run(attempt: Attempt<'_>, tried: &mut Tried) -> Result<Answe
     route.metrics.hedged();
     let second = Attempt {
         route,
+        cluster,
         call,
         trace,
         lease,

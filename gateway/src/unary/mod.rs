@@ -6,6 +6,7 @@
 
 mod attempts;
 mod body;
+mod course;
 mod grpc;
 pub mod headers;
 mod hedge;

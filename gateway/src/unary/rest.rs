@@ -15,7 +15,8 @@ use opentelemetry::KeyValue;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 
-use super::attempts::{self, Answered, Call};
+use super::attempts::{Answered, Call};
+use super::course;
 use super::inflate::inflate;
 use super::{body, headers};
 use crate::gateway::{Gateway, Route, Snapshot};
@@ -117,7 +118,7 @@ async fn handle<'s>(
     };
     let answered = tokio::select! {
         biased;
-        result = attempts::run(route, sent, trace) => result.map_err(fail)?,
+        result = course::run(route, sent, trace) => result.map_err(fail)?,
         _ = session.read_body_or_idle(true) => return Err(fail(Refusal::ClientGone)),
     };
     reply(route, &call, &outgoing.form, answered)
