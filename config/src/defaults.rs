@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::gateway::{Breaker, Hedge, Retry};
+use crate::gateway::{Breaker, Hedge, Outlier, Retry};
 use crate::telemetry::Telemetry;
 use crate::worker::{Model, ModelControl, Provider, ProviderOptions, VersionPolicy, Worker};
 
@@ -73,6 +73,19 @@ impl Default for Breaker {
             window: Duration::from_secs(10),
             minimum_requests: 20,
             open_for: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for Outlier {
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(10),
+            minimum_requests: 20,
+            margin: 0.2,
+            eject_for: Duration::from_secs(30),
+            eject_max: Duration::from_secs(300),
+            max_ejected: 0.5,
         }
     }
 }

@@ -188,6 +188,12 @@ fn cases() -> Vec<Case> {
             "Circuit breaker",
         ),
         gateway(
+            &[LISTENER, CLUSTER, "[clusters.outlier]\n"],
+            "",
+            "clusters[0].outlier",
+            "Outliers",
+        ),
+        gateway(
             &[LISTENER, CLUSTER, "[clusters.tls]\n"],
             "server_name = \"workers\"\n",
             "clusters[0].tls",

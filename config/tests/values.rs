@@ -107,6 +107,14 @@ fn the_smallest_gateway_has_every_default() {
                 minimum_requests: 20,
                 open_for: Duration::from_secs(5),
             }),
+            outlier: Some(Outlier {
+                window: Duration::from_secs(10),
+                minimum_requests: 20,
+                margin: 0.2,
+                eject_for: Duration::from_secs(30),
+                eject_max: Duration::from_secs(300),
+                max_ejected: 0.5,
+            }),
             tls: None,
         }]
     );
@@ -119,7 +127,7 @@ fn an_empty_table_means_what_no_table_means() {
         "[telemetry]\n",
         LISTENER,
         CLUSTER,
-        "health = {}\nbreaker = true\n",
+        "health = {}\nbreaker = true\noutlier = {}\n",
         "[[routes]]\ncluster = \"workers\"\nmatch = {}\nretry = {}\n",
     ]);
     assert_eq!(plain, empty);
@@ -157,6 +165,10 @@ fn health_follows_the_protocol_and_the_interval() {
 
 #[test]
 fn breaker_and_retry_can_be_turned_off() {
+    assert_eq!(cluster("outlier = false\n").outlier, None);
+    let short = cluster("outlier = { eject_max = \"10s\" }\n");
+    let short = short.outlier.unwrap();
+    assert_eq!(short.eject_for, short.eject_max);
     assert_eq!(cluster("breaker = false\n").breaker, None);
     let by_rate = cluster("breaker = { consecutive_failures = 0, success_rate = 0.9 }\n")
         .breaker

@@ -210,6 +210,7 @@ fn blueprint(
         protocol: cluster.protocol,
         health: cluster.health.clone(),
         breaker: cluster.breaker,
+        outlier: cluster.outlier,
         tls: cluster.tls.clone(),
         trust: trust.map(|trust| trust.peers.fingerprint),
         connect_timeout: cluster.connect_timeout,

@@ -81,6 +81,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let gateway = Arc::new(Gateway::new(snapshot, tracing));
     let membership = Membership::new(gateway.clone(), config.clone(), assembly);
     membership.start();
+    fleet::watch_outliers(Arc::downgrade(&gateway), control.handle());
     let sockets = server::reserve(&config.listeners)?;
     let admin = config
         .admin

@@ -21,6 +21,8 @@ pub struct Cluster {
     pub health: Option<Health>,
     /// None: no circuit breaker.
     pub breaker: Option<Breaker>,
+    /// None: endpoints are not compared with each other.
+    pub outlier: Option<Outlier>,
     /// None: plain text (h2c or HTTP/1.1).
     pub tls: Option<UpstreamTls>,
 }
@@ -102,6 +104,22 @@ pub struct Breaker {
     /// Requests in the window below which `success_rate` is not looked at.
     pub minimum_requests: u32,
     pub open_for: Duration,
+}
+
+/// Endpoints that fail much more often than the others of their cluster are left out for a while.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outlier {
+    /// What endpoints are compared by.
+    pub window: Duration,
+    /// Requests in the window below which an endpoint is not compared, nor the others with it; 1 or more.
+    pub minimum_requests: u32,
+    /// Least difference between its share of failures and that of all others together, 0.0 to 1.0.
+    pub margin: f64,
+    /// Length of the first ejection; one more of it each time that it is ejected again.
+    pub eject_for: Duration,
+    pub eject_max: Duration,
+    /// Share of the endpoints that may be out at the same time, 0.0 to 1.0; one at least, and never all.
+    pub max_ejected: f64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Keys, Read, Table, Value, address, discovery, endpoints, health, names};
+use super::{Keys, Read, Table, Value, address, discovery, endpoints, health, names, outlier};
 use crate::defaults;
 use crate::gateway::{Breaker, Cluster, Endpoint, Identity, Policy, Protocol, UpstreamTls};
 
@@ -15,6 +15,7 @@ const KEYS: Keys = &[
     "connect_timeout",
     "health",
     "breaker",
+    "outlier",
     "tls",
 ];
 const BREAKER_KEYS: Keys = &[
@@ -50,6 +51,7 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
     });
     let health = health::health(&table, protocol.ok());
     let breaker = breaker(&table);
+    let outlier = outlier::outlier(&table);
     let tls = table.optional("tls", |value| tls(&value.table(TLS_KEYS)?));
     Ok(Cluster {
         name: name?,
@@ -60,6 +62,7 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
         connect_timeout: connect_timeout?,
         health: health?,
         breaker: breaker?,
+        outlier: outlier?,
         tls: tls?,
     })
 }

@@ -18,6 +18,7 @@ mod matches;
 mod model;
 mod names;
 mod nearest;
+mod outlier;
 mod padding;
 mod pipeline;
 mod provider;

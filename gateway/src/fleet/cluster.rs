@@ -10,6 +10,7 @@ use super::ask::Ask;
 use super::endpoint::{Endpoint, EndpointView};
 use super::lease::Lease;
 use crate::traffic::balance::{self, Candidate, Draw, Policy};
+use crate::traffic::outlier;
 
 pub struct Cluster {
     pub config: config::Cluster,
@@ -55,7 +56,23 @@ impl Cluster {
             let tried = tried.filter_map(|index| self.candidate(*index, ask.now));
             self.choose(&mut tried.collect(), ask)
         };
-        self.lease_other(ask).or_else(again).ok_or(NoEndpoint)
+        self.lease_other(ask)
+            .or_else(again)
+            .or_else(|| self.lease_ejected(ask))
+            .ok_or(NoEndpoint)
+    }
+
+    /// One that was left out for doing worse than the others, which is better than none.
+    fn lease_ejected(&self, ask: &Ask<'_>) -> Option<Lease> {
+        let members = self.members.iter().enumerate();
+        let ejected = members.filter(|(_, member)| member.endpoint.is_ejected(ask.now));
+        let candidates = ejected.filter_map(|(index, member)| {
+            let policy = self.config.policy;
+            member
+                .endpoint
+                .candidate(index, member.weight, policy, ask.now)
+        });
+        self.choose(&mut candidates.collect(), ask)
     }
 
     /// The same, but never one of those tried. Of a large fleet some members are drawn; all are looked at only
@@ -81,8 +98,26 @@ impl Cluster {
     /// The member as a choice; None when it may not take traffic now.
     fn candidate(&self, index: usize, now: Instant) -> Option<Candidate> {
         let member = self.members.get(index)?;
+        if member.endpoint.is_ejected(now) {
+            return None;
+        }
         let policy = self.config.policy;
         member.endpoint.candidate(index, member.weight, policy, now)
+    }
+
+    /// Leaves out for a while who fails much more often than the others.
+    pub fn eject_outliers(&self, now: Instant) {
+        let Some(config) = &self.config.outlier else {
+            return;
+        };
+        let readings = self
+            .members
+            .iter()
+            .map(|member| member.endpoint.conduct(now));
+        let readings: Vec<_> = readings.map(Option::unwrap_or_default).collect();
+        for position in outlier::judge(config, &readings) {
+            self.members[position].endpoint.eject(now);
+        }
     }
 
     fn choose(&self, candidates: &mut Candidates, ask: &Ask<'_>) -> Option<Lease> {

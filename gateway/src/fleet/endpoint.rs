@@ -19,8 +19,10 @@ use crate::traffic::balance::Candidate;
 use crate::traffic::breaker::{Breaker, BreakerState, Permit, Transition};
 use crate::traffic::ewma::PeakEwma;
 use crate::traffic::health::{HealthMachine, HealthState};
+use crate::traffic::outlier::{Reading, Standing};
 use crate::traffic::retry::Outcome;
 use crate::traffic::service_line::ServiceLine;
+use crate::traffic::window::Window;
 use crate::upstream::{Channels, Target};
 
 /// Decay of the latency average and its value before the first answer; Finagle's and linkerd's defaults.
@@ -39,6 +41,7 @@ pub struct EndpointBlueprint {
     pub protocol: config::Protocol,
     pub health: Option<config::Health>,
     pub breaker: Option<config::Breaker>,
+    pub outlier: Option<config::Outlier>,
     pub tls: Option<config::UpstreamTls>,
     /// What roots, client certificate and key were when they were read; rotated ones make another endpoint.
     pub trust: Option<u64>,
@@ -53,6 +56,7 @@ impl EndpointBlueprint {
         self.same_place_as(other)
             && self.health == other.health
             && self.breaker == other.breaker
+            && self.outlier == other.outlier
             && self.connect_timeout == other.connect_timeout
             && self.trust == other.trust
     }
@@ -84,6 +88,8 @@ pub struct Endpoint {
     last_answer: AtomicU64,
     /// The same, of the last time a request came while none was in flight.
     busy_since: AtomicU64,
+    /// The same, of the end of its last ejection.
+    ejected_until: AtomicU64,
     prober: Mutex<Option<AbortHandle>>,
 }
 
@@ -92,6 +98,14 @@ struct Vital {
     breaker: Option<Breaker>,
     latency: PeakEwma,
     line: ServiceLine,
+    /// None: it is not compared with the others of its cluster.
+    conduct: Option<Conduct>,
+}
+
+/// What an endpoint is judged by beside its peers.
+struct Conduct {
+    window: Window,
+    standing: Standing,
 }
 
 impl Vital {
@@ -106,6 +120,9 @@ impl Vital {
     fn well_again(&mut self, now: Instant) {
         self.latency = PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now);
         self.line = ServiceLine::new(now);
+        if let Some(conduct) = self.conduct.as_mut() {
+            conduct.window.clear();
+        }
     }
 }
 
@@ -124,6 +141,7 @@ pub struct EndpointCounters {
     pub failures: AtomicU64,
     pub cancelled: AtomicU64,
     pub probes_failed: AtomicU64,
+    pub ejections: AtomicU64,
 }
 
 /// A reading for the admin interface and the metrics.
@@ -132,10 +150,13 @@ pub struct EndpointView {
     pub address: String,
     pub health: &'static str,
     pub breaker: &'static str,
+    /// Left out for so much longer, since it failed more often than its peers; 0: it is not.
+    pub ejected_ms: f64,
     pub active: u32,
     pub requests: u64,
     pub failures: u64,
     pub cancelled: u64,
+    pub ejections: u64,
     pub ewma_ms: f64,
 }
 
@@ -156,6 +177,10 @@ impl Endpoint {
             breaker: blueprint.breaker.map(Breaker::new),
             latency: PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now),
             line: ServiceLine::new(now),
+            conduct: blueprint.outlier.map(|outlier| Conduct {
+                window: Window::new(outlier.window),
+                standing: Standing::new(now),
+            }),
         };
         Arc::new(Self {
             scheme: if target.tls.is_some() {
@@ -174,6 +199,7 @@ impl Endpoint {
             born: now,
             last_answer: AtomicU64::new(0),
             busy_since: AtomicU64::new(0),
+            ejected_until: AtomicU64::new(0),
             prober: Mutex::new(None),
         })
     }
@@ -274,8 +300,14 @@ impl Endpoint {
                         vital.latency.penalize(now, FAILURE_PENALTY);
                         vital.line.penalize(now);
                     }
-                    Outcome::Fault => vital.line.penalize(now),
+                    Outcome::Fault | Outcome::Busy => vital.line.penalize(now),
                     Outcome::Neutral => {}
+                }
+                let failed = matches!(outcome, Outcome::Failure | Outcome::Fault);
+                if let Some(conduct) = vital.conduct.as_mut()
+                    && (failed || outcome == Outcome::Success)
+                {
+                    conduct.window.record(now, !failed);
                 }
                 if let (Some(breaker), Some(permit)) = (vital.breaker.as_mut(), permit) {
                     transition = breaker.on_result(now, permit, outcome != Outcome::Failure);
@@ -310,7 +342,12 @@ impl Endpoint {
             .as_mut()
             .and_then(|health| health.record(passed));
         if changed == Some(HealthState::Healthy) {
-            vital.well_again(Instant::now());
+            let now = Instant::now();
+            vital.well_again(now);
+            if let Some(conduct) = vital.conduct.as_mut() {
+                conduct.standing.readmit(now);
+                self.ejected_until.store(0, Ordering::Relaxed);
+            }
             if let Some(breaker) = vital.breaker.as_mut() {
                 breaker.end_pause();
             }
@@ -327,6 +364,45 @@ impl Endpoint {
         {
             self.channels.cut();
         }
+    }
+
+    /// What it did within the window, to be compared with others; None: it is not compared.
+    pub(super) fn conduct(&self, now: Instant) -> Option<Reading> {
+        let vital = self.vital.lock();
+        let conduct = vital.conduct.as_ref()?;
+        let (succeeded, failed) = conduct.window.totals(now);
+        Some(Reading {
+            succeeded,
+            failed,
+            ejected: conduct.standing.left(now) > Duration::ZERO,
+        })
+    }
+
+    /// Leaves it out for a while, after which it begins anew.
+    pub(super) fn eject(&self, now: Instant) {
+        let mut vital = self.vital.lock();
+        let (Some(config), Some(conduct)) = (&self.blueprint.outlier, vital.conduct.as_mut())
+        else {
+            return;
+        };
+        conduct.standing.eject(config, now);
+        let (succeeded, failed) = conduct.window.totals(now);
+        conduct.window.clear();
+        let left = conduct.standing.left(now);
+        self.ejected_until
+            .store(self.nanos(now + left), Ordering::Relaxed);
+        drop(vital);
+        self.counters.ejections.fetch_add(1, Ordering::Relaxed);
+        let (address, cluster) = (&self.blueprint.address, &self.blueprint.cluster);
+        log::warn!(
+            "{address} in cluster '{cluster}' is left out for {left:?}: {failed} of its {} requests failed, \
+             many more than of the others",
+            succeeded + failed
+        );
+    }
+
+    pub(super) fn is_ejected(&self, now: Instant) -> bool {
+        self.nanos(now) < self.ejected_until.load(Ordering::Relaxed)
     }
 
     pub fn is_healthy(&self) -> bool {
@@ -357,10 +433,14 @@ impl Endpoint {
                 Some(BreakerState::Open) => "open",
                 Some(BreakerState::HalfOpen) => "half_open",
             },
+            ejected_ms: vital.conduct.as_ref().map_or(0.0, |conduct| {
+                conduct.standing.left(now).as_secs_f64() * 1e3
+            }),
             active: self.active(),
             requests: self.counters.requests.load(Ordering::Relaxed),
             failures: self.counters.failures.load(Ordering::Relaxed),
             cancelled: self.counters.cancelled.load(Ordering::Relaxed),
+            ejections: self.counters.ejections.load(Ordering::Relaxed),
             ewma_ms: vital.latency.get(now) * 1e3,
         }
     }

@@ -87,6 +87,7 @@ mod tests {
                     protocol: config::Protocol::Grpc,
                     health: None,
                     breaker: Some(breaker),
+                    outlier: Some(config::Outlier::default()),
                     tls: None,
                     trust: None,
                     connect_timeout: Duration::from_secs(1),
@@ -112,6 +113,7 @@ mod tests {
             connect_timeout: Duration::from_secs(1),
             health: None,
             breaker: Some(breaker),
+            outlier: Some(config::Outlier::default()),
             tls: None,
         };
         Cluster::new(config, endpoints)
@@ -140,6 +142,7 @@ mod tests {
             Just(Some(Outcome::Success)),
             Just(Some(Outcome::Failure)),
             Just(Some(Outcome::Fault)),
+            Just(Some(Outcome::Busy)),
             Just(Some(Outcome::Neutral)),
         ];
         prop_oneof![

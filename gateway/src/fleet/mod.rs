@@ -6,6 +6,7 @@ pub mod discovery;
 mod endpoint;
 mod health_loop;
 mod lease;
+mod outlier_loop;
 mod probe;
 
 pub use ask::Ask;
@@ -13,3 +14,4 @@ pub use cluster::Cluster;
 pub use endpoint::{Endpoint, EndpointBlueprint, EndpointView};
 pub use health_loop::start as watch_health;
 pub use lease::Lease;
+pub use outlier_loop::start as watch_outliers;

@@ -201,7 +201,7 @@ fn endpoints(out: &mut Text, gateway: &Gateway, now: Instant) {
         }
     }
     type Reading = fn(&crate::fleet::EndpointView) -> f64;
-    let series: [(&str, &str, &str, Reading); 7] = [
+    let series: [(&str, &str, &str, Reading); 9] = [
         (
             "forebay_endpoint_requests_total",
             "counter",
@@ -237,6 +237,18 @@ fn endpoints(out: &mut Text, gateway: &Gateway, now: Instant) {
             "gauge",
             "1 while the circuit breaker is open or half open.",
             |v| f64::from(u8::from(matches!(v.breaker, "open" | "half_open"))),
+        ),
+        (
+            "forebay_endpoint_ejected",
+            "gauge",
+            "1 while the endpoint is left out for failing more often than its peers.",
+            |v| f64::from(u8::from(v.ejected_ms > 0.0)),
+        ),
+        (
+            "forebay_endpoint_ejections_total",
+            "counter",
+            "Times that the endpoint was left out.",
+            |v| v.ejections as f64,
         ),
         (
             "forebay_endpoint_latency_seconds",

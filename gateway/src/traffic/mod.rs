@@ -10,6 +10,7 @@ pub mod deadline;
 pub mod ewma;
 pub mod health;
 pub mod hedge;
+pub mod outlier;
 pub mod quantile;
 pub mod retry;
 pub mod route;
