@@ -36,6 +36,7 @@ fn the_smallest_gateway_has_every_default() {
         "[[clusters]]\nname = \"workers\"\nendpoints = [\"127.0.0.1:8001\", \"127.0.0.1:8002\"]\n",
     ]);
     assert_eq!((gateway.threads, gateway.admin), (None, None));
+    assert_eq!(gateway.upgrade_socket, None);
     assert_eq!(
         (gateway.drain_delay, gateway.drain_timeout),
         (Duration::ZERO, Duration::from_secs(30))

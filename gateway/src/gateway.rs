@@ -28,6 +28,7 @@ pub struct Gateway {
     connections: Arc<AtomicUsize>,
     unrouted: AtomicU64,
     draining: AtomicBool,
+    closing: AtomicBool,
 }
 
 pub struct Snapshot {
@@ -65,6 +66,7 @@ impl Gateway {
             connections: Arc::new(AtomicUsize::new(0)),
             unrouted: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
         }
     }
 
@@ -110,6 +112,15 @@ impl Gateway {
 
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// From now on every HTTP/1 answer is the last on its connection.
+    pub fn start_closing(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
     }
 
     /// Ready: not draining, and at least one cluster could answer.

@@ -2,7 +2,7 @@
 //! clients, and stops them whatever happens to the test.
 //!
 //! `gateway` and `worker` are the processes under test. `upstream` stands in for workers that must misbehave on
-//! command, `onnx` writes models for the real ones. `client`, `wire` and `load` are who calls, `tls` is what they trust.
+//! command, `onnx` writes models for the real ones. `client`, `strict`, `wire` and `load` are who calls, `tls` is what they trust.
 
 pub mod client;
 pub mod folder;
@@ -11,6 +11,7 @@ pub mod load;
 pub mod nameserver;
 pub mod onnx;
 pub mod process;
+pub mod strict;
 pub mod tls;
 pub mod upstream;
 pub mod wire;

@@ -6,6 +6,7 @@ mod listener;
 mod route;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use cluster::{
@@ -32,6 +33,8 @@ pub struct Gateway {
     pub drain_delay: Duration,
     /// How long requests in flight may take to finish after listeners close.
     pub drain_timeout: Duration,
+    /// Where the next version asks for the listening sockets; no upgrade without a gap when `None`.
+    pub upgrade_socket: Option<PathBuf>,
     /// Metrics, health and state over HTTP; off when `None`.
     pub admin: Option<SocketAddr>,
     pub telemetry: Telemetry,

@@ -1,6 +1,7 @@
 //! The root of a gateway configuration, and what its tables demand of each other.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::route::Clusters;
@@ -16,6 +17,7 @@ const KEYS: Keys = &[
     "threads",
     "drain_delay",
     "drain_timeout",
+    "upgrade_socket",
     "admin",
     "telemetry",
     "listeners",
@@ -24,6 +26,8 @@ const KEYS: Keys = &[
 ];
 const ADMIN_KEYS: Keys = &["listen"];
 
+/// `sockaddr_un` has room for 107; the gateway adds a dot and the number of its process.
+const LONGEST_SOCKET_PATH: usize = 96;
 const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 3600);
 
 pub(crate) fn gateway(text: &str) -> Result<Gateway, Problems> {
@@ -38,6 +42,7 @@ fn root(table: &Table<'_>) -> Read<Gateway> {
     let drain_timeout = table.or("drain_timeout", defaults::DRAIN_TIMEOUT, |value| {
         value.duration(Duration::ZERO..=LONGEST_DRAIN)
     });
+    let upgrade_socket = table.optional("upgrade_socket", upgrade_socket);
     let admin = table.optional("admin", admin);
     let telemetry = telemetry::telemetry(table, defaults::GATEWAY_SERVICE_NAME);
     let listeners = listeners(table);
@@ -48,12 +53,19 @@ fn root(table: &Table<'_>) -> Read<Gateway> {
         threads: threads?,
         drain_delay: drain_delay?,
         drain_timeout: drain_timeout?,
+        upgrade_socket: upgrade_socket?,
         admin: admin?,
         telemetry: telemetry?,
         listeners: listeners?,
         routes: routes?,
         clusters: clusters?,
     })
+}
+
+fn upgrade_socket(value: Value<'_>) -> Read<PathBuf> {
+    let fits = |text: &str| (1..=LONGEST_SOCKET_PATH).contains(&text.len()) && !text.contains('\0');
+    let expected = format!("the path of a socket, at most {LONGEST_SOCKET_PATH} bytes long");
+    value.string_that(&expected, fits).map(PathBuf::from)
 }
 
 fn admin(value: Value<'_>) -> Read<SocketAddr> {

@@ -198,6 +198,9 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         ctx.head_timer = None;
         response.remove_header("keep-alive");
+        if self.gateway.is_closing() {
+            session.set_keepalive(None);
+        }
         if session.req_header().version == Version::HTTP_10 {
             // It knows no chunks: the body ends with the connection.
             response.remove_header(&header::TRANSFER_ENCODING);
@@ -383,8 +386,7 @@ impl Proxy {
         session.set_read_timeout(silence);
         // pingora has read from version and headers whether to keep it at all; then without a bound.
         if session.get_keepalive().is_some() {
-            let kept = (!self.gateway.is_draining()).then_some(CLIENT_SILENCE.as_secs());
-            session.set_keepalive(kept);
+            session.set_keepalive(Some(CLIENT_SILENCE.as_secs()));
         }
     }
 

@@ -38,6 +38,9 @@ pub async fn serve(gateway: &Gateway, snapshot: &Snapshot, session: &mut ServerS
         &format!("{} {}", head.method, head.uri.path()),
     );
     let result = handle(gateway, snapshot, session, started, &trace).await;
+    if gateway.is_closing() {
+        session.set_keepalive(None);
+    }
     let (route, code, status, error) = match result {
         Ok((route, reply)) => {
             let (code, status) = (reply.code, reply.page.status);
