@@ -176,6 +176,17 @@ fn cases() -> Vec<Case> {
             "Discovery",
         ),
         gateway(
+            &[
+                LISTENER,
+                CLUSTER,
+                "max_requests = 8\n",
+                "[clusters.queue]\n",
+            ],
+            "",
+            "clusters[0].queue",
+            "Queue",
+        ),
+        gateway(
             &[LISTENER, CLUSTER, "[clusters.health]\n"],
             "",
             "clusters[0].health",

@@ -92,6 +92,7 @@ fn the_smallest_gateway_has_every_default() {
             endpoints: vec![endpoint("127.0.0.1:8001"), endpoint("127.0.0.1:8002")],
             discovery: None,
             connect_timeout: Duration::from_millis(500),
+            limit: None,
             health: Some(Health {
                 probe: HealthProbe::Grpc {
                     service: String::new()
@@ -172,6 +173,33 @@ fn breaker_and_retry_can_be_turned_off() {
             attempts: 1,
             ..Retry::default()
         }
+    );
+}
+
+#[test]
+fn a_limit_brings_its_queue() {
+    assert_eq!(cluster("max_requests = 0\n").limit, None);
+    let queue = Queue {
+        size: 1024,
+        max_wait: None,
+        priority_header: None,
+        tenant_header: None,
+    };
+    assert_eq!(
+        cluster("max_requests = 8\n").limit,
+        Some(Limit {
+            max_requests: 8,
+            queue: queue.clone()
+        })
+    );
+    let none = cluster("max_requests = 8\nqueue = false\n").limit.unwrap();
+    assert_eq!(none.queue, Queue { size: 0, ..queue });
+    let keys =
+        "max_requests = 1\n[clusters.queue]\nmax_wait = \"2s\"\npriority_header = \"Priority\"\n";
+    let queue = cluster(keys).limit.unwrap().queue;
+    assert_eq!(
+        (queue.max_wait, queue.priority_header.as_deref()),
+        (Some(Duration::from_secs(2)), Some("priority"))
     );
 }
 

@@ -29,6 +29,8 @@ pub struct Context {
     pub attempt: Option<AttemptSpan>,
     pub tried: SmallVec<[usize; 4]>,
     pub token: Option<RetryToken>,
+    /// For the endpoint of the current attempt.
+    pub waited: Duration,
     /// Bounds the wait for the head of an HTTP/1 answer.
     pub head_timer: Option<HeadTimer>,
     /// The last attempt failed for lack of time.
@@ -63,6 +65,7 @@ impl Context {
             attempt: None,
             tried: SmallVec::new(),
             token: None,
+            waited: Duration::ZERO,
             head_timer: None,
             timed_out: false,
             refusal: None,
@@ -118,6 +121,13 @@ impl Routed {
 
     pub fn route(&self) -> &Route {
         &self.snapshot.routes[self.index]
+    }
+
+    /// By when the answer must have begun, of a gRPC stream when it must be over.
+    pub fn deadline(&self) -> Deadline {
+        self.head_deadline
+            .or(self.stream_deadline)
+            .unwrap_or(Deadline::NEVER)
     }
 
     /// How long this attempt may wait for the head of a plain HTTP answer. None: not bounded.

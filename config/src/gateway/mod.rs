@@ -2,6 +2,7 @@
 
 mod cluster;
 mod discovery;
+mod limit;
 mod listener;
 mod route;
 
@@ -13,6 +14,7 @@ pub use cluster::{
     Breaker, Cluster, Endpoint, Health, HealthProbe, Identity, Policy, Protocol, UpstreamTls,
 };
 pub use discovery::{Discovery, DiscoverySource};
+pub use limit::{Limit, Queue};
 pub use listener::{Listener, ListenerTls};
 pub use route::{
     HeaderMatch, HeaderValueMatch, Hedge, HostMatch, Match, Mode, ModelMatch, PathMatch, Retry,

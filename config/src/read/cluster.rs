@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Keys, Read, Table, Value, address, discovery, endpoints, health, names};
+use super::{Keys, Read, Table, Value, address, discovery, endpoints, health, limit, names};
 use crate::defaults;
 use crate::gateway::{Breaker, Cluster, Endpoint, Identity, Policy, Protocol, UpstreamTls};
 
@@ -13,6 +13,8 @@ const KEYS: Keys = &[
     "endpoints",
     "discovery",
     "connect_timeout",
+    "max_requests",
+    "queue",
     "health",
     "breaker",
     "tls",
@@ -48,6 +50,7 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
     let connect_timeout = table.or("connect_timeout", defaults::CONNECT_TIMEOUT, |value| {
         value.duration(Duration::from_millis(1)..=Duration::from_secs(300))
     });
+    let limit = limit::limit(&table);
     let health = health::health(&table, protocol.ok());
     let breaker = breaker(&table);
     let tls = table.optional("tls", |value| tls(&value.table(TLS_KEYS)?));
@@ -58,6 +61,7 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
         endpoints: endpoints?,
         discovery: discovery?,
         connect_timeout: connect_timeout?,
+        limit: limit?,
         health: health?,
         breaker: breaker?,
         tls: tls?,

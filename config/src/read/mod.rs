@@ -13,6 +13,7 @@ mod endpoints;
 mod gateway;
 mod health;
 mod http;
+mod limit;
 mod listener;
 mod matches;
 mod model;

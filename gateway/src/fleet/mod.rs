@@ -7,9 +7,11 @@ mod endpoint;
 mod health_loop;
 mod lease;
 mod probe;
+mod waiting;
 
 pub use ask::Ask;
-pub use cluster::Cluster;
+pub use cluster::{Cluster, NoLease};
 pub use endpoint::{Endpoint, EndpointBlueprint, EndpointView};
 pub use health_loop::start as watch_health;
 pub use lease::Lease;
+pub use waiting::{Caller, Unserved, WaitingRoom};

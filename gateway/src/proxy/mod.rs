@@ -7,6 +7,7 @@
 mod failure;
 mod peer;
 mod request;
+mod turn;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::{ErrorSource, ErrorType, Result};
 
 use crate::context::{Context, Routed};
-use crate::fleet::Ask;
+use crate::fleet::{Ask, NoLease, Unserved};
 use crate::gateway::{Gateway, Snapshot};
 use crate::head_timer::HeadTimer;
 use crate::plan::{self, Plan};
@@ -106,7 +107,7 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         ctx: &mut Context,
     ) -> Result<Box<HttpPeer>> {
         let Some(routed) = &ctx.routed else {
@@ -129,14 +130,27 @@ impl ProxyHttp for Proxy {
                 "the deadline has passed",
             ));
         }
-        let Ok(lease) = cluster.lease(&Ask::new(&ctx.tried, now)) else {
-            if ctx.refusal.is_none() {
-                ctx.refusal = Some(Refusal::NoHealthyEndpoint(cluster.config.name.clone()));
+        let mut now = now;
+        let leased = match cluster.lease(&Ask::new(&ctx.tried, now)) {
+            Ok(lease) => Ok(lease),
+            Err(NoLease::NoEndpoint) => Err(Refusal::unserved(cluster, Unserved::NoEndpoint)),
+            Err(NoLease::Busy(room)) => {
+                let turn = turn::wait(room, session, routed, &ctx.tried, now).await;
+                now = Instant::now();
+                turn.map(|(lease, waited)| {
+                    ctx.waited = waited;
+                    lease
+                })
             }
-            return Err(Error::explain(
-                ErrorType::HTTPStatus(503),
-                "no healthy endpoint",
-            ));
+        };
+        let lease = match leased {
+            Ok(lease) => lease,
+            Err(refusal) => {
+                let status = refusal.http().as_u16();
+                ctx.refusal.get_or_insert(refusal);
+                let error = ErrorType::HTTPStatus(status);
+                return Err(Error::explain(error, "no endpoint"));
+            }
         };
         let left = routed
             .stream_deadline
@@ -181,6 +195,10 @@ impl ProxyHttp for Proxy {
                 attributes.push(KeyValue::new("server.address", address));
                 attributes.push(KeyValue::new("forebay.cluster", cluster.name.clone()));
                 attributes.push(KeyValue::new("forebay.policy", cluster.policy.name()));
+            }
+            if !ctx.waited.is_zero() {
+                let waited = ctx.waited.as_secs_f64();
+                attributes.push(KeyValue::new("forebay.queue.seconds", waited));
             }
             attributes
         });

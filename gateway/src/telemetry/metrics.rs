@@ -11,6 +11,7 @@ use forebay_proto::status::Code;
 
 use crate::gateway::Gateway;
 use crate::telemetry::discovery::Discovery;
+use crate::telemetry::waiting;
 
 /// Upper bounds in seconds; a last bucket without bound follows.
 const BOUNDS: [f64; 14] = [
@@ -68,7 +69,7 @@ impl Histogram {
         self.nanos.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    fn write(&self, out: &mut Text, name: &str, labels: &str) {
+    pub(super) fn write(&self, out: &mut Text, name: &str, labels: &str) {
         let mut total = 0;
         for (bucket, bound) in self
             .buckets
@@ -161,6 +162,7 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
             .write(&mut out, "forebay_request_duration_seconds", &labels);
     }
     endpoints(&mut out, gateway, now);
+    waiting::write(&mut out, &snapshot);
     discoveries(&mut out, gateway);
     out.head(
         "forebay_requests_in_flight",
@@ -286,14 +288,14 @@ fn discoveries(out: &mut Text, gateway: &Gateway) {
     }
 }
 
-struct Text(String);
+pub(super) struct Text(String);
 
 impl Text {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
+    pub(super) fn head(&mut self, name: &str, kind: &str, help: &str) {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    fn line(&mut self, name: &str, labels: &str, value: f64) {
+    pub(super) fn line(&mut self, name: &str, labels: &str, value: f64) {
         let _ = if labels.is_empty() {
             writeln!(self.0, "{name} {value}")
         } else {
@@ -303,7 +305,7 @@ impl Text {
 }
 
 /// Label values: backslash, quote and line feed are escaped.
-fn escape(value: &str) -> String {
+pub(super) fn escape(value: &str) -> String {
     value
         .replace('\\', "\\\\")
         .replace('"', "\\\"")

@@ -4,3 +4,4 @@ pub mod discovery;
 pub mod log_setup;
 pub mod metrics;
 pub mod trace;
+mod waiting;

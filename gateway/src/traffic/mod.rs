@@ -11,6 +11,7 @@ pub mod ewma;
 pub mod health;
 pub mod hedge;
 pub mod quantile;
+pub mod queue;
 pub mod retry;
 pub mod route;
 pub mod service_line;

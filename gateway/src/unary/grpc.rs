@@ -283,14 +283,17 @@ pub fn refuse(session: &mut ServerSession, refusal: &Refusal) {
     let Some(session) = http2(session) else {
         return;
     };
-    let mut headers = HeaderMap::with_capacity(4);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert("grpc-status", HeaderValue::from(refusal.code() as i32));
+    let mut response = HeaderMap::with_capacity(4);
+    response.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response.insert("grpc-status", HeaderValue::from(refusal.code() as i32));
     if let Ok(message) = HeaderValue::from_str(&status::encode_message(&refusal.to_string())) {
-        headers.insert("grpc-message", message);
+        response.insert("grpc-message", message);
+    }
+    if let Some(pause) = refusal.retry_after() {
+        response.insert("grpc-retry-pushback-ms", headers::pushback(pause));
     }
     let (mut parts, ()) = http::Response::new(()).into_parts();
-    parts.headers = headers;
+    parts.headers = response;
     if let Err(error) = session.write_response_header(Box::new(ResponseHeader::from(parts)), true) {
         log::debug!("refusal not written: {error}");
     }

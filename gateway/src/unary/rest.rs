@@ -219,6 +219,9 @@ pub async fn refuse(session: &mut ServerSession, refusal: &Refusal) {
     {
         response.insert(header::ALLOW, HeaderValue::from_static(allow));
     }
+    if let Some(pause) = refusal.retry_after() {
+        response.insert(header::RETRY_AFTER, headers::retry_after(pause));
+    }
     if !session.is_body_done() {
         // What is left of the body is not read: the connection cannot carry another request.
         session.set_keepalive(None);
