@@ -155,6 +155,12 @@ fn cases() -> Vec<Case> {
             "Hedge",
         ),
         gateway(
+            &[LISTENER, CLUSTER, ROUTE, "[[routes.rate_limits]]\n"],
+            "requests = 10\n",
+            "routes[0].rate_limits[0]",
+            "Rate limits",
+        ),
+        gateway(
             &[LISTENER, "[[clusters]]\n"],
             "name = \"workers\"\nendpoints = [\"127.0.0.1:8001\"]\n",
             "clusters[0]",

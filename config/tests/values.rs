@@ -75,6 +75,8 @@ fn the_smallest_gateway_has_every_default() {
             mode: Mode::Auto,
             timeout: Duration::from_secs(60),
             max_request_bytes: 64 << 20,
+            max_concurrent: 0,
+            rate_limits: Vec::new(),
             retry,
             hedge: None,
         }]
@@ -200,6 +202,26 @@ fn a_limit_brings_its_queue() {
     assert_eq!(
         (queue.max_wait, queue.priority_header.as_deref()),
         (Some(Duration::from_secs(2)), Some("priority"))
+    );
+}
+
+#[test]
+fn a_rate_limit_needs_only_its_number() {
+    let keys = "rate_limits = [{ requests = 5 }, { requests = 5, by = \"client\" }, \
+                { requests = 5, per = \"1m\", burst = 2, by = { header = \"X-Key\" } }]\n";
+    let limit = |per, burst, by| RateLimit {
+        requests: 5,
+        per: Duration::from_secs(per),
+        burst,
+        by,
+    };
+    assert_eq!(
+        route(keys).rate_limits,
+        [
+            limit(1, 5, RateKey::Route),
+            limit(1, 5, RateKey::Client),
+            limit(60, 2, RateKey::Header("x-key".into()))
+        ]
     );
 }
 

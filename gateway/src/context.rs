@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use crate::fleet::Lease;
 use crate::gateway::{Gateway, InFlight, Route, Snapshot};
 use crate::head_timer::HeadTimer;
+use crate::limits::Permit;
 use crate::refusal::Refusal;
 use crate::telemetry::trace::{AttemptSpan, RequestTrace};
 use crate::traffic::budget::RetryToken;
@@ -42,6 +43,7 @@ pub struct Context {
     /// Of a plain HTTP answer.
     pub http_status: Option<StatusCode>,
     pub counted: Option<InFlight>,
+    pub permit: Option<Permit>,
 }
 
 pub struct Routed {
@@ -72,6 +74,7 @@ impl Context {
             status: None,
             http_status: None,
             counted: Some(gateway.enter()),
+            permit: None,
         }
     }
 

@@ -10,6 +10,7 @@ mod front;
 mod gateway;
 mod handover;
 mod head_timer;
+mod limits;
 mod membership;
 mod notify;
 mod plan;

@@ -27,6 +27,15 @@ pub enum Refusal {
         why: &'static str,
         retry_after: Duration,
     },
+    #[error("too many requests {by}: at most {requests} in {per:?}")]
+    RateLimited {
+        requests: u32,
+        per: Duration,
+        by: &'static str,
+        retry_after: Duration,
+    },
+    #[error("too many requests at a time on this route: at most {most}")]
+    TooManyAtATime { most: usize, retry_after: Duration },
     #[error("no answer from cluster '{cluster}' within {timeout:?}")]
     TimedOut { cluster: String, timeout: Duration },
     #[error("the request body did not arrive within {0:?}")]
@@ -78,7 +87,9 @@ impl Refusal {
     /// When it may pay to ask again: `Retry-After` over HTTP, `grpc-retry-pushback-ms` over gRPC.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Overloaded { retry_after, .. } => Some(*retry_after),
+            Self::Overloaded { retry_after, .. }
+            | Self::RateLimited { retry_after, .. }
+            | Self::TooManyAtATime { retry_after, .. } => Some(*retry_after),
             _ => None,
         }
     }
@@ -88,9 +99,11 @@ impl Refusal {
             Self::NoRoute { .. } | Self::NotGrpc { .. } => Code::Unimplemented,
             Self::NoHealthyEndpoint(_) | Self::Upstream { .. } => Code::Unavailable,
             Self::TimedOut { .. } | Self::BodyTimedOut(_) => Code::DeadlineExceeded,
-            Self::TooLarge { .. } | Self::AnswerTooLarge { .. } | Self::Overloaded { .. } => {
-                Code::ResourceExhausted
-            }
+            Self::TooLarge { .. }
+            | Self::AnswerTooLarge { .. }
+            | Self::Overloaded { .. }
+            | Self::RateLimited { .. }
+            | Self::TooManyAtATime { .. } => Code::ResourceExhausted,
             Self::BadAnswer { .. } => Code::Internal,
             Self::BadRequest(_) | Self::UnsupportedEncoding(_) | Self::GrpcOverHttp1 => {
                 Code::InvalidArgument
@@ -151,6 +164,24 @@ mod tests {
                 Refusal::Overloaded {
                     cluster: cluster(),
                     why: "w",
+                    retry_after: second,
+                },
+                Code::ResourceExhausted,
+                429,
+            ),
+            (
+                Refusal::RateLimited {
+                    requests: 1,
+                    per: second,
+                    by: "b",
+                    retry_after: second,
+                },
+                Code::ResourceExhausted,
+                429,
+            ),
+            (
+                Refusal::TooManyAtATime {
+                    most: 1,
                     retry_after: second,
                 },
                 Code::ResourceExhausted,

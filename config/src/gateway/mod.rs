@@ -4,6 +4,7 @@ mod cluster;
 mod discovery;
 mod limit;
 mod listener;
+mod rate_limit;
 mod route;
 
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ pub use cluster::{
 pub use discovery::{Discovery, DiscoverySource};
 pub use limit::{Limit, Queue};
 pub use listener::{Listener, ListenerTls};
+pub use rate_limit::{RateKey, RateLimit};
 pub use route::{
     HeaderMatch, HeaderValueMatch, Hedge, HostMatch, Match, Mode, ModelMatch, PathMatch, Retry,
     Route,

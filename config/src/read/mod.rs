@@ -22,6 +22,7 @@ mod nearest;
 mod padding;
 mod pipeline;
 mod provider;
+mod rate_limit;
 mod repository;
 mod route;
 mod security;

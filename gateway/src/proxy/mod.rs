@@ -30,6 +30,7 @@ use crate::context::{Context, Routed};
 use crate::fleet::{Ask, NoLease, Unserved};
 use crate::gateway::{Gateway, Snapshot};
 use crate::head_timer::HeadTimer;
+use crate::limits;
 use crate::plan::{self, Plan};
 use crate::protocol::method::Method;
 use crate::protocol::peek::{Peek, peek_framed};
@@ -95,13 +96,14 @@ impl ProxyHttp for Proxy {
             return failure::refuse(session, ctx, Refusal::NoRoute { method, path }).await;
         }
         let client = headers::client_timeout(&session.req_header().headers);
-        ctx.routed = Some(Routed::new(
-            snapshot,
-            found,
-            ctx.started,
-            client,
-            ctx.is_grpc,
-        ));
+        let routed = Routed::new(snapshot, found, ctx.started, client, ctx.is_grpc);
+        let route = ctx.routed.insert(routed).route();
+        let permit =
+            limits::take(route, &session.downstream_session).and_then(|()| limits::enter(route));
+        match permit {
+            Ok(permit) => ctx.permit = permit,
+            Err(refusal) => return failure::refuse(session, ctx, refusal).await,
+        }
         Ok(false)
     }
 

@@ -11,7 +11,7 @@ use forebay_proto::status::Code;
 
 use crate::gateway::Gateway;
 use crate::telemetry::discovery::Discovery;
-use crate::telemetry::waiting;
+use crate::telemetry::{limits, waiting};
 
 /// Upper bounds in seconds; a last bucket without bound follows.
 const BOUNDS: [f64; 14] = [
@@ -163,6 +163,7 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
     }
     endpoints(&mut out, gateway, now);
     waiting::write(&mut out, &snapshot);
+    limits::write(&mut out, &snapshot);
     discoveries(&mut out, gateway);
     out.head(
         "forebay_requests_in_flight",

@@ -18,6 +18,7 @@ use super::course;
 use super::inflate::inflate;
 use super::{body, headers};
 use crate::gateway::{Gateway, Route, Snapshot};
+use crate::limits::{self, Permit};
 use crate::plan;
 use crate::protocol::method::Method;
 use crate::protocol::peek::{ModelRef, Peek, peek_framed, peek_model};
@@ -40,7 +41,17 @@ pub async fn serve(
     let started = Instant::now();
     let _counted = gateway.enter();
     let mut trace = begin(gateway, session);
-    let result = pin!(handle(gateway, snapshot, session, method, started, &trace)).await;
+    let mut permit = None;
+    let result = pin!(handle(
+        gateway,
+        snapshot,
+        session,
+        method,
+        started,
+        &trace,
+        &mut permit
+    ))
+    .await;
     let (route, code, error) = match result {
         Ok((route, answered)) => {
             let code = Code::from_i32(i32::from(answered.status));
@@ -75,6 +86,7 @@ async fn handle<'s>(
     method: Method,
     started: Instant,
     trace: &RequestTrace,
+    permit: &mut Option<Permit>,
 ) -> Handled<'s> {
     let head = session.req_header();
     let client_timeout = headers::client_timeout(&head.headers);
@@ -89,6 +101,9 @@ async fn handle<'s>(
             })?,
         ),
     };
+    if let Some(route) = early {
+        limits::take(route, session).map_err(|refusal| (early, refusal))?;
+    }
     let limit = early.map_or(snapshot.max_request_bytes, |route| {
         route.config.max_request_bytes
     });
@@ -100,11 +115,17 @@ async fn handle<'s>(
     let head = session.req_header();
     let route = match early {
         Some(route) => route,
-        None => route_by_model(snapshot, head, method, &mut message).map_err(|refusal| {
-            gateway.count_unrouted();
-            (None, refusal)
-        })?,
+        None => {
+            let route = route_by_model(snapshot, head, method, &mut message);
+            let route = route.map_err(|refusal| {
+                gateway.count_unrouted();
+                (None, refusal)
+            })?;
+            limits::take(route, session).map_err(|refusal| (Some(route), refusal))?;
+            route
+        }
     };
+    *permit = limits::enter(route).map_err(|refusal| (Some(route), refusal))?;
     if message.len() as u64 > route.config.max_request_bytes {
         let limit = route.config.max_request_bytes;
         return Err((Some(route), Refusal::TooLarge { limit }));

@@ -20,6 +20,7 @@ use super::course;
 use super::inflate::inflate;
 use super::{body, headers};
 use crate::gateway::{Gateway, Route, Snapshot};
+use crate::limits::{self, Permit};
 use crate::plan;
 use crate::protocol::rest_model::RestModel;
 use crate::protocol::transcode::{self, Page};
@@ -37,7 +38,8 @@ pub async fn serve(gateway: &Gateway, snapshot: &Snapshot, session: &mut ServerS
         &head.headers,
         &format!("{} {}", head.method, head.uri.path()),
     );
-    let result = handle(gateway, snapshot, session, started, &trace).await;
+    let mut permit = None;
+    let result = handle(gateway, snapshot, session, started, &trace, &mut permit).await;
     if gateway.is_closing() {
         session.set_keepalive(None);
     }
@@ -80,6 +82,7 @@ async fn handle<'s>(
     session: &mut ServerSession,
     started: Instant,
     trace: &RequestTrace,
+    permit: &mut Option<Permit>,
 ) -> Handled<'s> {
     let head = session.req_header();
     let path = head.uri.path().to_owned();
@@ -98,12 +101,14 @@ async fn handle<'s>(
         return Err((None, no_route(head)));
     };
     let fail = |refusal| (Some(route), refusal);
+    limits::take(route, session).map_err(fail)?;
     let limit = route.config.max_request_bytes;
     let body = body::read(session, limit, route.config.timeout)
         .await
         .map_err(fail)?
         .make_contiguous()
         .clone();
+    *permit = limits::enter(route).map_err(fail)?;
     let head = session.req_header();
     let body = plain(&head.headers, body, limit).map_err(fail)?;
     let json_length = json_length(&head.headers).map_err(fail)?;
