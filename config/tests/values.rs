@@ -37,6 +37,7 @@ fn the_smallest_gateway_has_every_default() {
     ]);
     assert_eq!((gateway.threads, gateway.admin), (None, None));
     assert_eq!(gateway.upgrade_socket, None);
+    assert_eq!(gateway.max_buffered, None);
     assert_eq!(
         (gateway.drain_delay, gateway.drain_timeout),
         (Duration::ZERO, Duration::from_secs(30))

@@ -13,6 +13,7 @@ use forebay_config::gateway as config;
 
 use crate::fleet::Cluster;
 use crate::limits::{Concurrency, RateLimits};
+use crate::memory::Memory;
 use crate::telemetry::discovery::Discoveries;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::telemetry::trace::Tracing;
@@ -25,6 +26,7 @@ pub struct Gateway {
     snapshot: ArcSwap<Snapshot>,
     pub tracing: Tracing,
     pub discoveries: Discoveries,
+    pub memory: Arc<Memory>,
     in_flight: Arc<AtomicUsize>,
     connections: Arc<AtomicUsize>,
     unrouted: AtomicU64,
@@ -63,6 +65,7 @@ pub struct InFlight(Arc<AtomicUsize>);
 impl Gateway {
     pub fn new(snapshot: Snapshot, tracing: Tracing) -> Self {
         Self {
+            memory: Memory::new(snapshot.config.max_buffered),
             snapshot: ArcSwap::from_pointee(snapshot),
             tracing,
             discoveries: Discoveries::default(),
@@ -79,6 +82,7 @@ impl Gateway {
     }
 
     pub fn replace(&self, snapshot: Snapshot) {
+        self.memory.resize(snapshot.config.max_buffered);
         self.snapshot.store(Arc::new(snapshot));
     }
 

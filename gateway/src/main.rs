@@ -12,6 +12,7 @@ mod handover;
 mod head_timer;
 mod limits;
 mod membership;
+mod memory;
 mod notify;
 mod plan;
 mod protocol;

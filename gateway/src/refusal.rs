@@ -36,6 +36,8 @@ pub enum Refusal {
     },
     #[error("too many requests at a time on this route: at most {most}")]
     TooManyAtATime { most: usize, retry_after: Duration },
+    #[error("the gateway keeps as much in memory as it may")]
+    OutOfMemory { retry_after: Duration },
     #[error("no answer from cluster '{cluster}' within {timeout:?}")]
     TimedOut { cluster: String, timeout: Duration },
     #[error("the request body did not arrive within {0:?}")]
@@ -88,6 +90,7 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Overloaded { retry_after, .. }
+            | Self::OutOfMemory { retry_after }
             | Self::RateLimited { retry_after, .. }
             | Self::TooManyAtATime { retry_after, .. } => Some(*retry_after),
             _ => None,
@@ -97,7 +100,9 @@ impl Refusal {
     pub fn code(&self) -> Code {
         match self {
             Self::NoRoute { .. } | Self::NotGrpc { .. } => Code::Unimplemented,
-            Self::NoHealthyEndpoint(_) | Self::Upstream { .. } => Code::Unavailable,
+            Self::NoHealthyEndpoint(_) | Self::Upstream { .. } | Self::OutOfMemory { .. } => {
+                Code::Unavailable
+            }
             Self::TimedOut { .. } | Self::BodyTimedOut(_) => Code::DeadlineExceeded,
             Self::TooLarge { .. }
             | Self::AnswerTooLarge { .. }
@@ -186,6 +191,13 @@ mod tests {
                 },
                 Code::ResourceExhausted,
                 429,
+            ),
+            (
+                Refusal::OutOfMemory {
+                    retry_after: second,
+                },
+                Code::Unavailable,
+                503,
             ),
             (
                 Refusal::TimedOut {

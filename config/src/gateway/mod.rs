@@ -38,6 +38,9 @@ pub struct Gateway {
     pub drain_timeout: Duration,
     /// Where the next version asks for the listening sockets; no upgrade without a gap when `None`.
     pub upgrade_socket: Option<PathBuf>,
+    /// Bytes of request bodies and held-back answers that all requests together may keep in memory; at least twice the
+    /// largest body that a route takes. None: what suits the machine, resolved by the shell.
+    pub max_buffered: Option<u64>,
     /// Metrics, health and state over HTTP; off when `None`.
     pub admin: Option<SocketAddr>,
     pub telemetry: Telemetry,

@@ -181,6 +181,31 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
         "",
         gateway.connections() as f64,
     );
+    let memory = &gateway.memory;
+    let figures = [
+        (
+            "forebay_buffered_bytes",
+            "gauge",
+            "Bodies and held-back answers in memory.",
+            memory.held(),
+        ),
+        (
+            "forebay_buffered_limit_bytes",
+            "gauge",
+            "What they may take.",
+            memory.most(),
+        ),
+        (
+            "forebay_buffered_refused_total",
+            "counter",
+            "Requests that found no room in memory.",
+            memory.refused(),
+        ),
+    ];
+    for (name, kind, help, value) in figures {
+        out.head(name, kind, help);
+        out.line(name, "", value as f64);
+    }
     out.head(
         "forebay_unrouted_total",
         "counter",

@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use super::{headers, hedge};
 use crate::fleet::{Ask, Caller, Cluster, Endpoint, Lease, NoLease, Unserved};
 use crate::gateway::Route;
+use crate::memory::Held;
 use crate::refusal::Refusal;
 use crate::telemetry::trace::{AttemptSpan, RequestTrace};
 use crate::traffic::deadline::Deadline;
@@ -33,6 +34,8 @@ pub struct Call {
     pub client_timeout: Option<Duration>,
     /// Answers up to this many bytes are held back until they are complete.
     pub hold_back: usize,
+    /// What the request itself takes.
+    pub held: Held,
 }
 
 impl Call {
@@ -221,7 +224,13 @@ impl Attempt<'_> {
         let endpoint = lease.endpoint().clone();
         let request = request(&call.path, request_headers, &endpoint);
         let body = call.body.clone();
-        let exchanging = exchange(&endpoint.channels, request, body, call.hold_back);
+        let exchanging = exchange(
+            &endpoint.channels,
+            request,
+            body,
+            call.hold_back,
+            call.held.another(),
+        );
         let result = pin!(pingora::time::timeout(time, exchanging)).await;
         let now = Instant::now();
         let (failure, answer) = match result {

@@ -109,7 +109,8 @@ async fn handle<'s>(
     });
     let time = early.map_or(snapshot.max_timeout, |route| route.config.timeout);
     let time = client_timeout.map_or(time, |own| own.min(time));
-    let mut message = pin!(body::read(session, limit, time))
+    let mut held = gateway.memory.hold();
+    let mut message = pin!(body::read(session, limit, time, &mut held))
         .await
         .map_err(|refusal| (early, refusal))?;
     let head = session.req_header();
@@ -143,6 +144,7 @@ async fn handle<'s>(
         deadline: Deadline::from(started, route.config.timeout, client_timeout),
         client_timeout,
         hold_back: HOLD_BACK,
+        held,
     };
     let mut run = pin!(course::run(route, call, trace));
     // A client that resets its stream ends the attempts, which resets them in turn.
