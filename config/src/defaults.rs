@@ -28,9 +28,12 @@ pub(crate) const CATCH_ALL_ROUTE: &str = "default";
 pub(crate) const ROUTE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const MAX_REQUEST_BYTES: u64 = 64 << 20;
 
+pub(crate) const RATE_PER: Duration = Duration::from_secs(1);
+
 pub(crate) const ENDPOINT_WEIGHT: u32 = 1;
 pub(crate) const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+pub(crate) const QUEUE_SIZE: u32 = 1024;
 pub(crate) const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 /// The interval, if that is shorter.
 pub(crate) const HEALTH_TIMEOUT: Duration = Duration::from_millis(500);

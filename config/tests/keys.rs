@@ -155,6 +155,12 @@ fn cases() -> Vec<Case> {
             "Hedge",
         ),
         gateway(
+            &[LISTENER, CLUSTER, ROUTE, "[[routes.rate_limits]]\n"],
+            "requests = 10\n",
+            "routes[0].rate_limits[0]",
+            "Rate limits",
+        ),
+        gateway(
             &[LISTENER, "[[clusters]]\n"],
             "name = \"workers\"\nendpoints = [\"127.0.0.1:8001\"]\n",
             "clusters[0]",
@@ -174,6 +180,17 @@ fn cases() -> Vec<Case> {
             "dns = \"workers.internal:8001\"\n",
             "clusters[0].discovery",
             "Discovery",
+        ),
+        gateway(
+            &[
+                LISTENER,
+                CLUSTER,
+                "max_requests = 8\n",
+                "[clusters.queue]\n",
+            ],
+            "",
+            "clusters[0].queue",
+            "Queue",
         ),
         gateway(
             &[LISTENER, CLUSTER, "[clusters.health]\n"],

@@ -37,6 +37,7 @@ fn the_smallest_gateway_has_every_default() {
     ]);
     assert_eq!((gateway.threads, gateway.admin), (None, None));
     assert_eq!(gateway.upgrade_socket, None);
+    assert_eq!(gateway.max_buffered, None);
     assert_eq!(
         (gateway.drain_delay, gateway.drain_timeout),
         (Duration::ZERO, Duration::from_secs(30))
@@ -75,6 +76,8 @@ fn the_smallest_gateway_has_every_default() {
             mode: Mode::Auto,
             timeout: Duration::from_secs(60),
             max_request_bytes: 64 << 20,
+            max_concurrent: 0,
+            rate_limits: Vec::new(),
             retry,
             hedge: None,
         }]
@@ -92,6 +95,7 @@ fn the_smallest_gateway_has_every_default() {
             endpoints: vec![endpoint("127.0.0.1:8001"), endpoint("127.0.0.1:8002")],
             discovery: None,
             connect_timeout: Duration::from_millis(500),
+            limit: None,
             health: Some(Health {
                 probe: HealthProbe::Grpc {
                     service: String::new()
@@ -184,6 +188,53 @@ fn breaker_and_retry_can_be_turned_off() {
             attempts: 1,
             ..Retry::default()
         }
+    );
+}
+
+#[test]
+fn a_limit_brings_its_queue() {
+    assert_eq!(cluster("max_requests = 0\n").limit, None);
+    let queue = Queue {
+        size: 1024,
+        max_wait: None,
+        priority_header: None,
+        tenant_header: None,
+    };
+    assert_eq!(
+        cluster("max_requests = 8\n").limit,
+        Some(Limit {
+            max_requests: 8,
+            queue: queue.clone()
+        })
+    );
+    let none = cluster("max_requests = 8\nqueue = false\n").limit.unwrap();
+    assert_eq!(none.queue, Queue { size: 0, ..queue });
+    let keys =
+        "max_requests = 1\n[clusters.queue]\nmax_wait = \"2s\"\npriority_header = \"Priority\"\n";
+    let queue = cluster(keys).limit.unwrap().queue;
+    assert_eq!(
+        (queue.max_wait, queue.priority_header.as_deref()),
+        (Some(Duration::from_secs(2)), Some("priority"))
+    );
+}
+
+#[test]
+fn a_rate_limit_needs_only_its_number() {
+    let keys = "rate_limits = [{ requests = 5 }, { requests = 5, by = \"client\" }, \
+                { requests = 5, per = \"1m\", burst = 2, by = { header = \"X-Key\" } }]\n";
+    let limit = |per, burst, by| RateLimit {
+        requests: 5,
+        per: Duration::from_secs(per),
+        burst,
+        by,
+    };
+    assert_eq!(
+        route(keys).rate_limits,
+        [
+            limit(1, 5, RateKey::Route),
+            limit(1, 5, RateKey::Client),
+            limit(60, 2, RateKey::Header("x-key".into()))
+        ]
     );
 }
 

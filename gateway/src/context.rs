@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use crate::fleet::Lease;
 use crate::gateway::{Gateway, InFlight, Route, Snapshot};
 use crate::head_timer::HeadTimer;
+use crate::limits::Permit;
 use crate::refusal::Refusal;
 use crate::telemetry::trace::{AttemptSpan, RequestTrace};
 use crate::traffic::budget::RetryToken;
@@ -29,6 +30,8 @@ pub struct Context {
     pub attempt: Option<AttemptSpan>,
     pub tried: SmallVec<[usize; 4]>,
     pub token: Option<RetryToken>,
+    /// For the endpoint of the current attempt.
+    pub waited: Duration,
     /// Bounds the wait for the head of an HTTP/1 answer.
     pub head_timer: Option<HeadTimer>,
     /// The last attempt failed for lack of time.
@@ -40,6 +43,7 @@ pub struct Context {
     /// Of a plain HTTP answer.
     pub http_status: Option<StatusCode>,
     pub counted: Option<InFlight>,
+    pub permit: Option<Permit>,
 }
 
 pub struct Routed {
@@ -63,12 +67,14 @@ impl Context {
             attempt: None,
             tried: SmallVec::new(),
             token: None,
+            waited: Duration::ZERO,
             head_timer: None,
             timed_out: false,
             refusal: None,
             status: None,
             http_status: None,
             counted: Some(gateway.enter()),
+            permit: None,
         }
     }
 
@@ -118,6 +124,13 @@ impl Routed {
 
     pub fn route(&self) -> &Route {
         &self.snapshot.routes[self.index]
+    }
+
+    /// By when the answer must have begun, of a gRPC stream when it must be over.
+    pub fn deadline(&self) -> Deadline {
+        self.head_deadline
+            .or(self.stream_deadline)
+            .unwrap_or(Deadline::NEVER)
     }
 
     /// How long this attempt may wait for the head of a plain HTTP answer. None: not bounded.

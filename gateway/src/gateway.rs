@@ -12,6 +12,8 @@ use arc_swap::ArcSwap;
 use forebay_config::gateway as config;
 
 use crate::fleet::Cluster;
+use crate::limits::{Concurrency, RateLimits};
+use crate::memory::Memory;
 use crate::telemetry::discovery::Discoveries;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::telemetry::trace::Tracing;
@@ -24,6 +26,7 @@ pub struct Gateway {
     snapshot: ArcSwap<Snapshot>,
     pub tracing: Tracing,
     pub discoveries: Discoveries,
+    pub memory: Arc<Memory>,
     in_flight: Arc<AtomicUsize>,
     connections: Arc<AtomicUsize>,
     unrouted: AtomicU64,
@@ -50,6 +53,9 @@ pub struct Route {
     pub backoff: Backoff,
     /// None: the route does not hedge.
     pub hedging: Option<Arc<Hedging>>,
+    /// None: it takes whatever comes, over time and at a time.
+    pub rates: Option<Arc<RateLimits>>,
+    pub concurrency: Option<Arc<Concurrency>>,
     pub metrics: Arc<RouteMetrics>,
 }
 
@@ -59,6 +65,7 @@ pub struct InFlight(Arc<AtomicUsize>);
 impl Gateway {
     pub fn new(snapshot: Snapshot, tracing: Tracing) -> Self {
         Self {
+            memory: Memory::new(snapshot.config.max_buffered),
             snapshot: ArcSwap::from_pointee(snapshot),
             tracing,
             discoveries: Discoveries::default(),
@@ -75,6 +82,7 @@ impl Gateway {
     }
 
     pub fn replace(&self, snapshot: Snapshot) {
+        self.memory.resize(snapshot.config.max_buffered);
         self.snapshot.store(Arc::new(snapshot));
     }
 
@@ -165,6 +173,8 @@ impl Snapshot {
                         |former| former.budget.clone(),
                     ),
                     hedging: hedging(route, former.copied()),
+                    rates: rates(route, former.copied()),
+                    concurrency: concurrency(route, former.copied()),
                     metrics: former
                         .map(|former| former.metrics.clone())
                         .unwrap_or_default(),
@@ -222,6 +232,21 @@ fn hedging(route: &config::Route, former: Option<&Route>) -> Option<Arc<Hedging>
     let same = former.filter(|former| former.config.hedge == route.hedge);
     let kept = same.and_then(|former| former.hedging.clone());
     Some(kept.unwrap_or_else(|| Arc::new(Hedging::new(config, Instant::now()))))
+}
+
+/// Buckets stay as full as they are while the limits are the same.
+fn rates(route: &config::Route, former: Option<&Route>) -> Option<Arc<RateLimits>> {
+    let same = former.filter(|former| former.config.rate_limits == route.rate_limits);
+    match same {
+        Some(former) => former.rates.clone(),
+        None => RateLimits::new(&route.rate_limits, Instant::now()).map(Arc::new),
+    }
+}
+
+/// Whoever is served counts on while there is a limit.
+fn concurrency(route: &config::Route, former: Option<&Route>) -> Option<Arc<Concurrency>> {
+    let former = former.and_then(|former| former.concurrency.as_deref());
+    Concurrency::new(route.max_concurrent, former).map(Arc::new)
 }
 
 impl Drop for InFlight {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Discovery;
+use super::{Discovery, Limit};
 use crate::problem::Problems;
 use crate::read;
 
@@ -17,6 +17,8 @@ pub struct Cluster {
     /// Where more endpoints come from; None: there are no others.
     pub discovery: Option<Discovery>,
     pub connect_timeout: Duration,
+    /// None: endpoints get whatever comes.
+    pub limit: Option<Limit>,
     /// None: endpoints count as healthy from the start.
     pub health: Option<Health>,
     /// None: no circuit breaker.

@@ -2,7 +2,9 @@
 
 mod cluster;
 mod discovery;
+mod limit;
 mod listener;
+mod rate_limit;
 mod route;
 
 use std::net::SocketAddr;
@@ -14,7 +16,9 @@ pub use cluster::{
     UpstreamTls,
 };
 pub use discovery::{Discovery, DiscoverySource};
+pub use limit::{Limit, Queue};
 pub use listener::{Listener, ListenerTls};
+pub use rate_limit::{RateKey, RateLimit};
 pub use route::{
     HeaderMatch, HeaderValueMatch, Hedge, HostMatch, Match, Mode, ModelMatch, PathMatch, Retry,
     Route,
@@ -35,6 +39,9 @@ pub struct Gateway {
     pub drain_timeout: Duration,
     /// Where the next version asks for the listening sockets; no upgrade without a gap when `None`.
     pub upgrade_socket: Option<PathBuf>,
+    /// Bytes of request bodies and held-back answers that all requests together may keep in memory; at least twice the
+    /// largest body that a route takes. None: what suits the machine, resolved by the shell.
+    pub max_buffered: Option<u64>,
     /// Metrics, health and state over HTTP; off when `None`.
     pub admin: Option<SocketAddr>,
     pub telemetry: Telemetry,

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Keys, Read, Table, Value, address, discovery, endpoints, health, names, outlier};
+use super::{
+    Keys, Read, Table, Value, address, discovery, endpoints, health, limit, names, outlier,
+};
 use crate::defaults;
 use crate::gateway::{Breaker, Cluster, Endpoint, Identity, Policy, Protocol, UpstreamTls};
 
@@ -13,6 +15,8 @@ const KEYS: Keys = &[
     "endpoints",
     "discovery",
     "connect_timeout",
+    "max_requests",
+    "queue",
     "health",
     "breaker",
     "outlier",
@@ -49,6 +53,7 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
     let connect_timeout = table.or("connect_timeout", defaults::CONNECT_TIMEOUT, |value| {
         value.duration(Duration::from_millis(1)..=Duration::from_secs(300))
     });
+    let limit = limit::limit(&table);
     let health = health::health(&table, protocol.ok());
     let breaker = breaker(&table);
     let outlier = outlier::outlier(&table);
@@ -60,6 +65,7 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
         endpoints: endpoints?,
         discovery: discovery?,
         connect_timeout: connect_timeout?,
+        limit: limit?,
         health: health?,
         breaker: breaker?,
         outlier: outlier?,

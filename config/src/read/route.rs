@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Keys, Read, Table, Value, matches, names, nearest};
+use super::{Keys, Read, Table, Value, matches, names, nearest, rate_limit};
 use crate::defaults;
 use crate::gateway::{Hedge, Match, Mode, Protocol, Retry, Route};
 use crate::units;
@@ -14,6 +14,8 @@ const KEYS: Keys = &[
     "mode",
     "timeout",
     "max_request_size",
+    "max_concurrent",
+    "rate_limits",
     "match",
     "retry",
     "hedge",
@@ -66,6 +68,8 @@ pub(super) fn catch_all(cluster: &str) -> Route {
         mode: Mode::Auto,
         timeout: defaults::ROUTE_TIMEOUT,
         max_request_bytes: defaults::MAX_REQUEST_BYTES,
+        max_concurrent: 0,
+        rate_limits: Vec::new(),
         retry: Retry::default(),
         hedge: None,
     }
@@ -102,6 +106,8 @@ fn settings(
     let max_request_bytes = table.or("max_request_size", defaults::MAX_REQUEST_BYTES, |value| {
         value.bytes(1..=LARGEST_MESSAGE)
     });
+    let max_concurrent = table.or("max_concurrent", 0, |value| value.integer(0..=1_000_000));
+    let rate_limits = rate_limit::rate_limits(table);
     let retry = retry(table, timeout.unwrap_or(LONGEST));
     let hedge = hedge(table, retry.as_ref().ok());
     Ok(Route {
@@ -111,6 +117,8 @@ fn settings(
         mode: mode?,
         timeout: timeout?,
         max_request_bytes: max_request_bytes?,
+        max_concurrent: max_concurrent?,
+        rate_limits: rate_limits?,
         retry: retry?,
         hedge: hedge?,
     })

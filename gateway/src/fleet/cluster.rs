@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use super::ask::Ask;
 use super::endpoint::{Endpoint, EndpointView};
 use super::lease::Lease;
+use super::waiting::WaitingRoom;
 use crate::traffic::balance::{self, Candidate, Draw, Policy};
 use crate::traffic::outlier;
 
@@ -17,6 +18,8 @@ pub struct Cluster {
     policy: Box<dyn Policy>,
     members: Vec<Member>,
     draw: Draw,
+    /// With a limit: where requests wait for an endpoint that has room.
+    room: Option<Arc<WaitingRoom>>,
 }
 
 type Candidates = SmallVec<[Candidate; 16]>;
@@ -26,9 +29,13 @@ struct Member {
     weight: u32,
 }
 
-/// Every endpoint is unhealthy, not yet probed, or held back by its breaker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoEndpoint;
+/// Why there is no lease now.
+pub enum NoLease<'a> {
+    /// Every endpoint is unhealthy, not yet probed, or held back by its breaker.
+    NoEndpoint,
+    /// Endpoints could take requests, but have as many as they may have, or others wait already.
+    Busy(&'a Arc<WaitingRoom>),
+}
 
 impl Cluster {
     pub fn new(config: config::Cluster, endpoints: Vec<Arc<Endpoint>>) -> Self {
@@ -45,39 +52,91 @@ impl Cluster {
             config,
             draw: Draw::new(members.iter().map(|member| member.weight)),
             members,
+            room: None,
         }
     }
 
+    /// Takes the place of the cluster of that name before: whoever waits there is served here.
+    pub fn succeed(mut self, former: Option<&Self>) -> Arc<Self> {
+        let limit = self.config.limit.as_ref();
+        let room = former
+            .and_then(|former| former.room.clone())
+            .or_else(|| limit.map(|_| Arc::default()));
+        self.room = room.clone().filter(|_| limit.is_some());
+        let cluster = Arc::new(self);
+        if let Some(room) = room {
+            for endpoint in cluster.endpoints() {
+                endpoint.tell(cluster.room.clone());
+            }
+            room.serve_from(&cluster, Instant::now());
+        }
+        cluster
+    }
+
     /// Leases the endpoint that the policy prefers, avoiding those already tried while another one can
-    /// take the request.
-    pub fn lease(&self, ask: &Ask<'_>) -> Result<Lease, NoEndpoint> {
+    /// take the request. Who comes while others wait has to wait behind them.
+    pub fn lease(&self, ask: &Ask<'_>) -> Result<Lease, NoLease<'_>> {
+        match &self.room {
+            None => self.lease_now(ask).ok_or(NoLease::NoEndpoint),
+            Some(room) if room.is_waited_in() => Err(NoLease::Busy(room)),
+            Some(room) => self
+                .lease_now(ask)
+                .ok_or_else(|| match self.is_open(ask.now) {
+                    true => NoLease::Busy(room),
+                    false => NoLease::NoEndpoint,
+                }),
+        }
+    }
+
+    /// The same, but never one of those tried, and never while others wait.
+    pub fn lease_other(&self, ask: &Ask<'_>) -> Option<Lease> {
+        let waited = self.room.as_ref().is_some_and(|room| room.is_waited_in());
+        if waited { None } else { self.other_now(ask) }
+    }
+
+    /// Without regard to those who wait: for the one whose turn it is.
+    pub(super) fn lease_now(&self, ask: &Ask<'_>) -> Option<Lease> {
         let again = || {
             let tried = ask.tried.iter();
             let tried = tried.filter_map(|index| self.candidate(*index, ask.now));
             self.choose(&mut tried.collect(), ask)
         };
-        self.lease_other(ask)
+        self.other_now(ask)
             .or_else(again)
             .or_else(|| self.lease_ejected(ask))
-            .ok_or(NoEndpoint)
     }
 
     /// One that was left out for doing worse than the others, which is better than none.
     fn lease_ejected(&self, ask: &Ask<'_>) -> Option<Lease> {
-        let members = self.members.iter().enumerate();
-        let ejected = members.filter(|(_, member)| member.endpoint.is_ejected(ask.now));
-        let candidates = ejected.filter_map(|(index, member)| {
-            let policy = self.config.policy;
-            member
-                .endpoint
-                .candidate(index, member.weight, policy, ask.now)
-        });
+        let policy = self.config.policy;
+        let candidate = |(index, member): (usize, &Member)| {
+            let weight = member.weight;
+            member.endpoint.candidate(index, weight, policy, ask.now)
+        };
+        let members = || self.members.iter().enumerate();
+        let (ejected, others): (Vec<_>, Vec<_>) =
+            members().partition(|(_, member)| member.endpoint.is_ejected(ask.now));
+        // Others that merely have no room are waited for.
+        if ejected.is_empty() || others.into_iter().any(|other| candidate(other).is_some()) {
+            return None;
+        }
+        let roomy = |(_, member): &(usize, &Member)| member.endpoint.active() < self.most();
+        let candidates = ejected.into_iter().filter(roomy).filter_map(candidate);
         self.choose(&mut candidates.collect(), ask)
     }
 
-    /// The same, but never one of those tried. Of a large fleet some members are drawn; all are looked at only
-    /// when none of those can take the request.
-    pub fn lease_other(&self, ask: &Ask<'_>) -> Option<Lease> {
+    /// Whether some endpoint may take traffic, room there or not.
+    pub(super) fn is_open(&self, now: Instant) -> bool {
+        let policy = self.config.policy;
+        self.members.iter().any(|member| {
+            let endpoint = &member.endpoint;
+            endpoint.candidate(0, member.weight, policy, now).is_some()
+        })
+    }
+
+    /// None of those tried. Of a large fleet some members are drawn; all are looked at only when none of those can
+    /// take the request.
+    fn other_now(&self, ask: &Ask<'_>) -> Option<Lease> {
         if self.members.len() > balance::FULL_SCAN {
             let mut drawn = Candidates::new();
             for index in self.draw.positions(ask.random) {
@@ -98,7 +157,7 @@ impl Cluster {
     /// The member as a choice; None when it may not take traffic now.
     fn candidate(&self, index: usize, now: Instant) -> Option<Candidate> {
         let member = self.members.get(index)?;
-        if member.endpoint.is_ejected(now) {
+        if member.endpoint.is_ejected(now) || member.endpoint.active() >= self.most() {
             return None;
         }
         let policy = self.config.policy;
@@ -120,17 +179,30 @@ impl Cluster {
         }
     }
 
+    /// What each endpoint may have in flight.
+    fn most(&self) -> u32 {
+        let limit = self.config.limit.as_ref();
+        limit.map_or(u32::MAX, |limit| limit.max_requests)
+    }
+
     fn choose(&self, candidates: &mut Candidates, ask: &Ask<'_>) -> Option<Lease> {
         while !candidates.is_empty() {
             let position = self.policy.choose(candidates, ask.random)?;
             let index = candidates.get(position)?.index;
-            if let Some(lease) = Lease::take(&self.members[index].endpoint, index, ask.now) {
+            if let Some(lease) =
+                Lease::take(&self.members[index].endpoint, index, ask.now, self.most())
+            {
                 return Some(lease);
             }
-            // Another thread took the breaker's only probe between the look and the lease.
+            // Another thread took the breaker's only probe, or the last room, between the look and the lease.
             candidates.swap_remove(position);
         }
         None
+    }
+
+    /// With a limit: where requests wait.
+    pub fn room(&self) -> Option<&Arc<WaitingRoom>> {
+        self.room.as_ref()
     }
 
     /// The number of members.

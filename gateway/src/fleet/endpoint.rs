@@ -14,6 +14,7 @@ use http::uri::{Authority, Scheme};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
+use super::waiting::WaitingRoom;
 use crate::security::tls::PeerTrust;
 use crate::traffic::balance::Candidate;
 use crate::traffic::breaker::{Breaker, BreakerState, Permit, Transition};
@@ -98,6 +99,8 @@ struct Vital {
     breaker: Option<Breaker>,
     latency: PeakEwma,
     line: ServiceLine,
+    /// Of its cluster, if that has a limit: told when the endpoint could take another request.
+    room: Option<Arc<WaitingRoom>>,
     /// None: it is not compared with the others of its cluster.
     conduct: Option<Conduct>,
 }
@@ -181,6 +184,7 @@ impl Endpoint {
                 window: Window::new(outlier.window),
                 standing: Standing::new(now),
             }),
+            room: None,
         };
         Arc::new(Self {
             scheme: if target.tls.is_some() {
@@ -256,13 +260,19 @@ impl Endpoint {
         })
     }
 
-    /// Asks the breaker for leave and counts the request; None when the breaker says no.
-    pub(super) fn enter(&self, now: Instant) -> Option<Entry> {
-        let permit = match self.vital.lock().breaker.as_mut() {
+    /// Asks the breaker for leave and counts the request; None when the breaker says no, or `most` are in flight.
+    pub(super) fn enter(&self, now: Instant, most: u32) -> Option<Entry> {
+        let mut vital = self.vital.lock();
+        // Counted up under the lock alone, so never beyond `most`.
+        if self.active() >= most {
+            return None;
+        }
+        let permit = match vital.breaker.as_mut() {
             None => None,
             Some(breaker) => Some(breaker.admit(now)?),
         };
         let others = self.active.fetch_add(1, Ordering::Relaxed);
+        drop(vital);
         if others == 0 {
             self.busy_since.store(self.nanos(now), Ordering::Relaxed);
         }
@@ -282,7 +292,8 @@ impl Endpoint {
     /// The other end of `enter`: `outcome` is None for a call that was given up before it was answered.
     pub(super) fn leave(&self, entry: Entry, now: Instant, outcome: Option<Outcome>) {
         let permit = entry.permit;
-        self.active.fetch_sub(1, Ordering::Relaxed);
+        // Sequentially consistent with `active` and the waiting room's count, see there.
+        self.active.fetch_sub(1, Ordering::SeqCst);
         let mut vital = self.vital.lock();
         let mut transition = None;
         match outcome {
@@ -317,9 +328,15 @@ impl Endpoint {
                 }
             }
         }
+        let room = vital.room.clone();
         drop(vital);
         if !matches!(outcome, None | Some(Outcome::Failure)) {
             self.note_answer(now);
+        }
+        if let Some(room) = room {
+            let now = Instant::now();
+            let held = now.saturating_duration_since(entry.started);
+            room.freed(held, outcome == Some(Outcome::Success), now);
         }
         if let Some(transition) = transition {
             log::warn!(
@@ -352,8 +369,12 @@ impl Endpoint {
                 breaker.end_pause();
             }
         }
+        let room = vital.room.clone();
         drop(vital);
         let Some(state) = changed else { return };
+        if let Some(room) = room {
+            room.look_again(Instant::now());
+        }
         let (address, cluster) = (&self.blueprint.address, &self.blueprint.cluster);
         match state {
             HealthState::Healthy => log::info!("{address} in cluster '{cluster}' is healthy"),
@@ -414,7 +435,12 @@ impl Endpoint {
     }
 
     pub fn active(&self) -> u32 {
-        self.active.load(Ordering::Relaxed)
+        self.active.load(Ordering::SeqCst)
+    }
+
+    /// Whom to tell from now on when a request leaves or the endpoint's health changes.
+    pub(super) fn tell(&self, room: Option<Arc<WaitingRoom>>) {
+        self.vital.lock().room = room;
     }
 
     pub fn view(&self, now: Instant) -> EndpointView {

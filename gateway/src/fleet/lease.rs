@@ -18,9 +18,14 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// None when the endpoint's breaker admits nothing now.
-    pub(super) fn take(endpoint: &Arc<Endpoint>, index: usize, now: Instant) -> Option<Self> {
-        let entry = endpoint.enter(now)?;
+    /// None when the endpoint's breaker admits nothing now, or `most` requests are in flight there.
+    pub(super) fn take(
+        endpoint: &Arc<Endpoint>,
+        index: usize,
+        now: Instant,
+        most: u32,
+    ) -> Option<Self> {
+        let entry = endpoint.enter(now, most)?;
         Some(Self {
             endpoint: endpoint.clone(),
             index,
@@ -55,7 +60,7 @@ impl Drop for Lease {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use forebay_config::gateway as config;
@@ -66,7 +71,7 @@ mod tests {
     use crate::upstream::Target;
 
     /// A cluster of `size` endpoints without health checks, so that all take traffic.
-    fn cluster(size: u16, policy: config::Policy, now: Instant) -> Cluster {
+    pub fn cluster(size: u16, policy: config::Policy, now: Instant) -> Cluster {
         let addresses: Vec<String> = (0..size)
             .map(|n| format!("127.0.0.1:{}", 20_000 + n))
             .collect();
@@ -111,6 +116,7 @@ mod tests {
                 .collect(),
             discovery: None,
             connect_timeout: Duration::from_secs(1),
+            limit: None,
             health: None,
             breaker: Some(breaker),
             outlier: Some(config::Outlier::default()),
@@ -255,7 +261,7 @@ mod tests {
             .filter(|(index, _)| *index != 777)
         {
             for _ in 0..3 {
-                let lease = Lease::take(endpoint, index, now).unwrap();
+                let lease = Lease::take(endpoint, index, now, u32::MAX).unwrap();
                 lease.finish(Outcome::Failure, now);
             }
         }

@@ -7,6 +7,7 @@
 mod failure;
 mod peer;
 mod request;
+mod turn;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -26,9 +27,10 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::{ErrorSource, ErrorType, Result};
 
 use crate::context::{Context, Routed};
-use crate::fleet::Ask;
+use crate::fleet::{Ask, NoLease, Unserved};
 use crate::gateway::{Gateway, Snapshot};
 use crate::head_timer::HeadTimer;
+use crate::limits;
 use crate::plan::{self, Plan};
 use crate::protocol::method::Method;
 use crate::protocol::peek::{Peek, peek_framed};
@@ -94,19 +96,20 @@ impl ProxyHttp for Proxy {
             return failure::refuse(session, ctx, Refusal::NoRoute { method, path }).await;
         }
         let client = headers::client_timeout(&session.req_header().headers);
-        ctx.routed = Some(Routed::new(
-            snapshot,
-            found,
-            ctx.started,
-            client,
-            ctx.is_grpc,
-        ));
+        let routed = Routed::new(snapshot, found, ctx.started, client, ctx.is_grpc);
+        let route = ctx.routed.insert(routed).route();
+        let permit =
+            limits::take(route, &session.downstream_session).and_then(|()| limits::enter(route));
+        match permit {
+            Ok(permit) => ctx.permit = permit,
+            Err(refusal) => return failure::refuse(session, ctx, refusal).await,
+        }
         Ok(false)
     }
 
     async fn upstream_peer(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         ctx: &mut Context,
     ) -> Result<Box<HttpPeer>> {
         let Some(routed) = &ctx.routed else {
@@ -129,14 +132,27 @@ impl ProxyHttp for Proxy {
                 "the deadline has passed",
             ));
         }
-        let Ok(lease) = cluster.lease(&Ask::new(&ctx.tried, now)) else {
-            if ctx.refusal.is_none() {
-                ctx.refusal = Some(Refusal::NoHealthyEndpoint(cluster.config.name.clone()));
+        let mut now = now;
+        let leased = match cluster.lease(&Ask::new(&ctx.tried, now)) {
+            Ok(lease) => Ok(lease),
+            Err(NoLease::NoEndpoint) => Err(Refusal::unserved(cluster, Unserved::NoEndpoint)),
+            Err(NoLease::Busy(room)) => {
+                let turn = turn::wait(room, session, routed, &ctx.tried, now).await;
+                now = Instant::now();
+                turn.map(|(lease, waited)| {
+                    ctx.waited = waited;
+                    lease
+                })
             }
-            return Err(Error::explain(
-                ErrorType::HTTPStatus(503),
-                "no healthy endpoint",
-            ));
+        };
+        let lease = match leased {
+            Ok(lease) => lease,
+            Err(refusal) => {
+                let status = refusal.http().as_u16();
+                ctx.refusal.get_or_insert(refusal);
+                let error = ErrorType::HTTPStatus(status);
+                return Err(Error::explain(error, "no endpoint"));
+            }
         };
         let left = routed
             .stream_deadline
@@ -181,6 +197,10 @@ impl ProxyHttp for Proxy {
                 attributes.push(KeyValue::new("server.address", address));
                 attributes.push(KeyValue::new("forebay.cluster", cluster.name.clone()));
                 attributes.push(KeyValue::new("forebay.policy", cluster.policy.name()));
+            }
+            if !ctx.waited.is_zero() {
+                let waited = ctx.waited.as_secs_f64();
+                attributes.push(KeyValue::new("forebay.queue.seconds", waited));
             }
             attributes
         });

@@ -12,6 +12,8 @@ pub mod health;
 pub mod hedge;
 pub mod outlier;
 pub mod quantile;
+pub mod queue;
+pub mod rate;
 pub mod retry;
 pub mod route;
 pub mod service_line;

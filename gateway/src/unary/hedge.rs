@@ -6,7 +6,7 @@
 //! upstream. An attempt that fails leaves the field to the other.
 
 use std::pin::pin;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::attempts::{Answered, Attempt, Failed, Tried};
 use crate::fleet::Ask;
@@ -62,6 +62,7 @@ pub(super) async fn run(attempt: Attempt<'_>, tried: &mut Tried) -> Result<Answe
         started: now,
         time,
         number: number + 1,
+        waited: Duration::ZERO,
     };
     // On the heap, as few calls need it and all would carry its room.
     let mut second = Box::pin(second.run());
