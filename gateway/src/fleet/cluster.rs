@@ -55,7 +55,19 @@ impl Cluster {
             let tried = tried.filter_map(|index| self.candidate(*index, ask.now));
             self.choose(&mut tried.collect(), ask)
         };
-        self.lease_other(ask).or_else(again).ok_or(NoEndpoint)
+        self.lease_other(ask)
+            .or_else(again)
+            .or_else(|| self.lease_lone(ask))
+            .ok_or(NoEndpoint)
+    }
+
+    /// A probe before its time, when no endpoint takes the request: each endpoint in turn, as `random` begins.
+    fn lease_lone(&self, ask: &Ask<'_>) -> Option<Lease> {
+        let count = self.members.len();
+        let first = usize::try_from(ask.random).unwrap_or_default() % count.max(1);
+        (first..count)
+            .chain(0..first)
+            .find_map(|index| Lease::take_lone(&self.members.get(index)?.endpoint, index, ask.now))
     }
 
     /// The same, but never one of those tried. Of a large fleet some members are drawn; all are looked at only
@@ -90,12 +102,20 @@ impl Cluster {
             let position = self.policy.choose(candidates, ask.random)?;
             let index = candidates.get(position)?.index;
             if let Some(lease) = Lease::take(&self.members[index].endpoint, index, ask.now) {
-                return Some(lease);
+                let lone = lease.is_probe() && !self.is_in_service(ask.now);
+                return Some(if lone { lease.lone() } else { lease });
             }
             // Another thread took the breaker's only probe between the look and the lease.
             candidates.swap_remove(position);
         }
         None
+    }
+
+    /// Some member takes any request.
+    fn is_in_service(&self, now: Instant) -> bool {
+        self.members
+            .iter()
+            .any(|member| member.endpoint.is_in_service(now))
     }
 
     /// The number of members.
