@@ -33,6 +33,8 @@ pub struct Context {
     pub head_timer: Option<HeadTimer>,
     /// The last attempt failed for lack of time.
     pub timed_out: bool,
+    /// The last attempt was declined, and another one follows.
+    pub declined: bool,
     /// Why the gateway answers by itself, where an error of pingora's would say less.
     pub refusal: Option<Refusal>,
     /// What the answer's head or trailers said.
@@ -65,6 +67,7 @@ impl Context {
             token: None,
             head_timer: None,
             timed_out: false,
+            declined: false,
             refusal: None,
             status: None,
             http_status: None,

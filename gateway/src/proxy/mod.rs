@@ -200,6 +200,15 @@ impl ProxyHttp for Proxy {
         response.remove_header("keep-alive");
         if self.gateway.is_closing() {
             session.set_keepalive(None);
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        failure::declined(session, response, ctx).map_or(Ok(()), Err)
+    }
+
         }
         if session.req_header().version == Version::HTTP_10 {
             // It knows no chunks: the body ends with the connection.
@@ -306,6 +315,10 @@ impl ProxyHttp for Proxy {
             ErrorType::ReadTimedout => Failure::TimedOut,
             _ if fired => Failure::TimedOut,
             _ if error.retry() && reused => Failure::Stale,
+        if std::mem::take(&mut ctx.declined) {
+            error.set_retry(true);
+            return error;
+        }
             // What pingora says may be retried without reuse was refused before it was processed.
             _ if error.retry() => Failure::Refused,
             _ => Failure::Reset,
