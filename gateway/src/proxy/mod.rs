@@ -2,11 +2,12 @@
 //!
 //! pingora's proxy moves the bytes; each phase here is a short step: route, lease, adjust headers, judge the
 //! outcome. Unary inference over HTTP/1 arrives here too, since pingora reads HTTP/1 heads, and is handed to
-//! `unary` in the first phase.
+//! `unary` in the first phase; plain requests that are kept for further attempts, to `whole`.
 
 mod failure;
 mod peer;
 mod request;
+mod whole;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use forebay_proto::status::{self, Code};
 use http::header::{self, HeaderMap};
 use http::{StatusCode, Version};
 use opentelemetry::KeyValue;
+use pingora::connectors::http::v1::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, HttpPeer};
 use pingora::protocols::Digest;
@@ -46,6 +48,8 @@ pub const CLIENT_SILENCE: Duration = Duration::from_secs(60);
 
 pub struct Proxy {
     pub gateway: Arc<Gateway>,
+    /// For what does not go through pingora's own.
+    pub connector: Connector,
 }
 
 #[async_trait]
@@ -93,6 +97,9 @@ impl ProxyHttp for Proxy {
             let (method, path) = (head.method.to_string(), head.uri.path().to_owned());
             return failure::refuse(session, ctx, Refusal::NoRoute { method, path }).await;
         }
+        let is_whole = route.cluster.config.protocol == Protocol::Http
+            && !ctx.is_grpc
+            && whole::takes(&route.config, session.req_header());
         let client = headers::client_timeout(&session.req_header().headers);
         ctx.routed = Some(Routed::new(
             snapshot,
@@ -101,6 +108,9 @@ impl ProxyHttp for Proxy {
             client,
             ctx.is_grpc,
         ));
+        if is_whole {
+            return whole::serve(self, session, ctx).await;
+        }
         Ok(false)
     }
 
@@ -190,6 +200,15 @@ impl ProxyHttp for Proxy {
         Ok(())
     }
 
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        failure::declined(session, response, ctx).map_or(Ok(()), Err)
+    }
+
     async fn response_filter(
         &self,
         session: &mut Session,
@@ -200,15 +219,6 @@ impl ProxyHttp for Proxy {
         response.remove_header("keep-alive");
         if self.gateway.is_closing() {
             session.set_keepalive(None);
-    async fn upstream_response_filter(
-        &self,
-        session: &mut Session,
-        response: &mut ResponseHeader,
-        ctx: &mut Context,
-    ) -> Result<()> {
-        failure::declined(session, response, ctx).map_or(Ok(()), Err)
-    }
-
         }
         if session.req_header().version == Version::HTTP_10 {
             // It knows no chunks: the body ends with the connection.
@@ -305,6 +315,10 @@ impl ProxyHttp for Proxy {
         let mut error = error.more_context(format!("endpoint {peer}"));
         // pingora leaves errors of kept connections undecided, and panics when such an error is asked.
         error.retry.decide_reuse(reused);
+        if std::mem::take(&mut ctx.declined) {
+            error.set_retry(true);
+            return error;
+        }
         if *error.esource() != ErrorSource::Upstream {
             error.set_retry(false);
             return error;
@@ -315,10 +329,6 @@ impl ProxyHttp for Proxy {
             ErrorType::ReadTimedout => Failure::TimedOut,
             _ if fired => Failure::TimedOut,
             _ if error.retry() && reused => Failure::Stale,
-        if std::mem::take(&mut ctx.declined) {
-            error.set_retry(true);
-            return error;
-        }
             // What pingora says may be retried without reuse was refused before it was processed.
             _ if error.retry() => Failure::Refused,
             _ => Failure::Reset,
