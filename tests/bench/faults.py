@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 FAULTS = ["kill", "hang", "flap", "slow", "broken", "errors"]
-SIZES = {1600: 600, 150528: 300}  # bytes of a request: requests a second
+SIZES = {150528: 300, 1600: 600}  # bytes of a request: requests a second
 SERVER = ["--slots", "64", "--service-ms", "50", "--answer", "1600"]
 Row = dict[str, Any]
 
@@ -129,10 +129,10 @@ def main() -> None:
     parser.add_argument("--faults", default=",".join(FAULTS))
     parser.add_argument("--protos", default="grpc,h1")
     parser.add_argument("--bytes", default=",".join(map(str, SIZES)))
-    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--out", type=Path, default=Path("faults.jsonl"), help="a run that is in it is not repeated")
     parser.add_argument("--lock", help="as for the kit")
-    parser.add_argument("--lock-batch", type=int, default=10)
+    parser.add_argument("--lock-batch", type=int, default=16)
     parser.add_argument("--table", action="store_true", help="only print what --out has")
     options = parser.parse_args()
     sys.path.insert(0, str(options.kit))
