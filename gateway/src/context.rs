@@ -36,6 +36,8 @@ pub struct Context {
     pub head_timer: Option<HeadTimer>,
     /// The last attempt failed for lack of time.
     pub timed_out: bool,
+    /// The last attempt was declined, and another one follows.
+    pub declined: bool,
     /// Why the gateway answers by itself, where an error of pingora's would say less.
     pub refusal: Option<Refusal>,
     /// What the answer's head or trailers said.
@@ -70,6 +72,7 @@ impl Context {
             waited: Duration::ZERO,
             head_timer: None,
             timed_out: false,
+            declined: false,
             refusal: None,
             status: None,
             http_status: None,

@@ -2,9 +2,10 @@
 //! clients, and stops them whatever happens to the test.
 //!
 //! `gateway` and `worker` are the processes under test. `upstream` stands in for workers that must misbehave on
-//! command, `onnx` writes models for the real ones. `client`, `strict`, `wire` and `load` are who calls, `tls` is what they trust.
+//! command, and `faulty` is one as a process of its own; `onnx` writes models for the real ones. `client`, `strict`, `wire` and `load` are who calls, `tls` is what they trust.
 
 pub mod client;
+pub mod faulty;
 pub mod folder;
 pub mod gateway;
 pub mod load;

@@ -37,10 +37,12 @@ pub struct Hedge {
 /// Which data path a request takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// Unary calls of the Open Inference Protocol and of grpc.health are unary; all else streams.
+    /// Unary calls of the Open Inference Protocol and of grpc.health are unary; all else streams, but for plain requests
+    /// whose bodies pingora could not replay.
     #[default]
     Auto,
-    /// Every gRPC call on this route is unary (one message each way).
+    /// Every gRPC call on this route is unary (one message each way); plain requests are read whole and answers to them
+    /// held back.
     Unary,
     /// Everything is streamed, inference too.
     Stream,

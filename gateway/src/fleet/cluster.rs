@@ -104,6 +104,17 @@ impl Cluster {
         self.other_now(ask)
             .or_else(again)
             .or_else(|| self.lease_ejected(ask))
+            .or_else(|| self.lease_lone(ask))
+    }
+
+    /// A probe before its time, when no endpoint takes the request: each endpoint in turn, as `random` begins.
+    fn lease_lone(&self, ask: &Ask<'_>) -> Option<Lease> {
+        let count = self.members.len();
+        let first = usize::try_from(ask.random).unwrap_or_default() % count.max(1);
+        (first..count).chain(0..first).find_map(|index| {
+            let endpoint = &self.members.get(index)?.endpoint;
+            Lease::take_lone(endpoint, index, ask.now, self.most())
+        })
     }
 
     /// One that was left out for doing worse than the others, which is better than none.
@@ -192,7 +203,8 @@ impl Cluster {
             if let Some(lease) =
                 Lease::take(&self.members[index].endpoint, index, ask.now, self.most())
             {
-                return Some(lease);
+                let lone = lease.is_probe() && !self.is_in_service(ask.now);
+                return Some(if lone { lease.lone() } else { lease });
             }
             // Another thread took the breaker's only probe, or the last room, between the look and the lease.
             candidates.swap_remove(position);
@@ -203,6 +215,13 @@ impl Cluster {
     /// With a limit: where requests wait.
     pub fn room(&self) -> Option<&Arc<WaitingRoom>> {
         self.room.as_ref()
+    }
+
+    /// Some member takes any request.
+    fn is_in_service(&self, now: Instant) -> bool {
+        self.members
+            .iter()
+            .any(|member| member.endpoint.is_in_service(now))
     }
 
     /// The number of members.

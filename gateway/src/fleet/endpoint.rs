@@ -138,6 +138,20 @@ pub(super) struct Entry {
     load: u32,
 }
 
+impl Entry {
+    pub(super) fn is_probe(&self) -> bool {
+        self.permit.is_some_and(|permit| permit.is_probe())
+    }
+
+    /// Known to be made while no other endpoint takes requests.
+    pub(super) fn lone(self) -> Self {
+        Self {
+            permit: self.permit.map(Permit::lone),
+            ..self
+        }
+    }
+}
+
 #[derive(Default)]
 pub struct EndpointCounters {
     pub requests: AtomicU64,
@@ -271,17 +285,45 @@ impl Endpoint {
             None => None,
             Some(breaker) => Some(breaker.admit(now)?),
         };
+        Some(self.count(permit, now))
+    }
+
+    /// The same for a request that no other endpoint takes: an open breaker lets it through sooner. None also where
+    /// the endpoint is not healthy.
+    pub(super) fn enter_lone(&self, now: Instant, most: u32) -> Option<Entry> {
+        let mut vital = self.vital.lock();
+        if self.active() >= most {
+            return None;
+        }
+        let health = vital.health.as_ref().map(HealthMachine::state);
+        if health.is_some_and(|state| state != HealthState::Healthy) {
+            return None;
+        }
+        let permit = vital.breaker.as_mut()?.admit_lone(now)?;
+        Some(self.count(Some(permit), now))
+    }
+
+    /// Under the lock of `vital`.
+    fn count(&self, permit: Option<Permit>, now: Instant) -> Entry {
         let others = self.active.fetch_add(1, Ordering::Relaxed);
-        drop(vital);
         if others == 0 {
             self.busy_since.store(self.nanos(now), Ordering::Relaxed);
         }
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
-        Some(Entry {
+        Entry {
             permit,
             started: now,
             load: others.saturating_add(1),
-        })
+        }
+    }
+
+    /// Takes any request: it is healthy, and its breaker closed or off.
+    pub(super) fn is_in_service(&self, now: Instant) -> bool {
+        let vital = self.vital.lock();
+        let health = vital.health.as_ref().map(HealthMachine::state);
+        let breaker = vital.breaker.as_ref().map(|breaker| breaker.state(now));
+        health.is_none_or(|state| state == HealthState::Healthy)
+            && breaker.is_none_or(|state| state == BreakerState::Closed)
     }
 
     /// The latency of a request that goes on being answered.

@@ -34,6 +34,33 @@ impl Lease {
         })
     }
 
+    /// For a request that no other endpoint takes.
+    pub(super) fn take_lone(
+        endpoint: &Arc<Endpoint>,
+        index: usize,
+        now: Instant,
+        most: u32,
+    ) -> Option<Self> {
+        let entry = endpoint.enter_lone(now, most)?;
+        Some(Self {
+            endpoint: endpoint.clone(),
+            index,
+            entry,
+            outcome: None,
+        })
+    }
+
+    /// Whether it decides about the endpoint's breaker.
+    pub(super) fn is_probe(&self) -> bool {
+        self.entry.is_probe()
+    }
+
+    /// The same, known to be taken while no other endpoint takes requests.
+    pub(super) fn lone(mut self) -> Self {
+        self.entry = self.entry.lone();
+        self
+    }
+
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }

@@ -2,12 +2,13 @@
 //!
 //! pingora's proxy moves the bytes; each phase here is a short step: route, lease, adjust headers, judge the
 //! outcome. Unary inference over HTTP/1 arrives here too, since pingora reads HTTP/1 heads, and is handed to
-//! `unary` in the first phase.
+//! `unary` in the first phase; plain requests that are kept for further attempts, to `whole`.
 
 mod failure;
 mod peer;
 mod request;
 mod turn;
+mod whole;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use forebay_proto::status::{self, Code};
 use http::header::{self, HeaderMap};
 use http::{StatusCode, Version};
 use opentelemetry::KeyValue;
+use pingora::connectors::http::v1::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, HttpPeer};
 use pingora::protocols::Digest;
@@ -48,6 +50,8 @@ pub const CLIENT_SILENCE: Duration = Duration::from_secs(60);
 
 pub struct Proxy {
     pub gateway: Arc<Gateway>,
+    /// For what does not go through pingora's own.
+    pub connector: Connector,
 }
 
 #[async_trait]
@@ -95,6 +99,9 @@ impl ProxyHttp for Proxy {
             let (method, path) = (head.method.to_string(), head.uri.path().to_owned());
             return failure::refuse(session, ctx, Refusal::NoRoute { method, path }).await;
         }
+        let is_whole = route.cluster.config.protocol == Protocol::Http
+            && !ctx.is_grpc
+            && whole::takes(&route.config, session.req_header());
         let client = headers::client_timeout(&session.req_header().headers);
         let routed = Routed::new(snapshot, found, ctx.started, client, ctx.is_grpc);
         let route = ctx.routed.insert(routed).route();
@@ -103,6 +110,9 @@ impl ProxyHttp for Proxy {
         match permit {
             Ok(permit) => ctx.permit = permit,
             Err(refusal) => return failure::refuse(session, ctx, refusal).await,
+        }
+        if is_whole {
+            return whole::serve(self, session, ctx).await;
         }
         Ok(false)
     }
@@ -208,6 +218,15 @@ impl ProxyHttp for Proxy {
             upstream.insert_header(TRACEPARENT, value)?;
         }
         Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        failure::declined(session, response, ctx).map_or(Ok(()), Err)
     }
 
     async fn response_filter(
@@ -316,6 +335,10 @@ impl ProxyHttp for Proxy {
         let mut error = error.more_context(format!("endpoint {peer}"));
         // pingora leaves errors of kept connections undecided, and panics when such an error is asked.
         error.retry.decide_reuse(reused);
+        if std::mem::take(&mut ctx.declined) {
+            error.set_retry(true);
+            return error;
+        }
         if *error.esource() != ErrorSource::Upstream {
             error.set_retry(false);
             return error;

@@ -27,9 +27,12 @@ pub async fn read(
     }
     session.set_write_timeout(Some(CLIENT_SILENCE));
     if !session.is_http2() && session.req_header().headers.contains_key(EXPECT) {
-        // The client waits for leave to send its body.
+        // The client waits for leave to send its body. pingora takes that for an answer before the body's end, after
+        // which it would close.
+        let kept = session.get_keepalive();
         let leave = session.write_continue_response().await;
         leave.map_err(|_| Refusal::ClientGone)?;
+        session.set_keepalive(kept);
     }
     let work = async {
         let mut message = Message::default();

@@ -13,5 +13,6 @@ mod hedge;
 mod inflate;
 mod rest;
 
+pub use body::read as read_body;
 pub use grpc::{refuse as refuse_grpc, serve as serve_grpc};
 pub use rest::{refuse as refuse_rest, serve as serve_rest};
