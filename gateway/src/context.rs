@@ -28,6 +28,8 @@ pub struct Context {
     pub lease: Option<Lease>,
     pub attempt: Option<AttemptSpan>,
     pub tried: SmallVec<[usize; 4]>,
+    /// What the request belongs to, for a cluster that goes by it.
+    pub key: Option<u64>,
     pub token: Option<RetryToken>,
     /// Bounds the wait for the head of an HTTP/1 answer.
     pub head_timer: Option<HeadTimer>,
@@ -62,6 +64,7 @@ impl Context {
             lease: None,
             attempt: None,
             tried: SmallVec::new(),
+            key: None,
             token: None,
             head_timer: None,
             timed_out: false,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Discovery;
+use super::{Affinity, Discovery};
 use crate::problem::Problems;
 use crate::read;
 
@@ -12,6 +12,8 @@ pub struct Cluster {
     pub name: String,
     pub protocol: Protocol,
     pub policy: Policy,
+    /// Set for `Policy::RingHash` and for no other.
+    pub affinity: Option<Affinity>,
     /// At least one, unless there is a discovery; addresses are unique within the cluster.
     pub endpoints: Vec<Endpoint>,
     /// Where more endpoints come from; None: there are no others.
@@ -40,6 +42,7 @@ pub enum Policy {
     LeastRequest,
     PeakEwma,
     LeastWork,
+    RingHash,
 }
 
 impl Policy {
@@ -51,6 +54,7 @@ impl Policy {
             Self::LeastRequest => "least_request",
             Self::PeakEwma => "peak_ewma",
             Self::LeastWork => "least_work",
+            Self::RingHash => "ring_hash",
         }
     }
 }

@@ -9,11 +9,17 @@ use smallvec::SmallVec;
 use super::ask::Ask;
 use super::endpoint::{Endpoint, EndpointView};
 use super::lease::Lease;
-use crate::traffic::balance::{self, Candidate, Draw, Policy};
+use crate::traffic::affinity::Affinity;
+use crate::traffic::balance::{self, Candidate, Draw, Policy, Rendezvous, RingHash};
+use crate::traffic::hash;
 
 pub struct Cluster {
     pub config: config::Cluster,
+    /// What requests belong to; None: it makes no difference.
+    pub affinity: Option<Affinity>,
     policy: Box<dyn Policy>,
+    /// For requests with a key.
+    ring: Option<RingHash>,
     members: Vec<Member>,
     draw: Draw,
 }
@@ -39,8 +45,16 @@ impl Cluster {
                 weight: entry.weight,
             })
             .collect();
+        let ring = |affinity: &config::Affinity| {
+            let identity = |member: &Member| hash::of(member.endpoint.blueprint.address.as_bytes());
+            let places = members.iter().enumerate();
+            let places = places.map(|(index, member)| (index, identity(member), member.weight));
+            RingHash::new(affinity.bound, Rendezvous::new(places))
+        };
         Self {
             policy: balance::build(config.policy),
+            affinity: config.affinity.as_ref().map(Affinity::new),
+            ring: config.affinity.as_ref().map(ring),
             config,
             draw: Draw::new(members.iter().map(|member| member.weight)),
             members,
@@ -81,11 +95,20 @@ impl Cluster {
     /// The member as a choice; None when it may not take traffic now.
     fn candidate(&self, index: usize, now: Instant) -> Option<Candidate> {
         let member = self.members.get(index)?;
-        let policy = self.config.policy;
+        let policy = match self.config.policy {
+            // What requests without a key are placed by.
+            config::Policy::RingHash => config::Policy::LeastWork,
+            policy => policy,
+        };
         member.endpoint.candidate(index, member.weight, policy, now)
     }
 
     fn choose(&self, candidates: &mut Candidates, ask: &Ask<'_>) -> Option<Lease> {
+        if let (Some(ring), Some(key)) = (&self.ring, ask.key)
+            && let Some(lease) = self.choose_by_key(ring, key, candidates, ask)
+        {
+            return Some(lease);
+        }
         while !candidates.is_empty() {
             let position = self.policy.choose(candidates, ask.random)?;
             let index = candidates.get(position)?.index;
@@ -96,6 +119,29 @@ impl Cluster {
             candidates.swap_remove(position);
         }
         None
+    }
+
+    /// `known` may be some of many: the key's own places are looked at too, if they were not tried.
+    fn choose_by_key(
+        &self,
+        ring: &RingHash,
+        key: u64,
+        known: &mut Candidates,
+        ask: &Ask<'_>,
+    ) -> Option<Lease> {
+        let mut lost = SmallVec::<[usize; 4]>::new();
+        loop {
+            let look = |index| {
+                let out = ask.tried.contains(&index) || lost.contains(&index);
+                (!out).then(|| self.candidate(index, ask.now)).flatten()
+            };
+            let index = ring.choose(key, ask.random, known, look)?;
+            if let Some(lease) = Lease::take(&self.members[index].endpoint, index, ask.now) {
+                return Some(lease);
+            }
+            lost.push(index);
+            known.retain(|candidate| candidate.index != index);
+        }
     }
 
     /// The number of members.

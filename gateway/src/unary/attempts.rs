@@ -5,6 +5,7 @@
 //! has room: from then on no endpoint is asked twice, and a second full one ends the call. Each attempt may have a second one beside it,
 //! see `hedge`.
 
+use std::net::IpAddr;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
 use opentelemetry::KeyValue;
 use smallvec::SmallVec;
 
-use super::{headers, hedge};
+use super::{affinity, headers, hedge};
 use crate::fleet::{Ask, Cluster, Endpoint, Lease};
 use crate::gateway::Route;
 use crate::refusal::Refusal;
@@ -33,6 +34,8 @@ pub struct Call {
     pub client_timeout: Option<Duration>,
     /// Answers up to this many bytes are held back until they are complete.
     pub hold_back: usize,
+    /// The client's address, where some cluster goes by it.
+    pub source: Option<IpAddr>,
 }
 
 impl Call {
@@ -105,6 +108,7 @@ pub async fn run(
     trace: &RequestTrace,
 ) -> Result<Answered, Refusal> {
     let retry = &route.config.retry;
+    let key = affinity::key(cluster, call);
     let mut tried = Tried::new();
     let mut last: Option<Failed> = None;
     let mut token = None;
@@ -112,7 +116,7 @@ pub async fn run(
     for number in 1..=retry.attempts {
         let now = Instant::now();
         let time = call.deadline.attempt_timeout(now, retry.per_try_timeout);
-        let ask = Ask::new(&tried, now);
+        let ask = Ask::new(&tried, now).with_key(key);
         let lease = match full {
             true => cluster.lease_other(&ask),
             false => cluster.lease(&ask).ok(),
@@ -133,6 +137,7 @@ pub async fn run(
             started: now,
             time,
             number,
+            key,
         };
         let failed = match pin!(hedge::run(attempt, &mut tried)).await {
             Ok(answered) => {
@@ -175,6 +180,7 @@ pub(super) struct Attempt<'a> {
     pub(super) time: Duration,
     /// From 1.
     pub(super) number: u32,
+    pub(super) key: Option<u64>,
 }
 
 impl Attempt<'_> {

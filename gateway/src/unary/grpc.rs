@@ -122,6 +122,7 @@ async fn handle<'s>(
         deadline: Deadline::from(started, route.config.timeout, client_timeout),
         client_timeout,
         hold_back: HOLD_BACK,
+        source: plan::source(snapshot, session),
     };
     let mut run = pin!(course::run(route, call, trace));
     // A client that resets its stream ends the attempts, which resets them in turn.
