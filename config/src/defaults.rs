@@ -29,7 +29,7 @@ pub(crate) const ROUTE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const MAX_REQUEST_BYTES: u64 = 64 << 20;
 
 pub(crate) const RATE_PER: Duration = Duration::from_secs(1);
-
+pub(crate) const AFFINITY_BOUND: f64 = 1.25;
 pub(crate) const ENDPOINT_WEIGHT: u32 = 1;
 pub(crate) const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);

@@ -169,6 +169,17 @@ fn cases() -> Vec<Case> {
         gateway(
             &[
                 LISTENER,
+                CLUSTER,
+                "policy = \"ring_hash\"\n",
+                "[clusters.affinity]\n",
+            ],
+            "header = \"x-session\"\n",
+            "clusters[0].affinity",
+            "Affinity",
+        ),
+        gateway(
+            &[
+                LISTENER,
                 "[[clusters]]\nname = \"a\"\n[[clusters.endpoints]]\n",
             ],
             "address = \"127.0.0.1:8001\"\n",

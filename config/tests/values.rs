@@ -92,6 +92,7 @@ fn the_smallest_gateway_has_every_default() {
             name: "workers".into(),
             protocol: Protocol::Grpc,
             policy: Policy::LeastWork,
+            affinity: None,
             endpoints: vec![endpoint("127.0.0.1:8001"), endpoint("127.0.0.1:8002")],
             discovery: None,
             connect_timeout: Duration::from_millis(500),
@@ -165,6 +166,32 @@ fn health_follows_the_protocol_and_the_interval() {
     assert_eq!(
         (quick.interval, quick.timeout),
         (Duration::from_millis(100), Duration::from_millis(100))
+    );
+}
+
+#[test]
+fn affinity_is_read_with_its_policy() {
+    let sources = "[clusters.affinity]\nheader = \"X-Session\"\nsource = true\nbound = 2\n";
+    let cluster = cluster(&format!("policy = \"ring_hash\"\n{sources}"));
+    assert_eq!(cluster.policy, Policy::RingHash);
+    assert_eq!(
+        cluster.affinity,
+        Some(Affinity {
+            parameter: None,
+            header: Some("x-session".into()),
+            cookie: None,
+            model: false,
+            source: true,
+            bound: 2.0,
+        })
+    );
+}
+
+#[test]
+fn weighted_is_another_name_of_round_robin() {
+    assert_eq!(
+        cluster("policy = \"weighted\"\n").policy,
+        Policy::RoundRobin
     );
 }
 

@@ -29,6 +29,8 @@ pub struct Context {
     pub lease: Option<Lease>,
     pub attempt: Option<AttemptSpan>,
     pub tried: SmallVec<[usize; 4]>,
+    /// What the request belongs to, for a cluster that goes by it.
+    pub key: Option<u64>,
     pub token: Option<RetryToken>,
     /// For the endpoint of the current attempt.
     pub waited: Duration,
@@ -68,6 +70,7 @@ impl Context {
             lease: None,
             attempt: None,
             tried: SmallVec::new(),
+            key: None,
             token: None,
             waited: Duration::ZERO,
             head_timer: None,

@@ -17,6 +17,7 @@ use crate::memory::Memory;
 use crate::telemetry::discovery::Discoveries;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::telemetry::trace::Tracing;
+use crate::traffic::affinity::Affinity;
 use crate::traffic::budget::RetryBudget;
 use crate::traffic::hedge::Hedging;
 use crate::traffic::retry::Backoff;
@@ -43,6 +44,10 @@ pub struct Snapshot {
     pub max_request_bytes: u64,
     /// Longest of all routes: how long that may take.
     pub max_timeout: Duration,
+    /// Some cluster goes by what stands in the messages of gRPC calls.
+    pub reads_messages: bool,
+    /// Some cluster goes by the client's address.
+    pub reads_source: bool,
 }
 
 /// A route ready to serve.
@@ -191,6 +196,11 @@ impl Snapshot {
             config.routes.len(),
             "a validated route names a cluster that exists"
         );
+        let affinities = || {
+            clusters
+                .iter()
+                .filter_map(|cluster| cluster.affinity.as_ref())
+        };
         Self {
             router: Router::new(&config.routes),
             max_request_bytes: config
@@ -205,6 +215,8 @@ impl Snapshot {
                 .map(|route| route.timeout)
                 .max()
                 .unwrap_or_default(),
+            reads_messages: affinities().any(Affinity::reads_messages),
+            reads_source: affinities().any(|affinity| affinity.source),
             routes,
             clusters,
             config,

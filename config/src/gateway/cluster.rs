@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Discovery, Limit};
+use super::{Affinity, Discovery, Limit};
 use crate::problem::Problems;
 use crate::read;
 
@@ -12,6 +12,8 @@ pub struct Cluster {
     pub name: String,
     pub protocol: Protocol,
     pub policy: Policy,
+    /// Set for `Policy::RingHash` and for no other.
+    pub affinity: Option<Affinity>,
     /// At least one, unless there is a discovery; addresses are unique within the cluster.
     pub endpoints: Vec<Endpoint>,
     /// Where more endpoints come from; None: there are no others.
@@ -44,6 +46,7 @@ pub enum Policy {
     LeastRequest,
     PeakEwma,
     LeastWork,
+    RingHash,
 }
 
 impl Policy {
@@ -55,6 +58,7 @@ impl Policy {
             Self::LeastRequest => "least_request",
             Self::PeakEwma => "peak_ewma",
             Self::LeastWork => "least_work",
+            Self::RingHash => "ring_hash",
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The validated gateway configuration: a file per table.
 
+mod affinity;
 mod cluster;
 mod discovery;
 mod limit;
@@ -11,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use affinity::Affinity;
 pub use cluster::{
     Breaker, Cluster, Endpoint, Health, HealthProbe, Identity, Outlier, Policy, Protocol,
     UpstreamTls,

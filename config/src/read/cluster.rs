@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Keys, Read, Table, Value, address, discovery, endpoints, health, limit, names, outlier,
+    Keys, Read, Table, Value, address, affinity, discovery, endpoints, health, limit, names,
+    outlier,
 };
 use crate::defaults;
 use crate::gateway::{Breaker, Cluster, Endpoint, Identity, Policy, Protocol, UpstreamTls};
@@ -12,6 +13,7 @@ const KEYS: Keys = &[
     "name",
     "protocol",
     "policy",
+    "affinity",
     "endpoints",
     "discovery",
     "connect_timeout",
@@ -32,12 +34,15 @@ const BREAKER_KEYS: Keys = &[
 const TLS_KEYS: Keys = &["server_name", "ca", "certificate", "key"];
 
 const PROTOCOLS: [(&str, Protocol); 2] = [("grpc", Protocol::Grpc), ("http", Protocol::Http)];
-const POLICIES: [(&str, Policy); 5] = [
+/// What balancers call `weighted` is round robin here, which heeds the weights.
+const POLICIES: [(&str, Policy); 7] = [
     ("round_robin", Policy::RoundRobin),
     ("random", Policy::Random),
     ("least_request", Policy::LeastRequest),
     ("peak_ewma", Policy::PeakEwma),
     ("least_work", Policy::LeastWork),
+    ("ring_hash", Policy::RingHash),
+    ("weighted", Policy::RoundRobin),
 ];
 
 const SERVER_NAME: &str = "the name or IP address that the certificate is verified against (verification cannot be turned off)";
@@ -48,6 +53,7 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
     let name = names::required_name(&table);
     let protocol = table.or("protocol", Protocol::Grpc, |value| value.choice(&PROTOCOLS));
     let policy = table.or("policy", Policy::LeastWork, |value| value.choice(&POLICIES));
+    let affinity = affinity::affinity(&table, policy.ok());
     let discovery = discovery::discovery(&table);
     let endpoints = written(&table, discovery != Ok(None));
     let connect_timeout = table.or("connect_timeout", defaults::CONNECT_TIMEOUT, |value| {
@@ -62,6 +68,7 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
         name: name?,
         protocol: protocol?,
         policy: policy?,
+        affinity: affinity?,
         endpoints: endpoints?,
         discovery: discovery?,
         connect_timeout: connect_timeout?,

@@ -5,6 +5,7 @@
 //! recording a problem, hence a reader that fails has always said why.
 
 mod address;
+mod affinity;
 mod batching;
 mod cluster;
 mod discovery;

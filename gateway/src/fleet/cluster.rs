@@ -10,12 +10,17 @@ use super::ask::Ask;
 use super::endpoint::{Endpoint, EndpointView};
 use super::lease::Lease;
 use super::waiting::WaitingRoom;
-use crate::traffic::balance::{self, Candidate, Draw, Policy};
-use crate::traffic::outlier;
+use crate::traffic::affinity::Affinity;
+use crate::traffic::balance::{self, Candidate, Draw, Policy, Rendezvous, RingHash};
+use crate::traffic::{hash, outlier};
 
 pub struct Cluster {
     pub config: config::Cluster,
+    /// What requests belong to; None: it makes no difference.
+    pub affinity: Option<Affinity>,
     policy: Box<dyn Policy>,
+    /// For requests with a key.
+    ring: Option<RingHash>,
     members: Vec<Member>,
     draw: Draw,
     /// With a limit: where requests wait for an endpoint that has room.
@@ -47,8 +52,16 @@ impl Cluster {
                 weight: entry.weight,
             })
             .collect();
+        let ring = |affinity: &config::Affinity| {
+            let identity = |member: &Member| hash::of(member.endpoint.blueprint.address.as_bytes());
+            let places = members.iter().enumerate();
+            let places = places.map(|(index, member)| (index, identity(member), member.weight));
+            RingHash::new(affinity.bound, Rendezvous::new(places))
+        };
         Self {
             policy: balance::build(config.policy),
+            affinity: config.affinity.as_ref().map(Affinity::new),
+            ring: config.affinity.as_ref().map(ring),
             config,
             draw: Draw::new(members.iter().map(|member| member.weight)),
             members,
@@ -119,11 +132,7 @@ impl Cluster {
 
     /// One that was left out for doing worse than the others, which is better than none.
     fn lease_ejected(&self, ask: &Ask<'_>) -> Option<Lease> {
-        let policy = self.config.policy;
-        let candidate = |(index, member): (usize, &Member)| {
-            let weight = member.weight;
-            member.endpoint.candidate(index, weight, policy, ask.now)
-        };
+        let candidate = |(index, member): (usize, &Member)| self.look(index, member, ask.now);
         let members = || self.members.iter().enumerate();
         let (ejected, others): (Vec<_>, Vec<_>) =
             members().partition(|(_, member)| member.endpoint.is_ejected(ask.now));
@@ -138,11 +147,9 @@ impl Cluster {
 
     /// Whether some endpoint may take traffic, room there or not.
     pub(super) fn is_open(&self, now: Instant) -> bool {
-        let policy = self.config.policy;
-        self.members.iter().any(|member| {
-            let endpoint = &member.endpoint;
-            endpoint.candidate(0, member.weight, policy, now).is_some()
-        })
+        self.members
+            .iter()
+            .any(|member| self.look(0, member, now).is_some())
     }
 
     /// None of those tried. Of a large fleet some members are drawn; all are looked at only when none of those can
@@ -171,13 +178,23 @@ impl Cluster {
         if member.endpoint.is_ejected(now) || member.endpoint.active() >= self.most() {
             return None;
         }
-        let policy = self.config.policy;
+        self.look(index, member, now)
+    }
+
+    /// The same, be it ejected or full.
+    fn look(&self, index: usize, member: &Member, now: Instant) -> Option<Candidate> {
+        let policy = match self.config.policy {
+            // What requests without a key are placed by.
+            config::Policy::RingHash => config::Policy::LeastWork,
+            policy => policy,
+        };
         member.endpoint.candidate(index, member.weight, policy, now)
     }
 
-    /// Leaves out for a while who fails much more often than the others.
+    /// Leaves out for a while who fails much more often than the others. Where requests go by a key, one caller's
+    /// values all meet the same endpoint and would get it ejected, so there it is not done.
     pub fn eject_outliers(&self, now: Instant) {
-        let Some(config) = &self.config.outlier else {
+        let Some(config) = self.config.outlier.as_ref().filter(|_| self.ring.is_none()) else {
             return;
         };
         let readings = self
@@ -197,19 +214,28 @@ impl Cluster {
     }
 
     fn choose(&self, candidates: &mut Candidates, ask: &Ask<'_>) -> Option<Lease> {
+        if let (Some(ring), Some(key)) = (&self.ring, ask.key)
+            && let Some(lease) = self.choose_by_key(ring, key, candidates, ask)
+        {
+            return Some(lease);
+        }
         while !candidates.is_empty() {
             let position = self.policy.choose(candidates, ask.random)?;
             let index = candidates.get(position)?.index;
-            if let Some(lease) =
-                Lease::take(&self.members[index].endpoint, index, ask.now, self.most())
-            {
-                let lone = lease.is_probe() && !self.is_in_service(ask.now);
-                return Some(if lone { lease.lone() } else { lease });
+            if let Some(lease) = self.take(index, ask) {
+                return Some(lease);
             }
             // Another thread took the breaker's only probe, or the last room, between the look and the lease.
             candidates.swap_remove(position);
         }
         None
+    }
+
+    fn take(&self, index: usize, ask: &Ask<'_>) -> Option<Lease> {
+        let endpoint = &self.members.get(index)?.endpoint;
+        let lease = Lease::take(endpoint, index, ask.now, self.most())?;
+        let lone = lease.is_probe() && !self.is_in_service(ask.now);
+        Some(if lone { lease.lone() } else { lease })
     }
 
     /// With a limit: where requests wait.
@@ -222,6 +248,29 @@ impl Cluster {
         self.members
             .iter()
             .any(|member| member.endpoint.is_in_service(now))
+    }
+
+    /// `known` may be some of many: the key's own places are looked at too, if they were not tried.
+    fn choose_by_key(
+        &self,
+        ring: &RingHash,
+        key: u64,
+        known: &mut Candidates,
+        ask: &Ask<'_>,
+    ) -> Option<Lease> {
+        let mut lost = SmallVec::<[usize; 4]>::new();
+        loop {
+            let look = |index| {
+                let out = ask.tried.contains(&index) || lost.contains(&index);
+                (!out).then(|| self.candidate(index, ask.now)).flatten()
+            };
+            let index = ring.choose(key, ask.random, known, look)?;
+            if let Some(lease) = self.take(index, ask) {
+                return Some(lease);
+            }
+            lost.push(index);
+            known.retain(|candidate| candidate.index != index);
+        }
     }
 
     /// The number of members.

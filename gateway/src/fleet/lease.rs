@@ -137,6 +137,14 @@ pub(super) mod tests {
             name: "c".into(),
             protocol: config::Protocol::Grpc,
             policy,
+            affinity: (policy == config::Policy::RingHash).then(|| config::Affinity {
+                parameter: None,
+                header: None,
+                cookie: None,
+                model: false,
+                source: true,
+                bound: 1.25,
+            }),
             endpoints: addresses
                 .into_iter()
                 .map(|address| config::Endpoint { address, weight: 1 })
@@ -152,8 +160,15 @@ pub(super) mod tests {
         Cluster::new(config, endpoints)
     }
 
+    /// Each with a key of its own.
     fn ask(tried: &[usize], random: u64, now: Instant) -> Ask<'_> {
-        Ask { tried, random, now }
+        let key = Some(random);
+        Ask {
+            tried,
+            key,
+            random,
+            now,
+        }
     }
 
     #[derive(Debug, Clone)]
@@ -244,12 +259,38 @@ pub(super) mod tests {
         );
     }
 
-    const POLICIES: [config::Policy; 5] = [
+    #[test]
+    fn a_key_keeps_its_endpoint_and_moves_on_to_its_next() {
+        let now = Instant::now();
+        for size in [5, 1_000] {
+            let cluster = cluster(size, config::Policy::RingHash, now);
+            let keyed = |key, random| ask(&[], random, now).with_key(Some(key));
+            for key in 0..50 {
+                let home = cluster.lease(&keyed(key, 1)).ok().unwrap().index;
+                let tried = [home];
+                let retry = |random| Ask {
+                    tried: &tried,
+                    ..keyed(key, random)
+                };
+                let second = cluster.lease(&retry(2)).ok().unwrap().index;
+                assert_ne!(home, second);
+                for random in 3..20 {
+                    let again = cluster.lease(&keyed(key, random)).ok().unwrap().index;
+                    assert_eq!(again, home);
+                    let again = cluster.lease(&retry(random)).ok().unwrap();
+                    assert_eq!(again.index, second, "a retry's endpoint is the key's too");
+                }
+            }
+        }
+    }
+
+    const POLICIES: [config::Policy; 6] = [
         config::Policy::RoundRobin,
         config::Policy::Random,
         config::Policy::LeastRequest,
         config::Policy::PeakEwma,
         config::Policy::LeastWork,
+        config::Policy::RingHash,
     ];
 
     #[test]
@@ -281,18 +322,17 @@ pub(super) mod tests {
     #[test]
     fn the_last_one_of_a_large_fleet_that_may_take_traffic_is_found() {
         let now = Instant::now();
-        let cluster = cluster(1_000, config::Policy::LeastWork, now);
-        for (index, endpoint) in cluster
-            .endpoints()
-            .enumerate()
-            .filter(|(index, _)| *index != 777)
-        {
-            for _ in 0..3 {
-                let lease = Lease::take(endpoint, index, now, u32::MAX).unwrap();
-                lease.finish(Outcome::Failure, now);
+        for policy in [config::Policy::LeastWork, config::Policy::RingHash] {
+            let cluster = cluster(1_000, policy, now);
+            let others = cluster.endpoints().enumerate();
+            for (index, endpoint) in others.filter(|(index, _)| *index != 777) {
+                for _ in 0..3 {
+                    let lease = Lease::take(endpoint, index, now, u32::MAX).unwrap();
+                    lease.finish(Outcome::Failure, now);
+                }
             }
+            assert_eq!(cluster.lease(&ask(&[], 5, now)).ok().unwrap().index, 777);
         }
-        assert_eq!(cluster.lease(&ask(&[], 5, now)).ok().unwrap().index, 777);
     }
 
     /// `cargo test --release -p forebay-gateway choosing -- --ignored --nocapture`

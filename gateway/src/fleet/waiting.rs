@@ -57,6 +57,7 @@ struct State {
 
 struct Waiter {
     tried: SmallVec<[usize; 4]>,
+    key: Option<u64>,
     answer: oneshot::Sender<Result<Lease, Unserved>>,
 }
 
@@ -68,6 +69,8 @@ pub struct Caller<'a> {
     pub deadline: Deadline,
     /// Members that were asked before, by position.
     pub tried: &'a [usize],
+    /// What the request belongs to, see `Ask`.
+    pub key: Option<u64>,
 }
 
 /// Why a request got no endpoint. The times are when it may pay to ask again.
@@ -181,6 +184,7 @@ impl WaitingRoom {
         let (answer, turn) = oneshot::channel();
         let waiter = Waiter {
             tried: caller.tried.into(),
+            key: caller.key,
             answer,
         };
         let Ok((ticket, pushed_out)) = state.queue.push(place, waiter) else {
@@ -238,7 +242,7 @@ impl WaitingRoom {
         let mut closed = None;
         loop {
             let next = state.queue.next(now, |waiter| {
-                match cluster.lease_now(&Ask::new(&waiter.tried, now)) {
+                match cluster.lease_now(&Ask::new(&waiter.tried, now).with_key(waiter.key)) {
                     Some(lease) => Some(Ok(lease)),
                     None => {
                         let closed = *closed.get_or_insert_with(|| !cluster.is_open(now));

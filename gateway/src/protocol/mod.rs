@@ -4,6 +4,8 @@
 //! Pure. Telling calls and models apart allocates nothing, except where a REST path carries escapes.
 
 pub mod method;
+pub mod parameter;
 pub mod peek;
 pub mod rest_model;
 pub mod transcode;
+mod wire;

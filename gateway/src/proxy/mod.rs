@@ -4,6 +4,7 @@
 //! outcome. Unary inference over HTTP/1 arrives here too, since pingora reads HTTP/1 heads, and is handed to
 //! `unary` in the first phase; plain requests that are kept for further attempts, to `whole`.
 
+mod affinity;
 mod failure;
 mod peer;
 mod request;
@@ -39,6 +40,7 @@ use crate::protocol::peek::{Peek, peek_framed};
 use crate::protocol::rest_model::RestModel;
 use crate::refusal::Refusal;
 use crate::telemetry::trace::TRACEPARENT;
+use crate::traffic::affinity::Seen;
 use crate::traffic::retry::{Failure, Outcome};
 use crate::unary::{self, headers};
 
@@ -84,7 +86,10 @@ impl ProxyHttp for Proxy {
             &format!("{} {}", head.method, head.uri.path()),
         );
         let found = match self.find_route(&snapshot, session).await {
-            Ok(found) => found,
+            Ok((found, key)) => {
+                ctx.key = key;
+                found
+            }
             Err(refusal) => {
                 self.gateway.count_unrouted();
                 return failure::refuse(session, ctx, refusal).await;
@@ -143,11 +148,12 @@ impl ProxyHttp for Proxy {
             ));
         }
         let mut now = now;
-        let leased = match cluster.lease(&Ask::new(&ctx.tried, now)) {
+        let ask = Ask::new(&ctx.tried, now).with_key(ctx.key);
+        let leased = match cluster.lease(&ask) {
             Ok(lease) => Ok(lease),
             Err(NoLease::NoEndpoint) => Err(Refusal::unserved(cluster, Unserved::NoEndpoint)),
             Err(NoLease::Busy(room)) => {
-                let turn = turn::wait(room, session, routed, &ctx.tried, now).await;
+                let turn = turn::wait(room, session, routed, &ask).await;
                 now = Instant::now();
                 turn.map(|(lease, waited)| {
                     ctx.waited = waited;
@@ -433,21 +439,26 @@ impl Proxy {
         }
     }
 
-    /// The route's position; reads the head of a stream's first message when routes look at models.
+    /// The route's position, and the request's key where the cluster goes by one; reads the head of a stream's first
+    /// message when routes or clusters look into it.
     async fn find_route(
         &self,
         snapshot: &Snapshot,
         session: &mut Session,
-    ) -> Result<usize, Refusal> {
-        let fields = Method::of(session.req_header().uri.path()).model_fields();
+    ) -> Result<(usize, Option<u64>), Refusal> {
+        let method = Method::of(session.req_header().uri.path());
+        let fields = method.model_fields();
         let mut seen = Vec::new();
         if let Some(fields) = fields
-            && snapshot.routes_by_model()
+            && (snapshot.routes_by_model() || snapshot.reads_messages)
         {
             session.as_mut().enable_retry_buffering();
+            let enough = |seen: &[u8]| {
+                peek_framed(seen, fields, false) != Peek::NeedMore
+                    && (!snapshot.reads_messages || affinity::is_enough(seen))
+            };
             let reading = async {
-                while seen.len() < PEEK_LIMIT && peek_framed(&seen, fields, false) == Peek::NeedMore
-                {
+                while seen.len() < PEEK_LIMIT && !enough(&seen) {
                     match session.downstream_session.read_request_body().await {
                         Ok(Some(chunk)) => seen.extend_from_slice(&chunk),
                         Ok(None) => break,
@@ -473,12 +484,22 @@ impl Proxy {
             (None, Some(named)) => named.name_and_version(),
             (None, None) => (None, None),
         };
-        snapshot
+        let found = snapshot
             .find(&plan::request_head(head, model, version))
             .ok_or_else(|| Refusal::NoRoute {
                 method: head.method.to_string(),
                 path: path.to_owned(),
+            })?;
+        let affinity = snapshot.routes[found].cluster.affinity.as_ref();
+        let key = affinity.and_then(|affinity| {
+            affinity.key(&Seen {
+                headers: &head.headers,
+                source: plan::source(snapshot, &session.downstream_session),
+                model: named.as_ref().and_then(|named| named.name_and_version().0),
+                message: affinity::message(&seen, method),
             })
+        });
+        Ok((found, key))
     }
 }
 

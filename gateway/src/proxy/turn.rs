@@ -5,12 +5,12 @@
 //! read is the body.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pingora::proxy::Session;
 
 use crate::context::Routed;
-use crate::fleet::{Caller, Lease, Unserved, WaitingRoom};
+use crate::fleet::{Ask, Caller, Lease, Unserved, WaitingRoom};
 use crate::refusal::Refusal;
 
 /// An endpoint once it is the request's turn, and how long that took.
@@ -18,16 +18,17 @@ pub async fn wait(
     room: &Arc<WaitingRoom>,
     session: &mut Session,
     routed: &Routed,
-    tried: &[usize],
-    now: Instant,
+    ask: &Ask<'_>,
 ) -> Result<(Lease, Duration), Refusal> {
     let route = routed.route();
     let caller = Caller {
         headers: &session.req_header().headers,
         route: &route.config.name,
         deadline: routed.deadline(),
-        tried,
+        tried: ask.tried,
+        key: ask.key,
     };
+    let now = ask.now;
     let refused = |unserved| match unserved {
         Unserved::Expired => Refusal::TimedOut {
             cluster: route.cluster.config.name.clone(),

@@ -5,6 +5,7 @@
 //! has room: from then on no endpoint is asked twice, and a second full one ends the call. Each attempt may have a second one beside it,
 //! see `hedge`.
 
+use std::net::IpAddr;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
 use opentelemetry::KeyValue;
 use smallvec::SmallVec;
 
-use super::{headers, hedge};
+use super::{affinity, headers, hedge};
 use crate::fleet::{Ask, Caller, Cluster, Endpoint, Lease, NoLease, Unserved};
 use crate::gateway::Route;
 use crate::memory::Held;
@@ -36,6 +37,8 @@ pub struct Call {
     pub hold_back: usize,
     /// What the request itself takes.
     pub held: Held,
+    /// The client's address, where some cluster goes by it.
+    pub source: Option<IpAddr>,
 }
 
 impl Call {
@@ -108,13 +111,14 @@ pub async fn run(
     trace: &RequestTrace,
 ) -> Result<Answered, Refusal> {
     let retry = &route.config.retry;
+    let key = affinity::key(cluster, call);
     let mut tried = Tried::new();
     let mut last: Option<Failed> = None;
     let mut token = None;
     let mut full = false;
     for number in 1..=retry.attempts {
         let mut now = Instant::now();
-        let ask = Ask::new(&tried, now);
+        let ask = Ask::new(&tried, now).with_key(key);
         let mut waited = Duration::ZERO;
         let leased = match full {
             true => cluster.lease_other(&ask).ok_or(Unserved::NoEndpoint),
@@ -127,6 +131,7 @@ pub async fn run(
                         route: &route.config.name,
                         deadline: call.deadline,
                         tried: &tried,
+                        key,
                     };
                     // On the heap, as few calls wait and all would carry its room.
                     let turn = match room.join(&caller, now) {
@@ -160,6 +165,7 @@ pub async fn run(
             time,
             number,
             waited,
+            key,
         };
         let failed = match pin!(hedge::run(attempt, &mut tried)).await {
             Ok(answered) => {
@@ -204,6 +210,7 @@ pub(super) struct Attempt<'a> {
     pub(super) number: u32,
     /// For its endpoint.
     pub(super) waited: Duration,
+    pub(super) key: Option<u64>,
 }
 
 impl Attempt<'_> {

@@ -145,6 +145,7 @@ async fn handle<'s>(
         client_timeout,
         hold_back: HOLD_BACK,
         held,
+        source: plan::source(snapshot, session),
     };
     let mut run = pin!(course::run(route, call, trace));
     // A client that resets its stream ends the attempts, which resets them in turn.

@@ -4,6 +4,7 @@
 //! The endpoint is chosen after the body is here, so a slow client holds no lease; the body is kept, so any
 //! attempt can be repeated whatever its size. Attempts go over the gateway's own HTTP/2 channels.
 
+mod affinity;
 mod attempts;
 mod body;
 mod course;

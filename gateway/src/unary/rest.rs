@@ -129,6 +129,7 @@ async fn handle<'s>(
         // JSON needs all of it: the route's bound on bodies holds for answers too.
         hold_back: usize::try_from(limit).unwrap_or(usize::MAX),
         held,
+        source: plan::source(snapshot, session),
     };
     let answered = tokio::select! {
         biased;
