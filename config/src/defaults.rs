@@ -30,6 +30,8 @@ pub(crate) const MAX_REQUEST_BYTES: u64 = 64 << 20;
 
 pub(crate) const ENDPOINT_WEIGHT: u32 = 1;
 pub(crate) const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
+/// The agent of this machine.
+pub(crate) const CONSUL: &str = "127.0.0.1:8500";
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 pub(crate) const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 /// The interval, if that is shorter.

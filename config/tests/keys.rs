@@ -193,6 +193,12 @@ fn cases() -> Vec<Case> {
             "TLS to sources",
         ),
         gateway(
+            &[LISTENER, CLUSTER, "[clusters.discovery.consul]\n"],
+            "service = \"workers\"\n",
+            "clusters[0].discovery.consul",
+            "Consul",
+        ),
+        gateway(
             &[LISTENER, CLUSTER, "[clusters.health]\n"],
             "",
             "clusters[0].health",

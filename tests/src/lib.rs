@@ -2,10 +2,11 @@
 //! clients, and stops them whatever happens to the test.
 //!
 //! `gateway` and `worker` are the processes under test. `upstream` stands in for workers that must misbehave on
-//! command, `onnx` writes models for the real ones. `nameserver` and `etcd` say where they are, `relay` is a way that can
-//! be cut, `members` is who belongs. `client`, `strict`, `wire` and `load` are who calls, `tls` is what they trust.
+//! command, `onnx` writes models for the real ones. `nameserver`, `etcd` and `consul` say where they are, `relay` is a
+//! way that can be cut, `members` is who belongs. `client`, `strict`, `wire` and `load` are who calls, `tls` is what they trust.
 
 pub mod client;
+pub mod consul;
 pub mod etcd;
 pub mod folder;
 pub mod gateway;

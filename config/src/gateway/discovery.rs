@@ -27,6 +27,8 @@ pub enum DiscoverySource {
     Srv(String),
     /// Every key under a prefix is an endpoint, as its value says.
     Etcd(Etcd),
+    /// Every instance of a service whose checks pass is an endpoint.
+    Consul(Consul),
 }
 
 impl DiscoverySource {
@@ -37,6 +39,7 @@ impl DiscoverySource {
             Self::Dns { .. } => "dns",
             Self::Srv(_) => "srv",
             Self::Etcd(_) => "etcd",
+            Self::Consul(_) => "consul",
         }
     }
 }
@@ -58,6 +61,22 @@ pub struct Login {
     pub user: String,
     /// Its first line is the password.
     pub password_file: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Consul {
+    /// `host:port` of an agent's HTTP API.
+    pub server: String,
+    /// Never empty.
+    pub service: String,
+    /// An instance has all of them.
+    pub tags: Vec<String>,
+    /// None: the agent's own.
+    pub datacenter: Option<String>,
+    /// Its first line is an ACL token; None: the agent is asked without one.
+    pub token_file: Option<PathBuf>,
+    /// None: plain text.
+    pub tls: Option<SourceTls>,
 }
 
 /// TLS to the server of a source. Files are read at each connection, so that new ones are used.

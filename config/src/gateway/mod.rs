@@ -12,7 +12,7 @@ use std::time::Duration;
 pub use cluster::{
     Breaker, Cluster, Endpoint, Health, HealthProbe, Identity, Policy, Protocol, UpstreamTls,
 };
-pub use discovery::{Discovery, DiscoverySource, Etcd, Login, SourceTls};
+pub use discovery::{Consul, Discovery, DiscoverySource, Etcd, Login, SourceTls};
 pub use listener::{Listener, ListenerTls};
 pub use route::{
     HeaderMatch, HeaderValueMatch, Hedge, HostMatch, Match, Mode, ModelMatch, PathMatch, Retry,

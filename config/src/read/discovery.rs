@@ -1,5 +1,6 @@
 //! `[clusters.discovery]`, and the file that one of its sources names.
 
+mod consul;
 mod etcd;
 mod server;
 
@@ -10,10 +11,19 @@ use crate::defaults;
 use crate::gateway::{Discovery, DiscoverySource, Endpoint};
 use crate::problem::Problems;
 
-const KEYS: Keys = &["file", "dns", "srv", "etcd", "interval", "nameserver"];
+const KEYS: Keys = &[
+    "file",
+    "dns",
+    "srv",
+    "etcd",
+    "consul",
+    "interval",
+    "nameserver",
+];
 const FILE_KEYS: Keys = &["endpoints"];
 
-const SOURCES: &str = r#"one of file, dns, srv and etcd, such as dns = "workers.internal:8001""#;
+const SOURCES: &str =
+    r#"one of file, dns, srv, etcd and consul, such as dns = "workers.internal:8001""#;
 const DNS: &str = r#"a name and a port, such as "workers.internal:8001""#;
 const SRV: &str = r#"the name of SRV records, such as "_grpc._tcp.workers.internal""#;
 
@@ -29,7 +39,8 @@ pub(super) fn discovery(cluster: &Table<'_>) -> Read<Option<Discovery>> {
     let dns = table.optional("dns", |value| dns(&value));
     let srv = table.optional("srv", |value| srv(&value));
     let etcd = table.optional("etcd", |value| etcd::etcd(&value));
-    let others = [("file", &file), ("etcd", &etcd)];
+    let consul = table.optional("consul", |value| consul::consul(&value));
+    let others = [("file", &file), ("etcd", &etcd), ("consul", &consul)];
     let other = others.iter().find(|(_, read)| **read != Ok(None));
     let nameserver = table.optional("nameserver", |value| {
         let expected = r#"the IP address and port of a DNS server, such as "10.0.0.2:53""#;
@@ -41,7 +52,7 @@ pub(super) fn discovery(cluster: &Table<'_>) -> Read<Option<Discovery>> {
             (address, None) => Ok(address),
         }
     });
-    let written = [file, dns, srv, etcd];
+    let written = [file, dns, srv, etcd, consul];
     if written.iter().filter(|source| **source != Ok(None)).count() != 1 {
         return value.wrong(SOURCES);
     }

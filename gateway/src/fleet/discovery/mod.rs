@@ -6,6 +6,7 @@
 //! without records counts as failed too, since that is what a name server says when it lost its zone. The others can
 //! tell "there are none" from "I do not know", so an empty answer of theirs is believed.
 
+mod consul;
 mod dns;
 mod etcd;
 mod file;
@@ -15,6 +16,7 @@ mod server;
 
 use forebay_config::gateway as config;
 
+use consul::ConsulSource;
 use etcd::EtcdSource;
 pub use patience::Patience;
 use polled::Polled;
@@ -22,6 +24,7 @@ use polled::Polled;
 pub enum Source {
     Polled(Box<Polled>),
     Etcd(Box<EtcdSource>),
+    Consul(Box<ConsulSource>),
 }
 
 impl Source {
@@ -32,6 +35,9 @@ impl Source {
             | config::DiscoverySource::Srv(_) => Self::Polled(Box::new(Polled::new(discovery))),
             config::DiscoverySource::Etcd(settings) => {
                 Self::Etcd(Box::new(EtcdSource::new(settings)))
+            }
+            config::DiscoverySource::Consul(settings) => {
+                Self::Consul(Box::new(ConsulSource::new(settings)))
             }
         }
     }
@@ -45,6 +51,7 @@ impl Source {
         match self {
             Self::Polled(source) => source.next().await,
             Self::Etcd(source) => source.next().await,
+            Self::Consul(source) => source.next().await,
         }
     }
 }

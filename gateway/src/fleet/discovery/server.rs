@@ -14,6 +14,7 @@ const CONNECT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
+    Http1,
     Http2,
 }
 
@@ -61,6 +62,7 @@ async fn client_tls(
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())?;
     Ok(match protocol {
+        Protocol::Http1 => trust.http1,
         Protocol::Http2 => trust.http2,
     })
 }
