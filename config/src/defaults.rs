@@ -32,6 +32,8 @@ pub(crate) const RATE_PER: Duration = Duration::from_secs(1);
 pub(crate) const AFFINITY_BOUND: f64 = 1.25;
 pub(crate) const ENDPOINT_WEIGHT: u32 = 1;
 pub(crate) const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
+/// The agent of this machine.
+pub(crate) const CONSUL: &str = "127.0.0.1:8500";
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 pub(crate) const QUEUE_SIZE: u32 = 1024;
 pub(crate) const HEALTH_INTERVAL: Duration = Duration::from_secs(1);

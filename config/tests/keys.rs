@@ -193,6 +193,29 @@ fn cases() -> Vec<Case> {
             "Discovery",
         ),
         gateway(
+            &[LISTENER, CLUSTER, "[clusters.discovery.etcd]\n"],
+            "servers = [\"10.0.0.2:2379\"]\nprefix = \"/workers/\"\n",
+            "clusters[0].discovery.etcd",
+            "etcd",
+        ),
+        gateway(
+            &[
+                LISTENER,
+                CLUSTER,
+                "[clusters.discovery.etcd]\nservers = [\"10.0.0.2:2379\"]\nprefix = \"/workers/\"\n",
+                "[clusters.discovery.etcd.tls]\n",
+            ],
+            "",
+            "clusters[0].discovery.etcd.tls",
+            "TLS to sources",
+        ),
+        gateway(
+            &[LISTENER, CLUSTER, "[clusters.discovery.consul]\n"],
+            "service = \"workers\"\n",
+            "clusters[0].discovery.consul",
+            "Consul",
+        ),
+        gateway(
             &[
                 LISTENER,
                 CLUSTER,

@@ -72,6 +72,14 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// One that a source names; no weight: the default one.
+    ///
+    /// # Errors
+    /// What would be right.
+    pub fn named(address: &str, weight: Option<u64>) -> Result<Self, String> {
+        read::endpoint_named(address, weight)
+    }
+
     /// The text of a discovery file; every problem at once.
     pub fn parse_file(text: &str) -> Result<Vec<Self>, Problems> {
         read::endpoints_file(text)

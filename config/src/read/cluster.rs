@@ -139,8 +139,6 @@ fn breaker(cluster: &Table<'_>) -> Read<Option<Breaker>> {
 }
 
 fn tls(table: &Table<'_>) -> Read<UpstreamTls> {
-    let is_verifiable =
-        |text: &str| address::is_name(text) || text.parse::<std::net::IpAddr>().is_ok();
     let server_name = table.required("server_name", SERVER_NAME, |value| {
         value
             .string_that(SERVER_NAME, is_verifiable)
@@ -155,8 +153,13 @@ fn tls(table: &Table<'_>) -> Read<UpstreamTls> {
     })
 }
 
+/// What a certificate can be verified against.
+pub(super) fn is_verifiable(name: &str) -> bool {
+    address::is_name(name) || name.parse::<std::net::IpAddr>().is_ok()
+}
+
 /// Both files or neither.
-fn identity(table: &Table<'_>) -> Read<Option<Identity>> {
+pub(super) fn identity(table: &Table<'_>) -> Read<Option<Identity>> {
     let certificate = table.optional("certificate", |value| value.file());
     let key = table.optional("key", |value| value.file());
     match (certificate?, key?) {

@@ -35,6 +35,7 @@ mod value;
 mod worker;
 
 pub(crate) use discovery::endpoints_file;
+pub(crate) use endpoints::named as endpoint_named;
 pub(crate) use gateway::gateway;
 pub(crate) use worker::worker;
 
