@@ -137,7 +137,7 @@ pub(super) mod tests {
             name: "c".into(),
             protocol: config::Protocol::Grpc,
             policy,
-            affinity: (policy == config::Policy::RingHash).then(|| config::Affinity {
+            affinity: (policy == config::Policy::RingHash).then_some(config::Affinity {
                 parameter: None,
                 header: None,
                 cookie: None,

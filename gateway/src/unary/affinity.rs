@@ -53,6 +53,7 @@ mod tests {
     use http::{HeaderMap, HeaderValue};
 
     use super::*;
+    use crate::memory::Memory;
     use crate::traffic::deadline::Deadline;
     use crate::upstream::Message;
 
@@ -72,6 +73,7 @@ mod tests {
             deadline: Deadline::from(Instant::now(), Duration::from_secs(1), None),
             client_timeout: None,
             hold_back: 0,
+            held: Memory::new(None).hold(),
             source: None,
         }
     }

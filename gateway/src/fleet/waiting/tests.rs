@@ -43,6 +43,7 @@ fn join(cluster: &Cluster, headers: &HeaderMap, time: Duration) -> Result<Waitin
         route: "r",
         deadline: Deadline::from(now, time, None),
         tried: &[],
+        key: None,
     };
     room.join(&caller, now)
 }
@@ -236,6 +237,7 @@ async fn under_threads_nobody_is_forgotten() {
                             route: "r",
                             deadline: Deadline::NEVER,
                             tried: &[],
+                            key: None,
                         };
                         let waiting = room.join(&caller, now).ok().unwrap();
                         if random.u8(..4) == 0 {

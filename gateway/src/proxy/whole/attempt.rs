@@ -9,6 +9,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::HttpPeer;
 use pingora::protocols::http::v1::client::HttpSession;
 
+use crate::memory::Held;
 use crate::traffic::retry::Failure;
 use crate::upstream::Message;
 
@@ -20,6 +21,8 @@ pub struct Answer {
     pub head: ResponseHeader,
     pub body: Message,
     pub rest: Option<HttpSession>,
+    /// What of the process's memory `body` takes.
+    pub held: Held,
     /// Who answered, for `x-forebay-endpoint`.
     pub endpoint: HeaderValue,
 }
@@ -38,6 +41,8 @@ pub struct Attempt<'a> {
     pub body: Message,
     /// Also an answer that does not say how long it is.
     pub hold_back_all: bool,
+    /// For the answer; what finds no room there streams.
+    pub held: Held,
 }
 
 impl Attempt<'_> {
@@ -52,7 +57,7 @@ impl Attempt<'_> {
         }
     }
 
-    async fn run(self) -> Result<Box<Answer>, Failed> {
+    async fn run(mut self) -> Result<Box<Answer>, Failed> {
         let opened = self.connector.get_http_session(self.peer).await;
         let (mut session, reused) = opened.map_err(|error| {
             log::debug!("{error}");
@@ -72,7 +77,7 @@ impl Attempt<'_> {
                 return Err(silent.into());
             }
         };
-        let hold_back = match declared(&head) {
+        let mut hold_back = match declared(&head) {
             Some(length) => length <= HOLD_BACK,
             None => self.hold_back_all,
         };
@@ -80,7 +85,13 @@ impl Attempt<'_> {
         let mut complete = false;
         while hold_back && !complete && body.len() <= HOLD_BACK {
             match session.read_body_bytes().await {
-                Ok(Some(chunk)) => body.push(chunk),
+                Ok(Some(chunk)) => {
+                    hold_back = self.held.try_grow(chunk.len());
+                    if !hold_back {
+                        self.held.must_grow(chunk.len());
+                    }
+                    body.push(chunk);
+                }
                 Ok(None) => complete = true,
                 Err(error) => {
                     log::debug!("{error}");
@@ -103,6 +114,7 @@ impl Attempt<'_> {
             head,
             body,
             rest,
+            held: self.held,
             endpoint: self.endpoint,
         });
         match status {

@@ -56,7 +56,9 @@ pub async fn serve(proxy: &Proxy, session: &mut Session, ctx: &mut Context) -> R
     let repeatable = session.req_header().method.is_idempotent()
         || (hold_back_all && route.config.retry.idempotent);
     let (limit, time) = (route.config.max_request_bytes, route.config.timeout);
-    let body = match unary::read_body(&mut session.downstream_session, limit, time).await {
+    let mut held = proxy.gateway.memory.hold();
+    let client = &mut session.downstream_session;
+    let body = match unary::read_body(client, limit, time, &mut held).await {
         Ok(body) => body,
         Err(refusal) => return failure::refuse(session, ctx, refusal).await,
     };
@@ -85,6 +87,7 @@ pub async fn serve(proxy: &Proxy, session: &mut Session, ctx: &mut Context) -> R
             head,
             body: body.clone(),
             hold_back_all,
+            held: held.another(),
         };
         let routed = ctx.routed.as_ref();
         let time = routed.and_then(|routed| routed.head_time(Instant::now()));
@@ -159,6 +162,7 @@ async fn deliver(
         body,
         rest,
         endpoint,
+        held: _held,
     } = answer;
     let has_body = session.req_header().method != Method::HEAD
         && !matches!(
