@@ -72,8 +72,8 @@ async fn what_exceeds_the_limit_waits_and_is_served() -> anyhow::Result<()> {
     let inference = client::inference(gateway.address()).await?;
     let rest = Rest::new(gateway.address());
     let mut calls: Vec<Call> = (0..6).map(|_| call(&inference, "held", &[])).collect();
-    let over_rest = tokio::spawn(async move { rest.infer("m", ROW).await });
     upstream.until_active(|active| *active == 2).await?;
+    let over_rest = tokio::spawn(async move { rest.infer("m", ROW).await });
     until_waiting(&gateway, 5.0).await?;
     ensure!(upstream.infers() == 2);
     // One of those who wait goes away, and one of those who are served.
