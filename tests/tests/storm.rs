@@ -50,7 +50,7 @@ async fn storm(cluster: &str) -> anyhow::Result<()> {
     )?;
     gateway.all_healthy().await?;
     let (before, after) = (3 * SECOND, 3 * SECOND);
-    let failing = load::seconds(4);
+    let failing = load::seconds(6);
     let start = Instant::now();
     let answered = Arc::new(Mutex::new(Vec::new()));
     let load = tokio::spawn(open_loop(2 * CAPACITY, before + failing + after, {
@@ -96,8 +96,8 @@ async fn storm(cluster: &str) -> anyhow::Result<()> {
         reached as f64 / offered
     );
     assert!(reached as f64 <= 1.25 * offered, "{reached} of {offered}");
-    assert!(usual > 0.8 * f64::from(CAPACITY), "{usual}");
-    assert!(recovered > 0.9 * usual, "{recovered} after {usual}");
+    assert!(usual > 0.6 * f64::from(CAPACITY), "{usual}");
+    assert!(recovered > 0.8 * usual, "{recovered} after {usual}");
     assert!(report.longest < PER_TRY + SECOND, "{report:?}");
     gateway.all_idle().await
 }
