@@ -28,6 +28,13 @@ pub(crate) const CATCH_ALL_ROUTE: &str = "default";
 pub(crate) const ROUTE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const MAX_REQUEST_BYTES: u64 = 64 << 20;
 
+pub(crate) const SIDE_WEIGHT: u32 = 1;
+pub(crate) const FALLBACK_STATUS: u16 = 503;
+pub(crate) const FALLBACK_CONTENT_TYPE: &str = "application/json";
+/// UNAVAILABLE.
+pub(crate) const FALLBACK_GRPC_CODE: u8 = 14;
+pub(crate) const FALLBACK_GRPC_MESSAGE: &str = "the service is temporarily unavailable";
+
 pub(crate) const ENDPOINT_WEIGHT: u32 = 1;
 pub(crate) const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);

@@ -4,14 +4,17 @@
 //! started with. Endpoints are shared between snapshots.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use forebay_config::gateway as config;
+use pingora::protocols::http::ServerSession;
 
 use crate::fleet::Cluster;
+use crate::targets::Targets;
 use crate::telemetry::discovery::Discoveries;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::telemetry::trace::Tracing;
@@ -46,6 +49,8 @@ pub struct Snapshot {
 pub struct Route {
     pub config: config::Route,
     pub cluster: Arc<Cluster>,
+    /// None: there is no other cluster, and no answer without one.
+    pub targets: Option<Targets>,
     pub budget: Arc<RetryBudget>,
     pub backoff: Backoff,
     /// None: the route does not hedge.
@@ -158,7 +163,9 @@ impl Snapshot {
                     .clone();
                 let retry = &route.retry;
                 let same_retry = former.filter(|former| former.config.retry == *retry);
+                let former_targets = former.and_then(|former| former.targets.as_ref());
                 Some(Route {
+                    targets: Targets::new(route, &clusters, former_targets),
                     cluster,
                     budget: same_retry.map_or_else(
                         || Arc::new(RetryBudget::new(retry.budget_ratio, retry.budget_min)),
@@ -213,6 +220,13 @@ impl Snapshot {
     /// Whether any route looks at the model's name.
     pub fn routes_by_model(&self) -> bool {
         self.router.needs_model()
+    }
+}
+
+impl Route {
+    /// The client's address, where the route looks at it.
+    pub fn source(&self, session: &ServerSession) -> Option<IpAddr> {
+        self.targets.as_ref()?.source(session)
     }
 }
 

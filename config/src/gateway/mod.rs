@@ -4,6 +4,7 @@ mod cluster;
 mod discovery;
 mod listener;
 mod route;
+mod targets;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ pub use route::{
     HeaderMatch, HeaderValueMatch, Hedge, HostMatch, Match, Mode, ModelMatch, PathMatch, Retry,
     Route,
 };
+pub use targets::{Fallback, Side, Split, StaticAnswer, StaticBody, Sticky};
 
 use crate::problem::Problems;
 use crate::read;

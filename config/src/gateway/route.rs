@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
+use super::{Fallback, Split};
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     pub name: String,
     pub matches: Match,
-    /// Name of the cluster; it exists.
+    /// Name of the cluster, of the first side where there is a split; it exists.
     pub cluster: String,
+    /// None: everything goes to `cluster`.
+    pub split: Option<Split>,
+    /// None: what fails, fails.
+    pub fallback: Option<Fallback>,
     pub mode: Mode,
     /// Over all attempts, from the first byte of the request; an earlier `grpc-timeout` wins.
     /// Streaming calls are bounded only by their own `grpc-timeout`.

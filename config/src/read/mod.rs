@@ -26,6 +26,7 @@ mod route;
 mod security;
 mod source;
 mod table;
+mod targets;
 mod telemetry;
 mod value;
 mod worker;

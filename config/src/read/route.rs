@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Keys, Read, Table, Value, matches, names, nearest};
+use super::{Keys, Read, Table, Value, matches, names, nearest, targets};
 use crate::defaults;
 use crate::gateway::{Hedge, Match, Mode, Protocol, Retry, Route};
 use crate::units;
@@ -11,6 +11,9 @@ use crate::units;
 const KEYS: Keys = &[
     "name",
     "cluster",
+    "split",
+    "sticky",
+    "fallback",
     "mode",
     "timeout",
     "max_request_size",
@@ -63,6 +66,8 @@ pub(super) fn catch_all(cluster: &str) -> Route {
         name: defaults::CATCH_ALL_ROUTE.to_owned(),
         matches: Match::default(),
         cluster: cluster.to_owned(),
+        split: None,
+        fallback: None,
         mode: Mode::Auto,
         timeout: defaults::ROUTE_TIMEOUT,
         max_request_bytes: defaults::MAX_REQUEST_BYTES,
@@ -78,18 +83,9 @@ fn settings(
     clusters: &Clusters,
 ) -> Read<Route> {
     let name = names::numbered_name(table, "route", index);
-    let cluster = table.required("cluster", &known(clusters, ""), |value| {
-        let cluster = value.string(&known(clusters, ""))?;
-        // With no cluster at all, that is the problem, and has been told.
-        if clusters.is_empty() || clusters.contains_key(cluster) {
-            Ok(cluster)
-        } else {
-            value.wrong(known(clusters, cluster))
-        }
-    });
-    let protocol = cluster
-        .ok()
-        .and_then(|cluster| clusters.get(cluster).copied().flatten());
+    let targets = targets::targets(table, clusters);
+    let protocol = targets::peek_protocol(table, clusters);
+    let fallback = targets::fallback(table, clusters, targets.as_ref().ok());
     let mode = table.or("mode", Mode::Auto, |value| match (value.choice(&MODES)?, protocol) {
         (Mode::Unary, Some(Protocol::Http)) => {
             value.wrong(r#""auto" or "stream", as the cluster has protocol = "http" and unary calls are gRPC"#)
@@ -104,10 +100,13 @@ fn settings(
     });
     let retry = retry(table, timeout.unwrap_or(LONGEST));
     let hedge = hedge(table, retry.as_ref().ok());
+    let targets = targets?;
     Ok(Route {
         name: name?,
         matches: matches?,
-        cluster: cluster?.to_owned(),
+        cluster: targets.cluster,
+        split: targets.split,
+        fallback: fallback?,
         mode: mode?,
         timeout: timeout?,
         max_request_bytes: max_request_bytes?,
@@ -117,7 +116,7 @@ fn settings(
 }
 
 /// What would be right where a cluster is named.
-fn known(clusters: &Clusters, found: &str) -> String {
+pub(super) fn known(clusters: &Clusters, found: &str) -> String {
     if clusters.is_empty() {
         return "the name of a cluster".to_owned();
     }

@@ -10,6 +10,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::proxy::Session;
 use pingora::{ErrorSource, ErrorType, Result};
 
+use super::target;
 use crate::context::Context;
 use crate::refusal::Refusal;
 use crate::traffic::retry::Failure;
@@ -30,22 +31,27 @@ pub fn judge(ctx: &mut Context, failure: Failure, repeatable: bool) -> bool {
     } else {
         ctx.end_attempt(failure.outcome(), Err(failure.describe()));
     }
-    let Some(routed) = &ctx.routed else {
+    retry(ctx, failure, repeatable && !late, now)
+        || target::fall_back(ctx, failure, repeatable && !late)
+}
+
+/// Whether another endpoint of the same cluster gets an attempt.
+fn retry(ctx: &mut Context, failure: Failure, repeatable: bool, now: Instant) -> bool {
+    // The token of the attempt before goes back before another one is asked for.
+    ctx.token = None;
+    let (Some(route), Some(cluster)) = (ctx.route(), ctx.cluster()) else {
         return false;
     };
-    let route = routed.route();
     if ctx.tried.len() >= route.config.retry.attempts as usize
         || !(repeatable && failure.is_retryable(true))
-        || late
     {
         return false;
     }
-    // The token of the attempt before goes back before another one is asked for.
-    ctx.token = None;
-    ctx.token = route.budget.try_acquire(route.cluster.active(), now);
-    if ctx.token.is_some() {
+    let token = route.budget.try_acquire(cluster.active(), now);
+    if token.is_some() {
         route.metrics.retried();
     }
+    ctx.token = token;
     ctx.token.is_some()
 }
 
@@ -55,8 +61,8 @@ pub fn refusal(ctx: &mut Context, error: &Error) -> Refusal {
         return refusal;
     }
     let cluster = ctx
-        .route()
-        .map(|route| route.config.cluster.clone())
+        .cluster()
+        .map(|cluster| cluster.config.name.clone())
         .unwrap_or_default();
     let late = ctx
         .routed

@@ -11,12 +11,13 @@ use forebay_proto::status::Code;
 
 use crate::gateway::Gateway;
 use crate::telemetry::discovery::Discovery;
+use crate::telemetry::targets;
 
 /// Upper bounds in seconds; a last bucket without bound follows.
 const BOUNDS: [f64; 14] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
-const CODES: usize = 17;
+pub(super) const CODES: usize = 17;
 
 #[derive(Default)]
 pub struct RouteMetrics {
@@ -68,7 +69,7 @@ impl Histogram {
         self.nanos.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    fn write(&self, out: &mut Text, name: &str, labels: &str) {
+    pub(super) fn write(&self, out: &mut Text, name: &str, labels: &str) {
         let mut total = 0;
         for (bucket, bound) in self
             .buckets
@@ -160,6 +161,7 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
             .duration
             .write(&mut out, "forebay_request_duration_seconds", &labels);
     }
+    targets::render(&mut out, &snapshot);
     endpoints(&mut out, gateway, now);
     discoveries(&mut out, gateway);
     out.head(
@@ -286,14 +288,14 @@ fn discoveries(out: &mut Text, gateway: &Gateway) {
     }
 }
 
-struct Text(String);
+pub(super) struct Text(String);
 
 impl Text {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
+    pub(super) fn head(&mut self, name: &str, kind: &str, help: &str) {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    fn line(&mut self, name: &str, labels: &str, value: f64) {
+    pub(super) fn line(&mut self, name: &str, labels: &str, value: f64) {
         let _ = if labels.is_empty() {
             writeln!(self.0, "{name} {value}")
         } else {
@@ -303,7 +305,7 @@ impl Text {
 }
 
 /// Label values: backslash, quote and line feed are escaped.
-fn escape(value: &str) -> String {
+pub(super) fn escape(value: &str) -> String {
     value
         .replace('\\', "\\\\")
         .replace('"', "\\\"")

@@ -3,4 +3,5 @@
 pub mod discovery;
 pub mod log_setup;
 pub mod metrics;
+pub mod targets;
 pub mod trace;

@@ -14,4 +14,5 @@ pub mod quantile;
 pub mod retry;
 pub mod route;
 pub mod service_line;
+pub mod split;
 pub mod window;

@@ -5,12 +5,14 @@
 //! has room: from then on no endpoint is asked twice, and a second full one ends the call. Each attempt may have a second one beside it,
 //! see `hedge`.
 
+use std::net::IpAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay_proto::status::Code;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use opentelemetry::KeyValue;
 use smallvec::SmallVec;
 
@@ -28,6 +30,8 @@ pub struct Call {
     pub path: PathAndQuery,
     pub headers: HeaderMap,
     pub body: Message,
+    /// The client's address, if the route looks at it.
+    pub source: Option<IpAddr>,
     pub deadline: Deadline,
     /// What the client itself allows.
     pub client_timeout: Option<Duration>,
@@ -52,10 +56,28 @@ impl Call {
 pub struct Answered {
     pub answer: Answer,
     pub status: u16,
-    /// Who answered, for `x-forebay-endpoint`.
-    pub endpoint: HeaderValue,
+    /// Who answered.
+    pub endpoint: Arc<Endpoint>,
+    /// What the endpoint's error was taken for, when no further attempt was made.
+    pub failure: Option<Failure>,
     /// With an answer that was too large to be held back: what its rest still needs.
     pub tail: Option<Tail>,
+}
+
+/// No endpoint answered.
+pub struct Unanswered {
+    pub refusal: Refusal,
+    /// What the last attempt came to; None: none was made, or the client's own deadline ended it.
+    pub failure: Option<Failure>,
+}
+
+impl From<Refusal> for Unanswered {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            failure: None,
+        }
+    }
 }
 
 /// The attempt goes on while the rest of its answer streams. Dropped, it counts as given up.
@@ -103,7 +125,7 @@ pub async fn run(
     cluster: &Cluster,
     call: &Call,
     trace: &RequestTrace,
-) -> Result<Answered, Refusal> {
+) -> Result<Answered, Unanswered> {
     let retry = &route.config.retry;
     let mut tried = Tried::new();
     let mut last: Option<Failed> = None;
@@ -121,7 +143,7 @@ pub async fn run(
             return match last {
                 Some(failed) => failed.into_result(route, cluster, call),
                 None if time.is_none() => Err(timed_out(route, cluster, call)),
-                None => Err(Refusal::NoHealthyEndpoint(cluster.config.name.clone())),
+                None => Err(Refusal::NoHealthyEndpoint(cluster.config.name.clone()).into()),
             };
         };
         let attempt = Attempt {
@@ -204,7 +226,8 @@ impl Attempt<'_> {
                 let mut answered = Answered {
                     answer,
                     status,
-                    endpoint: endpoint.name_header.clone(),
+                    endpoint: endpoint.clone(),
+                    failure: None,
                     tail: None,
                 };
                 let failure = failure_of(&answered);
@@ -286,38 +309,55 @@ impl Failed {
         route: &Route,
         cluster: &Cluster,
         call: &Call,
-    ) -> Result<Answered, Refusal> {
+    ) -> Result<Answered, Unanswered> {
         let name = || cluster.config.name.clone();
-        match (self.answer, self.failure) {
-            (Some(answered), Failure::HttpStatus(502..=504)) => Err(Refusal::Upstream {
+        let failure = self.failure;
+        let refusal = match (self.answer, failure) {
+            (Some(answered), Failure::HttpStatus(502..=504)) => Refusal::Upstream {
                 cluster: name(),
                 failure: match answered.answer.head.status.as_u16() {
                     502 => "it answered with http status 502",
                     503 => "it answered with http status 503",
                     _ => "it answered with http status 504",
                 },
-            }),
+            },
             (Some(answered), Failure::HttpStatus(_)) => {
                 let status = answered.answer.head.status;
-                Err(Refusal::BadAnswer {
+                Refusal::BadAnswer {
                     cluster: name(),
                     reason: format!("http status {status}"),
-                })
+                }
             }
-            (Some(answered), _) => Ok(answered),
-            (None, Failure::TimedOut) => Err(timed_out(route, cluster, call)),
-            (None, failure) => Err(Refusal::Upstream {
+            (Some(answered), _) => {
+                return Ok(Answered {
+                    failure: Some(failure),
+                    ..answered
+                });
+            }
+            (None, Failure::TimedOut) if self.out_of_time => {
+                return Err(timed_out(route, cluster, call));
+            }
+            (None, Failure::TimedOut) => timed_out(route, cluster, call).refusal,
+            (None, failure) => Refusal::Upstream {
                 cluster: name(),
                 failure: failure.describe(),
-            }),
-        }
+            },
+        };
+        Err(Unanswered {
+            refusal,
+            failure: Some(failure),
+        })
     }
 }
 
-fn timed_out(route: &Route, cluster: &Cluster, call: &Call) -> Refusal {
-    Refusal::TimedOut {
+fn timed_out(route: &Route, cluster: &Cluster, call: &Call) -> Unanswered {
+    let refusal = Refusal::TimedOut {
         cluster: cluster.config.name.clone(),
         timeout: call.allowed(route),
+    };
+    Unanswered {
+        refusal,
+        failure: (!call.is_impatient(route)).then_some(Failure::TimedOut),
     }
 }
 

@@ -119,6 +119,7 @@ async fn handle<'s>(
         path,
         headers: headers::for_grpc(&head.headers),
         body: message,
+        source: route.source(session),
         deadline: Deadline::from(started, route.config.timeout, client_timeout),
         client_timeout,
         hold_back: HOLD_BACK,
@@ -211,7 +212,8 @@ async fn write(session: &mut HttpSession, answered: Answered) -> pingora::Result
     } = answered;
     let mut head = answer.head;
     headers::strip_answer(&mut head.headers);
-    head.headers.insert(headers::ENDPOINT, endpoint);
+    head.headers
+        .insert(headers::ENDPOINT, endpoint.name_header.clone());
     let only_head = answer.body.is_empty() && answer.trailers.is_none() && answer.rest.is_none();
     session.write_response_header(Box::new(ResponseHeader::from(head)), only_head)?;
     for chunk in answer.body.chunks() {

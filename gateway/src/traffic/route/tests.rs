@@ -13,6 +13,8 @@ fn route(matches: Match) -> Route {
         name: String::new(),
         matches,
         cluster: String::new(),
+        split: None,
+        fallback: None,
         mode: Mode::Auto,
         timeout: Duration::from_secs(1),
         max_request_bytes: 1,
