@@ -35,6 +35,11 @@ pub(crate) const FALLBACK_CONTENT_TYPE: &str = "application/json";
 pub(crate) const FALLBACK_GRPC_CODE: u8 = 14;
 pub(crate) const FALLBACK_GRPC_MESSAGE: &str = "the service is temporarily unavailable";
 
+pub(crate) const SHADOW_SHARE: f64 = 1.0;
+pub(crate) const SHADOW_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const SHADOW_MAX_REQUESTS: u32 = 16;
+pub(crate) const SHADOW_MAX_BYTES: u64 = 64 << 20;
+
 pub(crate) const ENDPOINT_WEIGHT: u32 = 1;
 pub(crate) const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);

@@ -153,6 +153,18 @@ fn cases() -> Vec<Case> {
             "Fallback",
         ),
         gateway(
+            &[
+                LISTENER,
+                CLUSTER,
+                "[[clusters]]\nname = \"int8\"\nendpoints = [\"127.0.0.1:8002\"]\n",
+                ROUTE,
+                "[routes.shadow]\n",
+            ],
+            "cluster = \"int8\"\n",
+            "routes[0].shadow",
+            "Shadow",
+        ),
+        gateway(
             &[LISTENER, CLUSTER, ROUTE, "[routes.match]\n"],
             "",
             "routes[0].match",

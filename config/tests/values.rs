@@ -79,6 +79,7 @@ fn the_smallest_gateway_has_every_default() {
             max_request_bytes: 64 << 20,
             retry,
             hedge: None,
+            shadow: None,
         }]
     );
     let endpoint = |address: &str| Endpoint {
@@ -433,6 +434,26 @@ fn a_fallback_is_a_cluster_or_an_answer_or_both() {
             }),
             grpc_code: 5,
             ..answer
+        })
+    );
+}
+
+#[test]
+fn a_shadow_may_ask_another_model() {
+    let route = route_of_three(
+        "cluster = \"workers\"\n[routes.shadow]\ncluster = \"canary\"\nshare = 0.25\n\
+         model = \"minilm-int8\"\nversion = \"2\"\n",
+    );
+    assert_eq!(
+        route.shadow,
+        Some(Shadow {
+            cluster: "canary".into(),
+            share: 0.25,
+            timeout: Duration::from_secs(10),
+            max_requests: 16,
+            max_bytes: 64 << 20,
+            model: Some("minilm-int8".into()),
+            version: Some("2".into()),
         })
     );
 }

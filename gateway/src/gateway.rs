@@ -22,6 +22,7 @@ use crate::traffic::budget::RetryBudget;
 use crate::traffic::hedge::Hedging;
 use crate::traffic::retry::Backoff;
 use crate::traffic::route::{RequestHead, Router};
+use crate::unary::Shadow;
 
 pub struct Gateway {
     snapshot: ArcSwap<Snapshot>,
@@ -51,6 +52,8 @@ pub struct Route {
     pub cluster: Arc<Cluster>,
     /// None: there is no other cluster, and no answer without one.
     pub targets: Option<Targets>,
+    /// None: no call is copied.
+    pub shadow: Option<Arc<Shadow>>,
     pub budget: Arc<RetryBudget>,
     pub backoff: Backoff,
     /// None: the route does not hedge.
@@ -157,16 +160,23 @@ impl Snapshot {
             .iter()
             .filter_map(|route| {
                 let former = former_routes.get(route.name.as_str());
-                let cluster = clusters
-                    .iter()
-                    .find(|cluster| cluster.config.name == route.cluster)?
-                    .clone();
+                let named = |name: &str| {
+                    let mut all = clusters.iter();
+                    all.find(|cluster| cluster.config.name == name).cloned()
+                };
+                let cluster = named(&route.cluster)?;
+                let shadow = route.shadow.as_ref().and_then(|config| {
+                    let former = former.and_then(|former| former.shadow.as_deref());
+                    let shadow = Shadow::new(config.clone(), named(&config.cluster)?, former);
+                    Some(Arc::new(shadow))
+                });
                 let retry = &route.retry;
                 let same_retry = former.filter(|former| former.config.retry == *retry);
                 let former_targets = former.and_then(|former| former.targets.as_ref());
                 Some(Route {
                     targets: Targets::new(route, &clusters, former_targets),
                     cluster,
+                    shadow,
                     budget: same_retry.map_or_else(
                         || Arc::new(RetryBudget::new(retry.budget_ratio, retry.budget_min)),
                         |former| former.budget.clone(),

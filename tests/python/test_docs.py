@@ -46,7 +46,7 @@ def blocks() -> list:
 
 def clusters_of(route: dict) -> set[str]:
     """Those that a route names."""
-    others = [*route.get("split", []), route.get("fallback", {})]
+    others = [*route.get("split", []), route.get("fallback", {}), route.get("shadow", {})]
     names = [other if isinstance(other, str) else other.get("cluster") for other in others]
     return {name for name in [route.get("cluster"), *names] if name}
 

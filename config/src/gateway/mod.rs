@@ -4,6 +4,7 @@ mod cluster;
 mod discovery;
 mod listener;
 mod route;
+mod shadow;
 mod targets;
 
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ pub use route::{
     HeaderMatch, HeaderValueMatch, Hedge, HostMatch, Match, Mode, ModelMatch, PathMatch, Retry,
     Route,
 };
+pub use shadow::Shadow;
 pub use targets::{Fallback, Side, Split, StaticAnswer, StaticBody, Sticky};
 
 use crate::problem::Problems;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Fallback, Split};
+use super::{Fallback, Shadow, Split};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
@@ -23,6 +23,8 @@ pub struct Route {
     pub retry: Retry,
     /// None: no hedging. Only for unary calls that may be repeated (`retry.idempotent`).
     pub hedge: Option<Hedge>,
+    /// None: no call is copied.
+    pub shadow: Option<Shadow>,
 }
 
 /// A second attempt beside the first when that takes longer than most; the answer that comes first counts.

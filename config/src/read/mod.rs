@@ -24,6 +24,7 @@ mod provider;
 mod repository;
 mod route;
 mod security;
+mod shadow;
 mod source;
 mod table;
 mod targets;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Keys, Read, Table, Value, matches, names, nearest, targets};
+use super::{Keys, Read, Table, Value, matches, names, nearest, shadow, targets};
 use crate::defaults;
 use crate::gateway::{Hedge, Match, Mode, Protocol, Retry, Route};
 use crate::units;
@@ -20,6 +20,7 @@ const KEYS: Keys = &[
     "match",
     "retry",
     "hedge",
+    "shadow",
 ];
 const RETRY_KEYS: Keys = &[
     "attempts",
@@ -73,6 +74,7 @@ pub(super) fn catch_all(cluster: &str) -> Route {
         max_request_bytes: defaults::MAX_REQUEST_BYTES,
         retry: Retry::default(),
         hedge: None,
+        shadow: None,
     }
 }
 
@@ -100,6 +102,13 @@ fn settings(
     });
     let retry = retry(table, timeout.unwrap_or(LONGEST));
     let hedge = hedge(table, retry.as_ref().ok());
+    let shadow = shadow::shadow(
+        table,
+        clusters,
+        targets.as_ref().ok(),
+        fallback.as_ref().ok().and_then(Option::as_ref),
+        mode.ok(),
+    );
     let targets = targets?;
     Ok(Route {
         name: name?,
@@ -112,6 +121,7 @@ fn settings(
         max_request_bytes: max_request_bytes?,
         retry: retry?,
         hedge: hedge?,
+        shadow: shadow?,
     })
 }
 

@@ -73,7 +73,7 @@ pub(super) fn peek_protocol(route: &Table<'_>, clusters: &Clusters) -> Option<Pr
     clusters.get(named.as_str()?).copied().flatten()
 }
 
-fn named(value: &Value<'_>, clusters: &Clusters) -> Read<String> {
+pub(super) fn named(value: &Value<'_>, clusters: &Clusters) -> Read<String> {
     let cluster = value.string(&known(clusters, ""))?;
     // With no cluster at all, that is the problem, and has been told.
     if clusters.is_empty() || clusters.contains_key(cluster) {

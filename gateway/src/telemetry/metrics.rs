@@ -11,7 +11,7 @@ use forebay_proto::status::Code;
 
 use crate::gateway::Gateway;
 use crate::telemetry::discovery::Discovery;
-use crate::telemetry::targets;
+use crate::telemetry::{shadow, targets};
 
 /// Upper bounds in seconds; a last bucket without bound follows.
 const BOUNDS: [f64; 14] = [
@@ -162,6 +162,7 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
             .write(&mut out, "forebay_request_duration_seconds", &labels);
     }
     targets::render(&mut out, &snapshot);
+    shadow::render(&mut out, &snapshot);
     endpoints(&mut out, gateway, now);
     discoveries(&mut out, gateway);
     out.head(

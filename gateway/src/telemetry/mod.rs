@@ -3,5 +3,6 @@
 pub mod discovery;
 pub mod log_setup;
 pub mod metrics;
+pub mod shadow;
 pub mod targets;
 pub mod trace;

@@ -12,6 +12,7 @@ pub mod health;
 pub mod hedge;
 pub mod quantile;
 pub mod retry;
+pub mod room;
 pub mod route;
 pub mod service_line;
 pub mod split;

@@ -230,7 +230,7 @@ impl Attempt<'_> {
                     failure: None,
                     tail: None,
                 };
-                let failure = failure_of(&answered);
+                let failure = failure_of(&answered.answer, status);
                 match failure.map(|failure| (failure, failure.outcome())) {
                     // An answer that is not gRPC at all is never passed on, whoever is to blame.
                     Some((failure, Outcome::Failure))
@@ -373,7 +373,11 @@ async fn back_off(route: &Route, call: &Call, number: u32) -> bool {
     }
 }
 
-fn request(path: &PathAndQuery, request_headers: HeaderMap, endpoint: &Endpoint) -> Request<()> {
+pub(super) fn request(
+    path: &PathAndQuery,
+    request_headers: HeaderMap,
+    endpoint: &Endpoint,
+) -> Request<()> {
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(endpoint.scheme.clone());
     parts.authority = Some(endpoint.blueprint.authority.clone());
@@ -388,7 +392,7 @@ fn request(path: &PathAndQuery, request_headers: HeaderMap, endpoint: &Endpoint)
 
 /// `grpc-status` from the trailers, or from the head of an answer without messages. An answer too large to be
 /// held back has its status still to come and counts as well so far.
-fn status_of(answer: &Answer) -> u16 {
+pub(super) fn status_of(answer: &Answer) -> u16 {
     if answer.rest.is_some() {
         return 0;
     }
@@ -402,14 +406,14 @@ pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
-/// The failure that an answer tells of, if it tells of one.
-fn failure_of(answered: &Answered) -> Option<Failure> {
-    let http = answered.answer.head.status;
+/// The failure that an answer with this `grpc-status` tells of, if it tells of one.
+pub(super) fn failure_of(answer: &Answer, status: u16) -> Option<Failure> {
+    let http = answer.head.status;
     if http != StatusCode::OK {
         return Some(Failure::HttpStatus(http.as_u16()));
     }
-    let status = u8::try_from(answered.status).unwrap_or(u8::MAX);
-    (status != 0).then(|| Failure::answered(status, stage_of(&answered.answer)))
+    let status = u8::try_from(status).unwrap_or(u8::MAX);
+    (status != 0).then(|| Failure::answered(status, stage_of(answer)))
 }
 
 fn stage_of(answer: &Answer) -> Option<Stage> {

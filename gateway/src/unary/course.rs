@@ -2,6 +2,7 @@
 //!
 //! A side of a split without a healthy endpoint leaves the call to the next one. The fallback comes in when no endpoint
 //! could answer, by the endpoints' fault: its cluster first, where the call may be repeated, then its static answer.
+//! What was answered may be copied to the route's shadow.
 
 use std::pin::pin;
 use std::time::Instant;
@@ -19,56 +20,86 @@ type Outcomes = Result<Answered, Unanswered>;
 
 /// Runs the call to its end. Errors are the gateway's own; a worker's error status is an answer.
 pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answered, Refusal> {
-    let Some(targets) = &route.targets else {
-        let outcome = pin!(attempts::run(route, &route.cluster, &call, trace)).await;
-        return outcome.map_err(|unanswered| unanswered.refusal);
-    };
-    // On the heap, so that the calls of other routes do not carry its room.
-    Box::pin(over(route, targets, &call, trace)).await
+    let result = pin!(reach(route, &call, trace)).await;
+    if let (Some(shadow), Ok(answered)) = (&route.shadow, &result) {
+        shadow.follow(&call, answered, fastrand::f64());
+    }
+    result
 }
 
-async fn over(
-    route: &Route,
-    targets: &Targets,
-    call: &Call,
-    trace: &RequestTrace,
-) -> Result<Answered, Refusal> {
-    let ask = async |position: usize| {
+async fn reach(route: &Route, call: &Call, trace: &RequestTrace) -> Result<Answered, Refusal> {
+    let Some(targets) = &route.targets else {
+        let outcome = pin!(attempts::run(route, &route.cluster, call, trace)).await;
+        return outcome.map_err(|unanswered| unanswered.refusal);
+    };
+    let over = Over {
+        route,
+        targets,
+        call,
+        trace,
+    };
+    // On the heap, so that the calls of other routes do not carry its room.
+    Box::pin(over.run()).await
+}
+
+/// A call on a route with several targets.
+struct Over<'a> {
+    route: &'a Route,
+    targets: &'a Targets,
+    call: &'a Call,
+    trace: &'a RequestTrace,
+}
+
+impl Over<'_> {
+    async fn run(&self) -> Result<Answered, Refusal> {
+        let mut order = self
+            .targets
+            .order(&self.call.headers, self.call.source)
+            .into_iter();
+        let mut position = order.next().unwrap_or_default();
+        let mut outcome = self.ask(position).await;
+        for next in order {
+            if !is_down(&outcome) {
+                break;
+            }
+            position = next;
+            outcome = self.ask(next).await;
+        }
+        if self.may_be_taken_over(&outcome)
+            && let Some(spare) = self.targets.fallback(position)
+            && self.call.deadline.remaining(Instant::now()).is_some()
+        {
+            let taken_over = self.ask(spare).await;
+            // A fallback that is down itself has nothing to say.
+            if !is_down(&taken_over) {
+                self.targets.fallbacks.to_cluster();
+                outcome = taken_over;
+            }
+        }
+        match &self.targets.answer {
+            Some(answer) if is_outage(&outcome) => {
+                self.targets.fallbacks.to_answer();
+                Err(Refusal::Degraded(answer.clone()))
+            }
+            _ => outcome.map_err(|unanswered| unanswered.refusal),
+        }
+    }
+
+    async fn ask(&self, position: usize) -> Outcomes {
         let started = Instant::now();
-        let target = targets.at(position);
-        let outcome = attempts::run(route, &target.cluster, call, trace).await;
+        let target = self.targets.at(position);
+        let outcome = attempts::run(self.route, &target.cluster, self.call, self.trace).await;
         if !is_down(&outcome) {
             target.metrics.record(code(&outcome), started.elapsed());
         }
         outcome
-    };
-    let mut order = targets.order(&call.headers, call.source).into_iter();
-    let mut position = order.next().unwrap_or_default();
-    let mut outcome = ask(position).await;
-    for next in order {
-        if !is_down(&outcome) {
-            break;
-        }
-        position = next;
-        outcome = ask(next).await;
     }
-    if may_be_taken_over(route, &outcome)
-        && let Some(spare) = targets.fallback(position)
-        && call.deadline.remaining(Instant::now()).is_some()
-    {
-        let taken_over = ask(spare).await;
-        // A fallback that is down itself has nothing to say.
-        if !is_down(&taken_over) {
-            targets.fallbacks.to_cluster();
-            outcome = taken_over;
-        }
-    }
-    match &targets.answer {
-        Some(answer) if is_outage(&outcome) => {
-            targets.fallbacks.to_answer();
-            Err(Refusal::Degraded(answer.clone()))
-        }
-        _ => outcome.map_err(|unanswered| unanswered.refusal),
+
+    /// No endpoint could answer, and another cluster may be asked instead.
+    fn may_be_taken_over(&self, outcome: &Outcomes) -> bool {
+        let idempotent = self.route.config.retry.idempotent;
+        let repeatable = |failure: Failure| failure.is_retryable(idempotent);
+        is_outage(outcome) && failure(outcome).is_none_or(repeatable)
     }
 }
 
@@ -82,13 +113,6 @@ fn is_down(outcome: &Outcomes) -> bool {
 fn is_outage(outcome: &Outcomes) -> bool {
     let blamed = |failure: Failure| failure.outcome() == Outcome::Failure;
     is_down(outcome) || failure(outcome).is_some_and(blamed)
-}
-
-/// The same, and another cluster may be asked instead.
-fn may_be_taken_over(route: &Route, outcome: &Outcomes) -> bool {
-    let idempotent = route.config.retry.idempotent;
-    let repeatable = |failure: Failure| failure.is_retryable(idempotent);
-    is_outage(outcome) && failure(outcome).is_none_or(repeatable)
 }
 
 fn failure(outcome: &Outcomes) -> Option<Failure> {

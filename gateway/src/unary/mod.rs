@@ -12,6 +12,8 @@ pub mod headers;
 mod hedge;
 mod inflate;
 mod rest;
+mod shadow;
 
 pub use grpc::{refuse as refuse_grpc, serve as serve_grpc};
 pub use rest::{refuse as refuse_rest, serve as serve_rest};
+pub use shadow::Shadow;

@@ -28,6 +28,7 @@ fn route(matches: Match) -> Route {
             idempotent: false,
         },
         hedge: None,
+        shadow: None,
     }
 }
 
