@@ -77,6 +77,7 @@ fn the_smallest_gateway_has_every_default() {
             mode: Mode::Auto,
             timeout: Duration::from_secs(60),
             max_request_bytes: 64 << 20,
+            max_rows: None,
             retry,
             hedge: None,
             shadow: None,

@@ -20,6 +20,8 @@ pub struct Route {
     pub timeout: Duration,
     /// Largest request body of a unary call in bytes; larger ones get 413 / RESOURCE_EXHAUSTED.
     pub max_request_bytes: u64,
+    /// Inference requests with more rows than this go out in parts; 1 or more. None: all go out whole.
+    pub max_rows: Option<u32>,
     pub retry: Retry,
     /// None: no hedging. Only for unary calls that may be repeated (`retry.idempotent`).
     pub hedge: Option<Hedge>,

@@ -17,6 +17,7 @@ const KEYS: Keys = &[
     "mode",
     "timeout",
     "max_request_size",
+    "max_rows",
     "match",
     "retry",
     "hedge",
@@ -72,6 +73,7 @@ pub(super) fn catch_all(cluster: &str) -> Route {
         mode: Mode::Auto,
         timeout: defaults::ROUTE_TIMEOUT,
         max_request_bytes: defaults::MAX_REQUEST_BYTES,
+        max_rows: None,
         retry: Retry::default(),
         hedge: None,
         shadow: None,
@@ -100,6 +102,18 @@ fn settings(
     let max_request_bytes = table.or("max_request_size", defaults::MAX_REQUEST_BYTES, |value| {
         value.bytes(1..=LARGEST_MESSAGE)
     });
+    let max_rows = table.optional("max_rows", |value| {
+        let rows = value.integer(1..=1_000_000)?;
+        match (mode, protocol) {
+            (Ok(Mode::Stream), _) => {
+                value.wrong(r#"no max_rows beside mode = "stream": only unary calls are cut"#)
+            }
+            (_, Some(Protocol::Http)) => {
+                value.wrong(r#"no max_rows, as the cluster has protocol = "http""#)
+            }
+            _ => Ok(rows),
+        }
+    });
     let retry = retry(table, timeout.unwrap_or(LONGEST));
     let hedge = hedge(table, retry.as_ref().ok());
     let shadow = shadow::shadow(
@@ -119,6 +133,7 @@ fn settings(
         mode: mode?,
         timeout: timeout?,
         max_request_bytes: max_request_bytes?,
+        max_rows: max_rows?,
         retry: retry?,
         hedge: hedge?,
         shadow: shadow?,

@@ -1,5 +1,6 @@
 //! What a request says on the wire: which call it is, which model it is for (read without decoding), and REST
-//! calls as the gRPC calls that answer them; what may be sent twice, and how far two answers are apart.
+//! calls as the gRPC calls that answer them; what may be sent twice, and how far two answers are apart,
+//! and requests of many rows in parts.
 //!
 //! Pure. Telling calls and models apart allocates nothing, except where a REST path carries escapes.
 
@@ -8,4 +9,5 @@ pub mod method;
 pub mod mirror;
 pub mod peek;
 pub mod rest_model;
+pub mod rows;
 pub mod transcode;

@@ -25,6 +25,9 @@ pub struct RouteMetrics {
     retries: AtomicU64,
     hedges: AtomicU64,
     hedges_won: AtomicU64,
+    scattered: AtomicU64,
+    parts: AtomicU64,
+    in_vain: AtomicU64,
     duration: Histogram,
 }
 
@@ -49,6 +52,17 @@ impl RouteMetrics {
     /// A second attempt began beside the first.
     pub fn hedged(&self) {
         self.hedges.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request went out in so many parts.
+    pub fn scattered(&self, parts: usize) {
+        self.scattered.fetch_add(1, Ordering::Relaxed);
+        self.parts.fetch_add(parts as u64, Ordering::Relaxed);
+    }
+
+    /// Their answers made no whole.
+    pub fn scattered_in_vain(&self) {
+        self.in_vain.fetch_add(1, Ordering::Relaxed);
     }
 
     /// It answered, and first.
@@ -111,7 +125,7 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
         }
     }
     type Count = fn(&RouteMetrics) -> &AtomicU64;
-    let counts: [(&str, &str, Count); 3] = [
+    let counts: [(&str, &str, Count); 6] = [
         (
             "forebay_retries_total",
             "Attempts after one that failed, by route.",
@@ -126,6 +140,21 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
             "forebay_hedges_won_total",
             "Second attempts whose answer was used, by route.",
             |metrics| &metrics.hedges_won,
+        ),
+        (
+            "forebay_scattered_requests_total",
+            "Requests that went out in parts, by route.",
+            |metrics| &metrics.scattered,
+        ),
+        (
+            "forebay_scattered_parts_total",
+            "Parts of such requests, by route.",
+            |metrics| &metrics.parts,
+        ),
+        (
+            "forebay_scattered_in_vain_total",
+            "Such requests that went out once more uncut, by route.",
+            |metrics| &metrics.in_vain,
         ),
     ];
     for (name, help, count) in counts {

@@ -2,7 +2,7 @@
 //!
 //! A side of a split without a healthy endpoint leaves the call to the next one. The fallback comes in when no endpoint
 //! could answer, by the endpoints' fault: its cluster first, where the call may be repeated, then its static answer.
-//! What was answered may be copied to the route's shadow.
+//! A request of many rows goes that way in parts. What was answered may be copied to the route's shadow.
 
 use std::pin::pin;
 use std::time::Instant;
@@ -10,25 +10,39 @@ use std::time::Instant;
 use forebay_proto::status::Code;
 
 use super::attempts::{self, Answered, Call, Unanswered};
+use super::scatter;
 use crate::gateway::Route;
 use crate::refusal::Refusal;
 use crate::targets::Targets;
 use crate::telemetry::trace::RequestTrace;
 use crate::traffic::retry::{Failure, Outcome};
+use crate::traffic::split::Order;
 
 type Outcomes = Result<Answered, Unanswered>;
 
 /// Runs the call to its end. Errors are the gateway's own; a worker's error status is an answer.
-pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answered, Refusal> {
-    let result = pin!(reach(route, &call, trace)).await;
+pub async fn run(route: &Route, mut call: Call, trace: &RequestTrace) -> Result<Answered, Refusal> {
+    let targets = route.targets.as_ref();
+    let order = targets.map(|targets| targets.order(&call.headers, call.source));
+    let result = match route.config.max_rows {
+        None => pin!(reach(route, &call, trace, order)).await,
+        // On the heap here and below, so that the calls of other routes do not carry its room.
+        Some(most) => Box::pin(scatter::run(route, &mut call, trace, order, most as usize)).await,
+    };
     if let (Some(shadow), Ok(answered)) = (&route.shadow, &result) {
         shadow.follow(&call, answered, fastrand::f64());
     }
     result
 }
 
-async fn reach(route: &Route, call: &Call, trace: &RequestTrace) -> Result<Answered, Refusal> {
-    let Some(targets) = &route.targets else {
+/// `order`: of the route's targets, if it has several.
+pub(super) async fn reach(
+    route: &Route,
+    call: &Call,
+    trace: &RequestTrace,
+    order: Option<Order>,
+) -> Result<Answered, Refusal> {
+    let (Some(targets), Some(order)) = (&route.targets, order) else {
         let outcome = pin!(attempts::run(route, &route.cluster, call, trace)).await;
         return outcome.map_err(|unanswered| unanswered.refusal);
     };
@@ -38,8 +52,7 @@ async fn reach(route: &Route, call: &Call, trace: &RequestTrace) -> Result<Answe
         call,
         trace,
     };
-    // On the heap, so that the calls of other routes do not carry its room.
-    Box::pin(over.run()).await
+    Box::pin(over.run(order)).await
 }
 
 /// A call on a route with several targets.
@@ -51,11 +64,8 @@ struct Over<'a> {
 }
 
 impl Over<'_> {
-    async fn run(&self) -> Result<Answered, Refusal> {
-        let mut order = self
-            .targets
-            .order(&self.call.headers, self.call.source)
-            .into_iter();
+    async fn run(&self, order: Order) -> Result<Answered, Refusal> {
+        let mut order = order.into_iter();
         let mut position = order.next().unwrap_or_default();
         let mut outcome = self.ask(position).await;
         for next in order {

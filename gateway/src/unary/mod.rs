@@ -12,6 +12,7 @@ pub mod headers;
 mod hedge;
 mod inflate;
 mod rest;
+mod scatter;
 mod shadow;
 
 pub use grpc::{refuse as refuse_grpc, serve as serve_grpc};

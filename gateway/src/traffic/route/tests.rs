@@ -18,6 +18,7 @@ fn route(matches: Match) -> Route {
         mode: Mode::Auto,
         timeout: Duration::from_secs(1),
         max_request_bytes: 1,
+        max_rows: None,
         retry: Retry {
             attempts: 1,
             per_try_timeout: None,
