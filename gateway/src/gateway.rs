@@ -131,15 +131,10 @@ impl Gateway {
         self.closing.load(Ordering::Relaxed)
     }
 
-    /// Ready: not draining, and at least one cluster could answer.
+    /// Ready: not draining, and at least one cluster that a route leads to could answer.
     pub fn is_ready(&self) -> bool {
-        !self.is_draining()
-            && self
-                .snapshot
-                .load()
-                .clusters
-                .iter()
-                .any(|cluster| cluster.has_healthy())
+        let snapshot = self.snapshot.load();
+        !self.is_draining() && snapshot.routes.iter().any(Route::has_healthy)
     }
 }
 
@@ -234,6 +229,12 @@ impl Snapshot {
 }
 
 impl Route {
+    /// Some endpoint that it leads to is healthy; those of its shadow answer nobody.
+    fn has_healthy(&self) -> bool {
+        let mut others = self.targets.iter().flat_map(Targets::all);
+        self.cluster.has_healthy() || others.any(|target| target.cluster.has_healthy())
+    }
+
     /// The client's address, where the route looks at it.
     pub fn source(&self, session: &ServerSession) -> Option<IpAddr> {
         self.targets.as_ref()?.source(session)

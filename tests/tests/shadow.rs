@@ -217,7 +217,25 @@ async fn errors_are_told_by_side_and_stay_there() -> anyhow::Result<()> {
             .await?
             == 0.0
     );
-    gateway.all_idle().await
+    gateway.all_idle().await?;
+
+    // With the shadow alone nobody can be served.
+    ensure!(gateway.admin("/readyz").await? == "ready\n");
+    fixture.shadow.restart().await?;
+    fixture.real.stop();
+    let real = fixture.real.address.to_string();
+    let only_the_shadow = |endpoints: &[serde_json::Value]| {
+        endpoints.iter().all(|endpoint| {
+            let is_real = endpoint["address"] == real.as_str();
+            endpoint["health"] == if is_real { "unhealthy" } else { "healthy" }
+        })
+    };
+    let time = Duration::from_secs(20);
+    gateway
+        .until("only the shadow healthy", time, only_the_shadow)
+        .await?;
+    ensure!(gateway.admin("/readyz").await? == "not ready\n");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
