@@ -102,7 +102,7 @@ impl Shadow {
         let (shadow, framed) = (self.clone(), original.body.make_contiguous().clone());
         let encoding = original.headers.get("grpc-encoding").cloned();
         let copied = tokio::task::spawn_blocking(move || {
-            let message = unframed(&framed, encoding.as_ref())?;
+            let message = unframed(&framed, encoding.as_ref(), shadow.inflatable())?;
             let config = &shadow.config;
             let message =
                 mirror::copy(message, config.model.as_deref(), config.version.as_deref())?;
@@ -132,7 +132,8 @@ impl Shadow {
         let shadow = self.clone();
         let compared = tokio::task::spawn_blocking(move || {
             let decode = |(framed, encoding): (Bytes, Option<HeaderValue>)| {
-                ModelInferResponse::decode(unframed(&framed, encoding.as_ref())?).ok()
+                let message = unframed(&framed, encoding.as_ref(), shadow.inflatable())?;
+                ModelInferResponse::decode(message).ok()
             };
             let (first, second) = (decode(first)?, decode(second)?);
             let findings: Vec<(&str, Finding)> = compare::compare(&first, &second);
@@ -143,6 +144,11 @@ impl Shadow {
             Ok(Some(())) => End::Compared,
             _ => End::Unreadable,
         }
+    }
+
+    /// What a compressed message may become: a copy's share of the memory for all.
+    fn inflatable(&self) -> u64 {
+        self.config.max_bytes / u64::from(self.config.max_requests.max(1))
     }
 
     /// One attempt, with a lease on the shadow's own cluster.
@@ -181,13 +187,11 @@ fn largest(answer: usize) -> usize {
     2 * answer + SLACK
 }
 
-/// The message of a frame, inflated; None: it is none.
-fn unframed(framed: &Bytes, encoding: Option<&HeaderValue>) -> Option<Bytes> {
+/// The message of a frame, inflated to at most `limit` bytes; None: it is none, or larger.
+fn unframed(framed: &Bytes, encoding: Option<&HeaderValue>, limit: u64) -> Option<Bytes> {
     if framed.first() != Some(&1) {
         return framing::unary_message(framed).ok();
     }
     let encoding = encoding.map_or(&b"identity"[..], |value| value.as_bytes());
-    // As much as a compressed request may become anywhere in the gateway would be; a copy is not worth a bomb.
-    let limit = framed.len() as u64 * 32;
-    inflate(encoding, &framed[framing::HEADER_LENGTH..], limit).ok()
+    inflate(encoding, framed.get(framing::HEADER_LENGTH..)?, limit).ok()
 }
