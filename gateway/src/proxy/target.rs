@@ -24,6 +24,10 @@ pub fn lease(session: &Session, ctx: &mut Context, now: Instant) -> Option<Lease
     let position = match ctx.target {
         Some(settled) => {
             leased = lease_of(settled, &ctx.tried);
+            if leased.is_some() && ctx.tried.is_empty() {
+                // It was settled by `fall_back`.
+                targets.fallbacks.to_cluster();
+            }
             settled
         }
         None => {
@@ -61,7 +65,6 @@ pub fn fall_back(ctx: &mut Context, failure: Failure, repeatable: bool) -> bool 
         return false;
     }
     if spare.is_some() {
-        targets.fallbacks.to_cluster();
         ctx.target = spare;
         ctx.tried.clear();
     }
