@@ -30,6 +30,19 @@ pub(crate) const MAX_REQUEST_BYTES: u64 = 64 << 20;
 
 pub(crate) const RATE_PER: Duration = Duration::from_secs(1);
 pub(crate) const AFFINITY_BOUND: f64 = 1.25;
+
+pub(crate) const SIDE_WEIGHT: u32 = 1;
+pub(crate) const FALLBACK_STATUS: u16 = 503;
+pub(crate) const FALLBACK_CONTENT_TYPE: &str = "application/json";
+/// UNAVAILABLE.
+pub(crate) const FALLBACK_GRPC_CODE: u8 = 14;
+pub(crate) const FALLBACK_GRPC_MESSAGE: &str = "the service is temporarily unavailable";
+
+pub(crate) const SHADOW_SHARE: f64 = 1.0;
+pub(crate) const SHADOW_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const SHADOW_MAX_REQUESTS: u32 = 16;
+pub(crate) const SHADOW_MAX_BYTES: u64 = 64 << 20;
+
 pub(crate) const ENDPOINT_WEIGHT: u32 = 1;
 pub(crate) const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
 /// The agent of this machine.

@@ -23,6 +23,7 @@ mod security;
 mod server;
 mod shutdown;
 mod sockets;
+mod targets;
 mod telemetry;
 mod traffic;
 mod unary;

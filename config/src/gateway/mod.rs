@@ -7,6 +7,8 @@ mod limit;
 mod listener;
 mod rate_limit;
 mod route;
+mod shadow;
+mod targets;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,6 +27,8 @@ pub use route::{
     AdaptiveLimit, HeaderMatch, HeaderValueMatch, Hedge, HostMatch, Match, Mode, ModelMatch,
     PathMatch, Retry, Route,
 };
+pub use shadow::Shadow;
+pub use targets::{Fallback, Side, Split, StaticAnswer, StaticBody, Sticky};
 
 use crate::problem::Problems;
 use crate::read;

@@ -4,5 +4,7 @@ pub mod discovery;
 mod limits;
 pub mod log_setup;
 pub mod metrics;
+pub mod shadow;
+pub mod targets;
 pub mod trace;
 mod waiting;

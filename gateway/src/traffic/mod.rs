@@ -18,6 +18,8 @@ pub mod quantile;
 pub mod queue;
 pub mod rate;
 pub mod retry;
+pub mod room;
 pub mod route;
 pub mod service_line;
+pub mod split;
 pub mod window;

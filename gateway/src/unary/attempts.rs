@@ -7,11 +7,12 @@
 
 use std::net::IpAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay_proto::status::Code;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use opentelemetry::KeyValue;
 use smallvec::SmallVec;
 
@@ -38,7 +39,7 @@ pub struct Call {
     pub hold_back: usize,
     /// What the request itself takes.
     pub held: Held,
-    /// The client's address, where some cluster goes by it.
+    /// The client's address, where some cluster or split goes by it.
     pub source: Option<IpAddr>,
 }
 
@@ -59,10 +60,28 @@ impl Call {
 pub struct Answered {
     pub answer: Answer,
     pub status: u16,
-    /// Who answered, for `x-forebay-endpoint`.
-    pub endpoint: HeaderValue,
+    /// Who answered.
+    pub endpoint: Arc<Endpoint>,
+    /// What the endpoint's error was taken for, when no further attempt was made.
+    pub failure: Option<Failure>,
     /// With an answer that was too large to be held back: what its rest still needs.
     pub tail: Option<Tail>,
+}
+
+/// No endpoint answered.
+pub struct Unanswered {
+    pub refusal: Refusal,
+    /// What the last attempt came to; None: none was made, or the client's own deadline ended it.
+    pub failure: Option<Failure>,
+}
+
+impl From<Refusal> for Unanswered {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            failure: None,
+        }
+    }
 }
 
 /// The attempt goes on while the rest of its answer streams. Dropped, it counts as given up.
@@ -110,7 +129,7 @@ pub async fn run(
     cluster: &Cluster,
     call: &Call,
     trace: &RequestTrace,
-) -> Result<Answered, Refusal> {
+) -> Result<Answered, Unanswered> {
     let retry = &route.config.retry;
     let key = affinity::key(cluster, call);
     let mut tried = Tried::new();
@@ -154,7 +173,7 @@ pub async fn run(
             (None, ..) | (_, Err(Unserved::Expired), _) => {
                 return Err(timed_out(route, cluster, call));
             }
-            (_, Err(unserved), _) => return Err(Refusal::unserved(cluster, unserved)),
+            (_, Err(unserved), _) => return Err(Refusal::unserved(cluster, unserved).into()),
         };
         let attempt = Attempt {
             route,
@@ -253,10 +272,11 @@ impl Attempt<'_> {
                 let mut answered = Answered {
                     answer,
                     status,
-                    endpoint: endpoint.name_header.clone(),
+                    endpoint: endpoint.clone(),
+                    failure: None,
                     tail: None,
                 };
-                let failure = failure_of(&answered);
+                let failure = failure_of(&answered.answer, status);
                 match failure.map(|failure| (failure, failure.outcome())) {
                     // An answer that is not gRPC at all is never passed on, whoever is to blame.
                     Some((failure, Outcome::Failure))
@@ -340,31 +360,44 @@ impl Failed {
         route: &Route,
         cluster: &Cluster,
         call: &Call,
-    ) -> Result<Answered, Refusal> {
+    ) -> Result<Answered, Unanswered> {
         let name = || cluster.config.name.clone();
-        match (self.answer, self.failure) {
-            (Some(answered), Failure::HttpStatus(502..=504)) => Err(Refusal::Upstream {
+        let failure = self.failure;
+        let refusal = match (self.answer, failure) {
+            (Some(answered), Failure::HttpStatus(502..=504)) => Refusal::Upstream {
                 cluster: name(),
                 failure: match answered.answer.head.status.as_u16() {
                     502 => "it answered with http status 502",
                     503 => "it answered with http status 503",
                     _ => "it answered with http status 504",
                 },
-            }),
+            },
             (Some(answered), Failure::HttpStatus(_)) => {
                 let status = answered.answer.head.status;
-                Err(Refusal::BadAnswer {
+                Refusal::BadAnswer {
                     cluster: name(),
                     reason: format!("http status {status}"),
-                })
+                }
             }
-            (Some(answered), _) => Ok(answered),
-            (None, Failure::TimedOut) => Err(timed_out(route, cluster, call)),
-            (None, failure) => Err(Refusal::Upstream {
+            (Some(answered), _) => {
+                return Ok(Answered {
+                    failure: Some(failure),
+                    ..answered
+                });
+            }
+            (None, Failure::TimedOut) if self.out_of_time => {
+                return Err(timed_out(route, cluster, call));
+            }
+            (None, Failure::TimedOut) => timed_out(route, cluster, call).refusal,
+            (None, failure) => Refusal::Upstream {
                 cluster: name(),
                 failure: failure.describe(),
-            }),
-        }
+            },
+        };
+        Err(Unanswered {
+            refusal,
+            failure: Some(failure),
+        })
     }
 }
 
@@ -381,10 +414,14 @@ fn learn(route: &Route, answered: &Answered, then: Instant) {
     }
 }
 
-fn timed_out(route: &Route, cluster: &Cluster, call: &Call) -> Refusal {
-    Refusal::TimedOut {
+fn timed_out(route: &Route, cluster: &Cluster, call: &Call) -> Unanswered {
+    let refusal = Refusal::TimedOut {
         cluster: cluster.config.name.clone(),
         timeout: call.allowed(route),
+    };
+    Unanswered {
+        refusal,
+        failure: (!call.is_impatient(route)).then_some(Failure::TimedOut),
     }
 }
 
@@ -400,7 +437,11 @@ async fn back_off(route: &Route, call: &Call, number: u32) -> bool {
     }
 }
 
-fn request(path: &PathAndQuery, request_headers: HeaderMap, endpoint: &Endpoint) -> Request<()> {
+pub(super) fn request(
+    path: &PathAndQuery,
+    request_headers: HeaderMap,
+    endpoint: &Endpoint,
+) -> Request<()> {
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(endpoint.scheme.clone());
     parts.authority = Some(endpoint.blueprint.authority.clone());
@@ -415,7 +456,7 @@ fn request(path: &PathAndQuery, request_headers: HeaderMap, endpoint: &Endpoint)
 
 /// `grpc-status` from the trailers, or from the head of an answer without messages. An answer too large to be
 /// held back has its status still to come and counts as well so far.
-fn status_of(answer: &Answer) -> u16 {
+pub(super) fn status_of(answer: &Answer) -> u16 {
     if answer.rest.is_some() {
         return 0;
     }
@@ -429,14 +470,14 @@ pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
-/// The failure that an answer tells of, if it tells of one.
-fn failure_of(answered: &Answered) -> Option<Failure> {
-    let http = answered.answer.head.status;
+/// The failure that an answer with this `grpc-status` tells of, if it tells of one.
+pub(super) fn failure_of(answer: &Answer, status: u16) -> Option<Failure> {
+    let http = answer.head.status;
     if http != StatusCode::OK {
         return Some(Failure::HttpStatus(http.as_u16()));
     }
-    let status = u8::try_from(answered.status).unwrap_or(u8::MAX);
-    (status != 0).then(|| Failure::answered(status, stage_of(&answered.answer)))
+    let status = u8::try_from(status).unwrap_or(u8::MAX);
+    (status != 0).then(|| Failure::answered(status, stage_of(answer)))
 }
 
 fn stage_of(answer: &Answer) -> Option<Stage> {

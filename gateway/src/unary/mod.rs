@@ -13,7 +13,10 @@ pub mod headers;
 mod hedge;
 mod inflate;
 mod rest;
+mod scatter;
+mod shadow;
 
 pub use body::read as read_body;
 pub use grpc::{refuse as refuse_grpc, serve as serve_grpc};
 pub use rest::{refuse as refuse_rest, serve as serve_rest};
+pub use shadow::Shadow;
