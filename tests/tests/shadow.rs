@@ -204,6 +204,16 @@ async fn errors_are_told_by_side_and_stay_there() -> anyhow::Result<()> {
         until(gateway, end, count).await?;
     }
 
+    // No copies for those who have too much to do.
+    real.next([
+        Behaviour::Fail(Code::ResourceExhausted),
+        Behaviour::Fail(Code::Unavailable),
+    ]);
+    for count in [1.0, 2.0] {
+        ensure!(inference.model_infer(floats("m", &ROW)).await.is_err());
+        until(gateway, "dropped", count).await?;
+    }
+
     shadow.next([Behaviour::Never]);
     inference.model_infer(floats("m", &ROW)).await?;
     until(gateway, "no_answer", 1.0).await?;

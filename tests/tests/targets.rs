@@ -29,15 +29,7 @@ struct Pair {
 impl Pair {
     async fn start(route: &str) -> anyhow::Result<Self> {
         let (a, b) = (Upstream::start("a").await?, Upstream::start("b").await?);
-        let mut config =
-            format!("[[listeners]]\naddress = '127.0.0.1:0'\n[[routes]]\nname = 'all'\n{route}\n");
-        for (name, upstream) in [("a", &a), ("b", &b)] {
-            config.push_str(&format!(
-                "[[clusters]]\nname = '{name}'\nbreaker = false\nendpoints = ['{}']\n\
-                 health = {{ interval = '50ms', timeout = '50ms', unhealthy_threshold = 1 }}\n",
-                upstream.address
-            ));
-        }
+        let config = config(&a, &b, route);
         let folder = folder!()?;
         let gateway = Gateway::start(&folder, &config)?;
         gateway.all_healthy().await?;
@@ -47,6 +39,10 @@ impl Pair {
             b,
             _folder: folder,
         })
+    }
+
+    fn config(&self, route: &str) -> String {
+        config(&self.a, &self.b, route)
     }
 
     async fn infer(&self, user: Option<&str>) -> Result<String, tonic::Status> {
@@ -109,6 +105,20 @@ impl Pair {
     }
 }
 
+/// `route`: its keys, apart from the name.
+fn config(a: &Upstream, b: &Upstream, route: &str) -> String {
+    let mut config =
+        format!("[[listeners]]\naddress = '127.0.0.1:0'\n[[routes]]\nname = 'all'\n{route}\n");
+    for (name, upstream) in [("a", a), ("b", b)] {
+        config.push_str(&format!(
+            "[[clusters]]\nname = '{name}'\nbreaker = false\nendpoints = ['{}']\n\
+             health = {{ interval = '50ms', timeout = '50ms', unhealthy_threshold = 1 }}\n",
+            upstream.address
+        ));
+    }
+    config
+}
+
 const SPLIT: &str =
     "split = [{ cluster = 'a', weight = 3 }, { cluster = 'b' }]\nsticky = { header = 'x-user' }";
 
@@ -163,6 +173,30 @@ async fn a_user_stays_on_one_side_over_grpc_rest_and_streams() -> anyhow::Result
     ensure!(sides.len() == 2 && sides["a"] > sides["b"], "{sides:?}");
     pair.gateway.all_idle().await?;
     ensure!(pair.taken("a", 0).await == f64::from(4 * sides["a"]));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_stays_on_one_side_by_its_address_and_a_reload_moves_it() -> anyhow::Result<()> {
+    let keys = |to_a: u32, to_b: u32| {
+        format!(
+            "sticky = {{ source = true }}\n\
+             split = [{{ cluster = 'a', weight = {to_a} }}, {{ cluster = 'b', weight = {to_b} }}]"
+        )
+    };
+    let pair = Pair::start(&keys(1, 1)).await?;
+    let side = pair.infer(None).await?;
+    for _ in 0..10 {
+        ensure!(pair.infer(None).await? == side);
+        ensure!(pair.who(&pair.rest("anybody").await?)? == side);
+    }
+    ensure!(pair.taken(&side, 0).await == 21.0);
+    let (a, b) = if side == "a" { (0, 1) } else { (1, 0) };
+    pair.gateway.reload(&pair.config(&keys(a, b)), 1)?;
+    let other = pair.infer(None).await?;
+    ensure!(other != side);
+    // What was counted stays.
+    ensure!(pair.taken(&side, 0).await == 21.0 && pair.taken(&other, 0).await == 1.0);
     Ok(())
 }
 

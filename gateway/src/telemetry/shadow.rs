@@ -34,7 +34,7 @@ pub enum End {
     Unreadable,
     /// The call must not be sent twice, or its answer was too large to keep.
     Unsuitable,
-    /// There was no room.
+    /// There was no room, here or for the original.
     Dropped,
 }
 

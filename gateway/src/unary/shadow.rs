@@ -11,6 +11,7 @@ use bytes::Bytes;
 use forebay_config::gateway as config;
 use forebay_proto::framing;
 use forebay_proto::inference::ModelInferResponse;
+use forebay_proto::status::Code;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use prost::Message as _;
@@ -72,6 +73,14 @@ impl Shadow {
         let is_inference = Method::of(call.path.path()) == Method::Infer;
         if random >= self.config.share || !is_inference {
             return;
+        }
+        let overloaded = matches!(
+            Code::from_i32(i32::from(answered.status)),
+            Code::ResourceExhausted | Code::Unavailable
+        );
+        if overloaded {
+            // A worker that has no room for clients gets no copies.
+            return self.metrics.ended(End::Dropped);
         }
         if answered.answer.rest.is_some() {
             // It was too large to be held back.
