@@ -284,7 +284,7 @@ pub(super) mod tests {
         }
     }
 
-    const POLICIES: [config::Policy; 6] = [
+    pub const POLICIES: [config::Policy; 6] = [
         config::Policy::RoundRobin,
         config::Policy::Random,
         config::Policy::LeastRequest,

@@ -10,6 +10,9 @@ mod outlier_loop;
 mod probe;
 mod waiting;
 
+#[cfg(test)]
+mod simulation;
+
 pub use ask::Ask;
 pub use cluster::{Cluster, NoLease};
 pub use endpoint::{Endpoint, EndpointBlueprint, EndpointView};
