@@ -122,6 +122,7 @@ fn the_smallest_gateway_has_every_default() {
                 eject_max: Duration::from_secs(300),
                 max_ejected: 0.5,
             }),
+            slow_start: None,
             tls: None,
         }]
     );
@@ -184,6 +185,27 @@ fn affinity_is_read_with_its_policy() {
             model: false,
             source: true,
             bound: 2.0,
+        })
+    );
+}
+
+#[test]
+fn slow_start_is_off_unless_written() {
+    let slow_start = |keys: &str| cluster(keys).slow_start;
+    assert_eq!(slow_start(""), None);
+    assert_eq!(slow_start("slow_start = false\n"), None);
+    let default = SlowStart {
+        window: Duration::from_secs(30),
+        aggression: 1.0,
+        least: 0.1,
+    };
+    assert_eq!(slow_start("slow_start = true\n"), Some(default));
+    assert_eq!(
+        slow_start("slow_start = { window = \"1m\", aggression = 2 }\n"),
+        Some(SlowStart {
+            window: Duration::from_secs(60),
+            aggression: 2.0,
+            ..default
         })
     );
 }

@@ -7,6 +7,7 @@ mod limit;
 mod listener;
 mod rate_limit;
 mod route;
+mod slow_start;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub use route::{
     AdaptiveLimit, HeaderMatch, HeaderValueMatch, Hedge, HostMatch, Match, Mode, ModelMatch,
     PathMatch, Retry, Route,
 };
+pub use slow_start::SlowStart;
 
 use crate::problem::Problems;
 use crate::read;

@@ -29,6 +29,7 @@ mod rate_limit;
 mod repository;
 mod route;
 mod security;
+mod slow_start;
 mod source;
 mod table;
 mod telemetry;

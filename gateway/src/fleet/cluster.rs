@@ -12,6 +12,7 @@ use super::lease::Lease;
 use super::waiting::WaitingRoom;
 use crate::traffic::affinity::Affinity;
 use crate::traffic::balance::{self, Candidate, Draw, Policy, Rendezvous, RingHash};
+use crate::traffic::slow_start::{self, Level};
 use crate::traffic::{hash, outlier};
 
 pub struct Cluster {
@@ -214,8 +215,9 @@ impl Cluster {
     }
 
     fn choose(&self, candidates: &mut Candidates, ask: &Ask<'_>) -> Option<Lease> {
+        let level = self.spare_newcomers(candidates, ask.now);
         if let (Some(ring), Some(key)) = (&self.ring, ask.key)
-            && let Some(lease) = self.choose_by_key(ring, key, candidates, ask)
+            && let Some(lease) = self.choose_by_key(ring, key, candidates, level, ask)
         {
             return Some(lease);
         }
@@ -256,13 +258,17 @@ impl Cluster {
         ring: &RingHash,
         key: u64,
         known: &mut Candidates,
+        level: Option<Level>,
         ask: &Ask<'_>,
     ) -> Option<Lease> {
         let mut lost = SmallVec::<[usize; 4]>::new();
         loop {
             let look = |index| {
                 let out = ask.tried.contains(&index) || lost.contains(&index);
-                (!out).then(|| self.candidate(index, ask.now)).flatten()
+                let candidate = (!out).then(|| self.candidate(index, ask.now)).flatten()?;
+                let share = || self.share(index, ask.now);
+                let fits = level.is_none_or(|level| level.admits(&candidate, share()));
+                fits.then_some(candidate)
             };
             let index = ring.choose(key, ask.random, known, look)?;
             if let Some(lease) = self.take(index, ask) {
@@ -271,6 +277,23 @@ impl Cluster {
             lost.push(index);
             known.retain(|candidate| candidate.index != index);
         }
+    }
+
+    /// Leaves out those that have just begun and have as much as they may have by now.
+    fn spare_newcomers(&self, candidates: &mut Candidates, now: Instant) -> Option<Level> {
+        self.config.slow_start?;
+        let share = |index| self.share(index, now);
+        let level = Level::of(candidates, share)?;
+        candidates.retain(|candidate| level.admits(candidate, share(candidate.index)));
+        Some(level)
+    }
+
+    /// What a member may have of its fair share.
+    fn share(&self, index: usize, now: Instant) -> f64 {
+        let slow_start = self.config.slow_start.as_ref();
+        slow_start.map_or(1.0, |config| {
+            slow_start::share(config, self.members[index].endpoint.well_for(now))
+        })
     }
 
     /// The number of members.
@@ -302,3 +325,6 @@ impl Cluster {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

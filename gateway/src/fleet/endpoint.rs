@@ -99,6 +99,8 @@ struct Vital {
     breaker: Option<Breaker>,
     latency: PeakEwma,
     line: ServiceLine,
+    /// Since when it takes traffic without interruption; while it takes none, of no meaning.
+    well_since: Instant,
     /// Of its cluster, if that has a limit: told when the endpoint could take another request.
     room: Option<Arc<WaitingRoom>>,
     /// None: it is not compared with the others of its cluster.
@@ -123,6 +125,7 @@ impl Vital {
     fn well_again(&mut self, now: Instant) {
         self.latency = PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now);
         self.line = ServiceLine::new(now);
+        self.well_since = now;
         if let Some(conduct) = self.conduct.as_mut() {
             conduct.window.clear();
         }
@@ -194,6 +197,7 @@ impl Endpoint {
             breaker: blueprint.breaker.map(Breaker::new),
             latency: PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now),
             line: ServiceLine::new(now),
+            well_since: now,
             conduct: blueprint.outlier.map(|outlier| Conduct {
                 window: Window::new(outlier.window),
                 standing: Standing::new(now),
@@ -228,6 +232,7 @@ impl Endpoint {
         let mut vital = self.vital.lock();
         vital.latency = former.latency;
         vital.line = former.line.clone();
+        vital.well_since = former.well_since;
         let was_healthy = former
             .health
             .as_ref()
@@ -474,6 +479,11 @@ impl Endpoint {
             .health
             .as_ref()
             .is_none_or(|health| health.state() == HealthState::Healthy)
+    }
+
+    /// How long it has been taking traffic since it turned healthy or its breaker closed.
+    pub(super) fn well_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.vital.lock().well_since)
     }
 
     pub fn active(&self) -> u32 {

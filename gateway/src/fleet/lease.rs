@@ -155,13 +155,14 @@ pub(super) mod tests {
             health: None,
             breaker: Some(breaker),
             outlier: Some(config::Outlier::default()),
+            slow_start: None,
             tls: None,
         };
         Cluster::new(config, endpoints)
     }
 
     /// Each with a key of its own.
-    fn ask(tried: &[usize], random: u64, now: Instant) -> Ask<'_> {
+    pub fn ask(tried: &[usize], random: u64, now: Instant) -> Ask<'_> {
         let key = Some(random);
         Ask {
             tried,

@@ -20,4 +20,5 @@ pub mod rate;
 pub mod retry;
 pub mod route;
 pub mod service_line;
+pub mod slow_start;
 pub mod window;
