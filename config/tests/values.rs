@@ -102,6 +102,7 @@ fn the_smallest_gateway_has_every_default() {
                 probe: HealthProbe::Grpc {
                     service: String::new()
                 },
+                models: Vec::new(),
                 interval: Duration::from_secs(1),
                 timeout: Duration::from_millis(500),
                 healthy_threshold: 1,
@@ -207,6 +208,15 @@ fn slow_start_is_off_unless_written() {
             aggression: 2.0,
             ..default
         })
+    );
+}
+
+#[test]
+fn probes_ask_about_models() {
+    let health = cluster("health = { models = [\"minilm\", \"resnet\"] }\n").health;
+    assert_eq!(
+        health.map(|health| health.models),
+        Some(vec!["minilm".into(), "resnet".into()])
     );
 }
 

@@ -8,7 +8,7 @@ use forebay_proto::status::Code;
 use http::StatusCode;
 use smallvec::SmallVec;
 
-use crate::fleet::Lease;
+use crate::fleet::{Bearings, Lease};
 use crate::gateway::{Gateway, InFlight, Route, Snapshot};
 use crate::head_timer::HeadTimer;
 use crate::limits::Permit;
@@ -29,8 +29,7 @@ pub struct Context {
     pub lease: Option<Lease>,
     pub attempt: Option<AttemptSpan>,
     pub tried: SmallVec<[usize; 4]>,
-    /// What the request belongs to, for a cluster that goes by it.
-    pub key: Option<u64>,
+    pub bearings: Bearings,
     pub token: Option<RetryToken>,
     /// For the endpoint of the current attempt.
     pub waited: Duration,
@@ -70,7 +69,7 @@ impl Context {
             lease: None,
             attempt: None,
             tried: SmallVec::new(),
-            key: None,
+            bearings: Bearings::default(),
             token: None,
             waited: Duration::ZERO,
             head_timer: None,

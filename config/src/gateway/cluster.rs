@@ -91,6 +91,9 @@ impl Endpoint {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Health {
     pub probe: HealthProbe,
+    /// Models that a gRPC probe asks about too; at most 64, none twice. An endpoint that is not ready for one of them gets
+    /// none of its requests.
+    pub models: Vec<String>,
     pub interval: Duration,
     pub timeout: Duration,
     /// Passes in a row that make an unhealthy endpoint healthy; the first pass of a new one suffices.

@@ -91,6 +91,8 @@ pub struct Endpoint {
     busy_since: AtomicU64,
     /// The same, of the end of its last ejection.
     ejected_until: AtomicU64,
+    /// A bit for each model that probes ask about.
+    ready_models: AtomicU64,
     prober: Mutex<Option<AbortHandle>>,
 }
 
@@ -169,6 +171,8 @@ pub struct EndpointCounters {
 pub struct EndpointView {
     pub address: String,
     pub health: &'static str,
+    /// Models that it is not ready for, of those that probes ask about.
+    pub not_ready: Vec<String>,
     pub breaker: &'static str,
     /// Left out for so much longer, since it failed more often than its peers; 0: it is not.
     pub ejected_ms: f64,
@@ -222,6 +226,7 @@ impl Endpoint {
             last_answer: AtomicU64::new(0),
             busy_since: AtomicU64::new(0),
             ejected_until: AtomicU64::new(0),
+            ready_models: AtomicU64::new(u64::MAX),
             prober: Mutex::new(None),
         })
     }
@@ -473,6 +478,23 @@ impl Endpoint {
         self.nanos(now) < self.ejected_until.load(Ordering::Relaxed)
     }
 
+    /// What a probe has found, by the place in the list of models.
+    pub(super) fn set_ready_models(&self, ready: u64) {
+        self.ready_models.store(ready, Ordering::Relaxed);
+    }
+
+    /// `model` is a bit, or 0 for one that no probe asks about.
+    pub(super) fn is_ready_for(&self, model: u64) -> bool {
+        model == 0 || self.ready_models.load(Ordering::Relaxed) & model != 0
+    }
+
+    fn unready_models(&self) -> Vec<String> {
+        let models = self.blueprint.health.iter();
+        let models = models.flat_map(|health| health.models.iter().enumerate());
+        let unready = models.filter(|(place, _)| !self.is_ready_for(1 << place));
+        unready.map(|(_, model)| model.clone()).collect()
+    }
+
     pub fn is_healthy(&self) -> bool {
         self.vital
             .lock()
@@ -505,6 +527,7 @@ impl Endpoint {
                 Some(HealthState::Healthy) => "healthy",
                 Some(HealthState::Unhealthy) => "unhealthy",
             },
+            not_ready: self.unready_models(),
             breaker: match vital.breaker.as_ref().map(|breaker| breaker.state(now)) {
                 None => "off",
                 Some(BreakerState::Closed) => "closed",

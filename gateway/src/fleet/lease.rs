@@ -94,7 +94,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fleet::{Ask, Cluster, EndpointBlueprint};
+    use crate::fleet::{Ask, Bearings, Cluster, EndpointBlueprint};
     use crate::upstream::Target;
 
     /// A cluster of `size` endpoints without health checks, so that all take traffic.
@@ -163,10 +163,13 @@ pub(super) mod tests {
 
     /// Each with a key of its own.
     pub fn ask(tried: &[usize], random: u64, now: Instant) -> Ask<'_> {
-        let key = Some(random);
+        let bearings = Bearings {
+            key: Some(random),
+            model: 0,
+        };
         Ask {
             tried,
-            key,
+            bearings,
             random,
             now,
         }
@@ -265,7 +268,12 @@ pub(super) mod tests {
         let now = Instant::now();
         for size in [5, 1_000] {
             let cluster = cluster(size, config::Policy::RingHash, now);
-            let keyed = |key, random| ask(&[], random, now).with_key(Some(key));
+            let keyed = |key, random| {
+                ask(&[], random, now).with(Bearings {
+                    key: Some(key),
+                    model: 0,
+                })
+            };
             for key in 0..50 {
                 let home = cluster.lease(&keyed(key, 1)).ok().unwrap().index;
                 let tried = [home];

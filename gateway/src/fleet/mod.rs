@@ -13,7 +13,7 @@ mod waiting;
 #[cfg(test)]
 mod simulation;
 
-pub use ask::Ask;
+pub use ask::{Ask, Bearings};
 pub use cluster::{Cluster, NoLease};
 pub use endpoint::{Endpoint, EndpointBlueprint, EndpointView};
 pub use health_loop::start as watch_health;

@@ -30,7 +30,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::{ErrorSource, ErrorType, Result};
 
 use crate::context::{Context, Routed};
-use crate::fleet::{Ask, NoLease, Unserved};
+use crate::fleet::{Ask, Bearings, NoLease, Unserved};
 use crate::gateway::{Gateway, Snapshot};
 use crate::head_timer::HeadTimer;
 use crate::limits;
@@ -86,8 +86,8 @@ impl ProxyHttp for Proxy {
             &format!("{} {}", head.method, head.uri.path()),
         );
         let found = match self.find_route(&snapshot, session).await {
-            Ok((found, key)) => {
-                ctx.key = key;
+            Ok((found, bearings)) => {
+                ctx.bearings = bearings;
                 found
             }
             Err(refusal) => {
@@ -148,7 +148,7 @@ impl ProxyHttp for Proxy {
             ));
         }
         let mut now = now;
-        let ask = Ask::new(&ctx.tried, now).with_key(ctx.key);
+        let ask = Ask::new(&ctx.tried, now).with(ctx.bearings);
         let leased = match cluster.lease(&ask) {
             Ok(lease) => Ok(lease),
             Err(NoLease::NoEndpoint) => Err(Refusal::unserved(cluster, Unserved::NoEndpoint)),
@@ -439,13 +439,13 @@ impl Proxy {
         }
     }
 
-    /// The route's position, and the request's key where the cluster goes by one; reads the head of a stream's first
+    /// The route's position, and what the cluster goes by; reads the head of a stream's first
     /// message when routes or clusters look into it.
     async fn find_route(
         &self,
         snapshot: &Snapshot,
         session: &mut Session,
-    ) -> Result<(usize, Option<u64>), Refusal> {
+    ) -> Result<(usize, Bearings), Refusal> {
         let method = Method::of(session.req_header().uri.path());
         let fields = method.model_fields();
         let mut seen = Vec::new();
@@ -490,16 +490,13 @@ impl Proxy {
                 method: head.method.to_string(),
                 path: path.to_owned(),
             })?;
-        let affinity = snapshot.routes[found].cluster.affinity.as_ref();
-        let key = affinity.and_then(|affinity| {
-            affinity.key(&Seen {
-                headers: &head.headers,
-                source: plan::source(snapshot, &session.downstream_session),
-                model: named.as_ref().and_then(|named| named.name_and_version().0),
-                message: affinity::message(&seen, method),
-            })
+        let bearings = snapshot.routes[found].cluster.bearings(&Seen {
+            headers: &head.headers,
+            source: plan::source(snapshot, &session.downstream_session),
+            model: named.as_ref().and_then(|named| named.name_and_version().0),
+            message: affinity::message(&seen, method),
         });
-        Ok((found, key))
+        Ok((found, bearings))
     }
 }
 

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use forebay_config::gateway as config;
 
-use crate::fleet::Lease;
 use crate::fleet::lease::tests::{POLICIES, ask, cluster};
+use crate::fleet::{Bearings, Lease};
 use crate::traffic::retry::Outcome;
 
 #[test]
@@ -51,6 +51,38 @@ fn who_comes_back_is_spared_at_first_under_every_policy() {
         assert!(
             (75..=150).contains(&full),
             "{policy:?}: {full} of 400 in the end"
+        );
+    }
+}
+
+#[test]
+fn a_model_goes_to_who_is_ready_for_it_or_to_anyone() {
+    let now = Instant::now();
+    for policy in POLICIES {
+        let cluster = cluster(4, policy, now);
+        let with = |model, random, tried| {
+            let key = Some(random);
+            let ask = ask(tried, random, now).with(Bearings { key, model });
+            cluster.lease(&ask).ok().unwrap().index
+        };
+        for (index, endpoint) in cluster.endpoints().enumerate() {
+            endpoint.set_ready_models(if index == 2 { 0b11 } else { 0b01 });
+        }
+        for random in (0..100_u64).map(|random| random << 57 | random) {
+            assert_eq!(with(0b10, random, &[]), 2, "{policy:?}");
+            assert_eq!(
+                with(0b10, random, &[2]),
+                2,
+                "{policy:?}: again, as no other is ready"
+            );
+            let _ = with(0b01, random, &[]);
+        }
+        let anyone: Vec<_> = (0..200_u64)
+            .map(|random| with(0b100, random.wrapping_mul(0x9e37_79b9_7f4a_7c15), &[]))
+            .collect();
+        assert!(
+            (0..4).all(|index| anyone.contains(&index)),
+            "{policy:?}: {anyone:?}"
         );
     }
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use forebay_config::gateway::Policy;
 
 use super::lease::tests::{POLICIES, cluster};
-use super::{Ask, Cluster, Lease};
+use super::{Ask, Bearings, Cluster, Lease};
 use crate::traffic::retry::Outcome;
 
 const BATCH: usize = 8;
@@ -140,8 +140,11 @@ impl Run {
         let gateway = self.random.usize(..self.clusters.len());
         let ask = Ask {
             tried: &[],
-            // Of a hundred thousand sessions.
-            key: Some(self.random.u64(..100_000)),
+            bearings: Bearings {
+                // Of a hundred thousand sessions.
+                key: Some(self.random.u64(..100_000)),
+                model: 0,
+            },
             random: self.random.u64(..),
             now: self.at(time),
         };
