@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::gateway::{AdaptiveLimit, Breaker, Hedge, Outlier, Retry};
+use crate::gateway::{AdaptiveLimit, Breaker, Hedge, Outlier, Retry, SlowStart};
 use crate::telemetry::Telemetry;
 use crate::worker::{Model, ModelControl, Provider, ProviderOptions, VersionPolicy, Worker};
 
@@ -113,6 +113,16 @@ impl Default for Outlier {
             eject_for: Duration::from_secs(30),
             eject_max: Duration::from_secs(300),
             max_ejected: 0.5,
+        }
+    }
+}
+
+impl Default for SlowStart {
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(30),
+            aggression: 1.0,
+            least: 0.1,
         }
     }
 }

@@ -285,6 +285,12 @@ fn cases() -> Vec<Case> {
             "Outliers",
         ),
         gateway(
+            &[LISTENER, CLUSTER, "[clusters.slow_start]\n"],
+            "",
+            "clusters[0].slow_start",
+            "Slow start",
+        ),
+        gateway(
             &[LISTENER, CLUSTER, "[clusters.tls]\n"],
             "server_name = \"workers\"\n",
             "clusters[0].tls",

@@ -106,6 +106,7 @@ fn the_smallest_gateway_has_every_default() {
                 probe: HealthProbe::Grpc {
                     service: String::new()
                 },
+                models: Vec::new(),
                 interval: Duration::from_secs(1),
                 timeout: Duration::from_millis(500),
                 healthy_threshold: 1,
@@ -126,6 +127,7 @@ fn the_smallest_gateway_has_every_default() {
                 eject_max: Duration::from_secs(300),
                 max_ejected: 0.5,
             }),
+            slow_start: None,
             tls: None,
         }]
     );
@@ -189,6 +191,36 @@ fn affinity_is_read_with_its_policy() {
             source: true,
             bound: 2.0,
         })
+    );
+}
+
+#[test]
+fn slow_start_is_off_unless_written() {
+    let slow_start = |keys: &str| cluster(keys).slow_start;
+    assert_eq!(slow_start(""), None);
+    assert_eq!(slow_start("slow_start = false\n"), None);
+    let default = SlowStart {
+        window: Duration::from_secs(30),
+        aggression: 1.0,
+        least: 0.1,
+    };
+    assert_eq!(slow_start("slow_start = true\n"), Some(default));
+    assert_eq!(
+        slow_start("slow_start = { window = \"1m\", aggression = 2 }\n"),
+        Some(SlowStart {
+            window: Duration::from_secs(60),
+            aggression: 2.0,
+            ..default
+        })
+    );
+}
+
+#[test]
+fn probes_ask_about_models() {
+    let health = cluster("health = { models = [\"minilm\", \"resnet\"] }\n").health;
+    assert_eq!(
+        health.map(|health| health.models),
+        Some(vec!["minilm".into(), "resnet".into()])
     );
 }
 

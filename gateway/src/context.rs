@@ -8,7 +8,7 @@ use forebay_proto::status::Code;
 use http::StatusCode;
 use smallvec::SmallVec;
 
-use crate::fleet::{Cluster, Lease};
+use crate::fleet::{Bearings, Cluster, Lease};
 use crate::gateway::{Gateway, InFlight, Route, Snapshot};
 use crate::head_timer::HeadTimer;
 use crate::limits::Permit;
@@ -33,8 +33,7 @@ pub struct Context {
     pub target: Option<usize>,
     /// Endpoints of that cluster that were asked.
     pub tried: SmallVec<[usize; 4]>,
-    /// What the request belongs to, for a cluster that goes by it.
-    pub key: Option<u64>,
+    pub bearings: Bearings,
     pub token: Option<RetryToken>,
     /// For the endpoint of the current attempt.
     pub waited: Duration,
@@ -75,7 +74,7 @@ impl Context {
             attempt: None,
             target: None,
             tried: SmallVec::new(),
-            key: None,
+            bearings: Bearings::default(),
             token: None,
             waited: Duration::ZERO,
             head_timer: None,

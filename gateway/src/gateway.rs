@@ -18,7 +18,6 @@ use crate::targets::Targets;
 use crate::telemetry::discovery::Discoveries;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::telemetry::trace::Tracing;
-use crate::traffic::affinity::Affinity;
 use crate::traffic::budget::RetryBudget;
 use crate::traffic::hedge::Hedging;
 use crate::traffic::retry::Backoff;
@@ -206,11 +205,6 @@ impl Snapshot {
             config.routes.len(),
             "a validated route names a cluster that exists"
         );
-        let affinities = || {
-            clusters
-                .iter()
-                .filter_map(|cluster| cluster.affinity.as_ref())
-        };
         Self {
             router: Router::new(&config.routes),
             max_request_bytes: config
@@ -225,8 +219,11 @@ impl Snapshot {
                 .map(|route| route.timeout)
                 .max()
                 .unwrap_or_default(),
-            reads_messages: affinities().any(Affinity::reads_messages),
-            reads_source: affinities().any(|affinity| affinity.source)
+            reads_messages: clusters.iter().any(|cluster| cluster.reads_messages()),
+            reads_source: clusters
+                .iter()
+                .filter_map(|cluster| cluster.affinity.as_ref())
+                .any(|affinity| affinity.source)
                 || routes
                     .iter()
                     .filter_map(|route| route.targets.as_ref())

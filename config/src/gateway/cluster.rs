@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Affinity, Discovery, Limit};
+use super::{Affinity, Discovery, Limit, SlowStart};
 use crate::problem::Problems;
 use crate::read;
 
@@ -27,6 +27,8 @@ pub struct Cluster {
     pub breaker: Option<Breaker>,
     /// None: endpoints are not compared with each other.
     pub outlier: Option<Outlier>,
+    /// None: an endpoint has its full share at once.
+    pub slow_start: Option<SlowStart>,
     /// None: plain text (h2c or HTTP/1.1).
     pub tls: Option<UpstreamTls>,
 }
@@ -89,6 +91,9 @@ impl Endpoint {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Health {
     pub probe: HealthProbe,
+    /// Models that a gRPC probe asks about too; at most 64, none twice. An endpoint that is not ready for one of them gets
+    /// none of its requests.
+    pub models: Vec<String>,
     pub interval: Duration,
     pub timeout: Duration,
     /// Passes in a row that make an unhealthy endpoint healthy; the first pass of a new one suffices.

@@ -8,6 +8,7 @@ mod listener;
 mod rate_limit;
 mod route;
 mod shadow;
+mod slow_start;
 mod targets;
 
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ pub use route::{
     PathMatch, Retry, Route,
 };
 pub use shadow::Shadow;
+pub use slow_start::SlowStart;
 pub use targets::{Fallback, Side, Split, StaticAnswer, StaticBody, Sticky};
 
 use crate::problem::Problems;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     Keys, Read, Table, Value, address, affinity, discovery, endpoints, health, limit, names,
-    outlier,
+    outlier, slow_start,
 };
 use crate::defaults;
 use crate::gateway::{Breaker, Cluster, Endpoint, Identity, Policy, Protocol, UpstreamTls};
@@ -22,6 +22,7 @@ const KEYS: Keys = &[
     "health",
     "breaker",
     "outlier",
+    "slow_start",
     "tls",
 ];
 const BREAKER_KEYS: Keys = &[
@@ -63,6 +64,7 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
     let health = health::health(&table, protocol.ok());
     let breaker = breaker(&table);
     let outlier = outlier::outlier(&table);
+    let slow_start = slow_start::slow_start(&table);
     let tls = table.optional("tls", |value| tls(&value.table(TLS_KEYS)?));
     Ok(Cluster {
         name: name?,
@@ -76,6 +78,7 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
         health: health?,
         breaker: breaker?,
         outlier: outlier?,
+        slow_start: slow_start?,
         tls: tls?,
     })
 }

@@ -30,6 +30,7 @@ mod repository;
 mod route;
 mod security;
 mod shadow;
+mod slow_start;
 mod source;
 mod table;
 mod targets;

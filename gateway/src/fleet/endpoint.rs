@@ -91,6 +91,8 @@ pub struct Endpoint {
     busy_since: AtomicU64,
     /// The same, of the end of its last ejection.
     ejected_until: AtomicU64,
+    /// A bit for each model that probes ask about.
+    ready_models: AtomicU64,
     prober: Mutex<Option<AbortHandle>>,
 }
 
@@ -99,6 +101,8 @@ struct Vital {
     breaker: Option<Breaker>,
     latency: PeakEwma,
     line: ServiceLine,
+    /// Since when it takes traffic without interruption; while it takes none, of no meaning.
+    well_since: Instant,
     /// Of its cluster, if that has a limit: told when the endpoint could take another request.
     room: Option<Arc<WaitingRoom>>,
     /// None: it is not compared with the others of its cluster.
@@ -123,6 +127,7 @@ impl Vital {
     fn well_again(&mut self, now: Instant) {
         self.latency = PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now);
         self.line = ServiceLine::new(now);
+        self.well_since = now;
         if let Some(conduct) = self.conduct.as_mut() {
             conduct.window.clear();
         }
@@ -166,6 +171,8 @@ pub struct EndpointCounters {
 pub struct EndpointView {
     pub address: String,
     pub health: &'static str,
+    /// Models that it is not ready for, of those that probes ask about.
+    pub not_ready: Vec<String>,
     pub breaker: &'static str,
     /// Left out for so much longer, since it failed more often than its peers; 0: it is not.
     pub ejected_ms: f64,
@@ -194,6 +201,7 @@ impl Endpoint {
             breaker: blueprint.breaker.map(Breaker::new),
             latency: PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now),
             line: ServiceLine::new(now),
+            well_since: now,
             conduct: blueprint.outlier.map(|outlier| Conduct {
                 window: Window::new(outlier.window),
                 standing: Standing::new(now),
@@ -218,6 +226,7 @@ impl Endpoint {
             last_answer: AtomicU64::new(0),
             busy_since: AtomicU64::new(0),
             ejected_until: AtomicU64::new(0),
+            ready_models: AtomicU64::new(u64::MAX),
             prober: Mutex::new(None),
         })
     }
@@ -228,6 +237,7 @@ impl Endpoint {
         let mut vital = self.vital.lock();
         vital.latency = former.latency;
         vital.line = former.line.clone();
+        vital.well_since = former.well_since;
         let was_healthy = former
             .health
             .as_ref()
@@ -468,12 +478,34 @@ impl Endpoint {
         self.nanos(now) < self.ejected_until.load(Ordering::Relaxed)
     }
 
+    /// What a probe has found, by the place in the list of models.
+    pub(super) fn set_ready_models(&self, ready: u64) {
+        self.ready_models.store(ready, Ordering::Relaxed);
+    }
+
+    /// `model` is a bit, or 0 for one that no probe asks about.
+    pub(super) fn is_ready_for(&self, model: u64) -> bool {
+        model == 0 || self.ready_models.load(Ordering::Relaxed) & model != 0
+    }
+
+    fn unready_models(&self) -> Vec<String> {
+        let models = self.blueprint.health.iter();
+        let models = models.flat_map(|health| health.models.iter().enumerate());
+        let unready = models.filter(|(place, _)| !self.is_ready_for(1 << place));
+        unready.map(|(_, model)| model.clone()).collect()
+    }
+
     pub fn is_healthy(&self) -> bool {
         self.vital
             .lock()
             .health
             .as_ref()
             .is_none_or(|health| health.state() == HealthState::Healthy)
+    }
+
+    /// How long it has been taking traffic since it turned healthy or its breaker closed.
+    pub(super) fn well_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.vital.lock().well_since)
     }
 
     pub fn active(&self) -> u32 {
@@ -495,6 +527,7 @@ impl Endpoint {
                 Some(HealthState::Healthy) => "healthy",
                 Some(HealthState::Unhealthy) => "unhealthy",
             },
+            not_ready: self.unready_models(),
             breaker: match vital.breaker.as_ref().map(|breaker| breaker.state(now)) {
                 None => "off",
                 Some(BreakerState::Closed) => "closed",

@@ -94,7 +94,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fleet::{Ask, Cluster, EndpointBlueprint};
+    use crate::fleet::{Ask, Bearings, Cluster, EndpointBlueprint};
     use crate::upstream::Target;
 
     /// A cluster of `size` endpoints without health checks, so that all take traffic.
@@ -155,17 +155,21 @@ pub(super) mod tests {
             health: None,
             breaker: Some(breaker),
             outlier: Some(config::Outlier::default()),
+            slow_start: None,
             tls: None,
         };
         Cluster::new(config, endpoints)
     }
 
     /// Each with a key of its own.
-    fn ask(tried: &[usize], random: u64, now: Instant) -> Ask<'_> {
-        let key = Some(random);
+    pub fn ask(tried: &[usize], random: u64, now: Instant) -> Ask<'_> {
+        let bearings = Bearings {
+            key: Some(random),
+            model: 0,
+        };
         Ask {
             tried,
-            key,
+            bearings,
             random,
             now,
         }
@@ -264,7 +268,12 @@ pub(super) mod tests {
         let now = Instant::now();
         for size in [5, 1_000] {
             let cluster = cluster(size, config::Policy::RingHash, now);
-            let keyed = |key, random| ask(&[], random, now).with_key(Some(key));
+            let keyed = |key, random| {
+                ask(&[], random, now).with(Bearings {
+                    key: Some(key),
+                    model: 0,
+                })
+            };
             for key in 0..50 {
                 let home = cluster.lease(&keyed(key, 1)).ok().unwrap().index;
                 let tried = [home];
@@ -284,7 +293,7 @@ pub(super) mod tests {
         }
     }
 
-    const POLICIES: [config::Policy; 6] = [
+    pub const POLICIES: [config::Policy; 6] = [
         config::Policy::RoundRobin,
         config::Policy::Random,
         config::Policy::LeastRequest,

@@ -31,6 +31,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::{ErrorSource, ErrorType, Result};
 
 use crate::context::{Context, Routed};
+use crate::fleet::Bearings;
 use crate::gateway::{Gateway, Snapshot};
 use crate::head_timer::HeadTimer;
 use crate::limits;
@@ -86,8 +87,8 @@ impl ProxyHttp for Proxy {
             &format!("{} {}", head.method, head.uri.path()),
         );
         let found = match self.find_route(&snapshot, session).await {
-            Ok((found, key)) => {
-                ctx.key = key;
+            Ok((found, bearings)) => {
+                ctx.bearings = bearings;
                 found
             }
             Err(refusal) => {
@@ -434,13 +435,13 @@ impl Proxy {
         }
     }
 
-    /// The route's position, and the request's key where the cluster goes by one; reads the head of a stream's first
+    /// The route's position, and what the cluster goes by; reads the head of a stream's first
     /// message when routes or clusters look into it.
     async fn find_route(
         &self,
         snapshot: &Snapshot,
         session: &mut Session,
-    ) -> Result<(usize, Option<u64>), Refusal> {
+    ) -> Result<(usize, Bearings), Refusal> {
         let method = Method::of(session.req_header().uri.path());
         let fields = method.model_fields();
         let mut seen = Vec::new();
@@ -485,16 +486,13 @@ impl Proxy {
                 method: head.method.to_string(),
                 path: path.to_owned(),
             })?;
-        let affinity = snapshot.routes[found].cluster.affinity.as_ref();
-        let key = affinity.and_then(|affinity| {
-            affinity.key(&Seen {
-                headers: &head.headers,
-                source: plan::source(snapshot, &session.downstream_session),
-                model: named.as_ref().and_then(|named| named.name_and_version().0),
-                message: affinity::message(&seen, method),
-            })
+        let bearings = snapshot.routes[found].cluster.bearings(&Seen {
+            headers: &head.headers,
+            source: plan::source(snapshot, &session.downstream_session),
+            model: named.as_ref().and_then(|named| named.name_and_version().0),
+            message: affinity::message(&seen, method),
         });
-        Ok((found, key))
+        Ok((found, bearings))
     }
 }
 

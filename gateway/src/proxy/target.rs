@@ -1,12 +1,13 @@
 //! Which of its route's clusters a streamed request goes to, attempt by attempt.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use pingora::proxy::Session;
 
 use super::turn;
 use crate::context::Context;
-use crate::fleet::{Ask, Lease, NoLease, Unserved};
+use crate::fleet::{Ask, Bearings, Cluster, Lease, NoLease, Unserved};
 use crate::refusal::Refusal;
 use crate::traffic::retry::{Failure, Outcome};
 use crate::traffic::split::Order;
@@ -80,9 +81,7 @@ async fn lease_of(
         true => &ctx.tried[..],
         false => &[],
     };
-    // The key is what the route's first cluster goes by.
-    let same_key = cluster.config.affinity == route.cluster.config.affinity;
-    let ask = Ask::new(tried, now).with_key(ctx.key.filter(|_| same_key));
+    let ask = Ask::new(tried, now).with(bearings(ctx, &route.cluster, cluster));
     match cluster.lease(&ask) {
         Ok(lease) => Ok(lease),
         Err(NoLease::NoEndpoint) => Err(Refusal::unserved(cluster, Unserved::NoEndpoint)),
@@ -91,6 +90,18 @@ async fn lease_of(
             ctx.waited = waited;
             Ok(lease)
         }
+    }
+}
+
+/// The bearings were taken for the route's first cluster; another one knows its models by other numbers.
+fn bearings(ctx: &Context, first: &Arc<Cluster>, cluster: &Arc<Cluster>) -> Bearings {
+    if Arc::ptr_eq(first, cluster) {
+        return ctx.bearings;
+    }
+    let same_key = first.config.affinity == cluster.config.affinity;
+    Bearings {
+        key: ctx.bearings.key.filter(|_| same_key),
+        model: 0,
     }
 }
 

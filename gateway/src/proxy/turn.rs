@@ -26,7 +26,7 @@ pub async fn wait(
         route: &route.config.name,
         deadline: routed.deadline(),
         tried: ask.tried,
-        key: ask.key,
+        bearings: ask.bearings,
     };
     let now = ask.now;
     let refused = |unserved| match unserved {

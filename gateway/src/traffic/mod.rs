@@ -21,5 +21,6 @@ pub mod retry;
 pub mod room;
 pub mod route;
 pub mod service_line;
+pub mod slow_start;
 pub mod split;
 pub mod window;

@@ -17,7 +17,7 @@ use opentelemetry::KeyValue;
 use smallvec::SmallVec;
 
 use super::{affinity, headers, hedge};
-use crate::fleet::{Ask, Caller, Cluster, Endpoint, Lease, NoLease, Unserved};
+use crate::fleet::{Ask, Bearings, Caller, Cluster, Endpoint, Lease, NoLease, Unserved};
 use crate::gateway::Route;
 use crate::memory::Held;
 use crate::protocol::server_timing;
@@ -131,14 +131,14 @@ pub async fn run(
     trace: &RequestTrace,
 ) -> Result<Answered, Unanswered> {
     let retry = &route.config.retry;
-    let key = affinity::key(cluster, call);
+    let bearings = affinity::bearings(cluster, call);
     let mut tried = Tried::new();
     let mut last: Option<Failed> = None;
     let mut token = None;
     let mut full = false;
     for number in 1..=retry.attempts {
         let mut now = Instant::now();
-        let ask = Ask::new(&tried, now).with_key(key);
+        let ask = Ask::new(&tried, now).with(bearings);
         let mut waited = Duration::ZERO;
         let leased = match full {
             true => cluster.lease_other(&ask).ok_or(Unserved::NoEndpoint),
@@ -151,7 +151,7 @@ pub async fn run(
                         route: &route.config.name,
                         deadline: call.deadline,
                         tried: &tried,
-                        key,
+                        bearings,
                     };
                     // On the heap, as few calls wait and all would carry its room.
                     let turn = match room.join(&caller, now) {
@@ -185,7 +185,7 @@ pub async fn run(
             time,
             number,
             waited,
-            key,
+            bearings,
         };
         let failed = match pin!(hedge::run(attempt, &mut tried)).await {
             Ok(answered) => {
@@ -236,7 +236,7 @@ pub(super) struct Attempt<'a> {
     pub(super) number: u32,
     /// For its endpoint.
     pub(super) waited: Duration,
-    pub(super) key: Option<u64>,
+    pub(super) bearings: Bearings,
 }
 
 impl Attempt<'_> {

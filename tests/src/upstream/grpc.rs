@@ -1,7 +1,7 @@
 //! A server of the Open Inference Protocol that answers as told: by a script, call after call, or by each request
 //! itself, in its parameter `behave` (`fail 14`, `after 50`, `held`, `never`), which suits random mixes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -64,6 +64,7 @@ pub struct Script {
     always: Mutex<Behaviour>,
     released: watch::Sender<bool>,
     serving: watch::Sender<bool>,
+    unready: Mutex<BTreeSet<String>>,
     active: watch::Sender<u64>,
     infers: AtomicU64,
     cancelled: AtomicU64,
@@ -100,6 +101,7 @@ impl Upstream {
             always: Mutex::new(Behaviour::Answer),
             released: watch::Sender::new(false),
             serving: watch::Sender::new(true),
+            unready: Mutex::default(),
             active: watch::Sender::new(0),
             infers: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
@@ -168,6 +170,16 @@ impl Script {
     pub fn set_serving(&self, serving: bool) {
         self.serving
             .send_if_modified(|now| std::mem::replace(now, serving) != serving);
+    }
+
+    /// What the health service says of this model from now on; it is ready unless told.
+    pub fn set_ready(&self, model: &str, ready: bool) {
+        let mut unready = self.unready.lock();
+        if ready {
+            unready.remove(model);
+        } else {
+            unready.insert(model.to_owned());
+        }
     }
 
     /// Inferences that arrived.
@@ -439,10 +451,11 @@ impl Health for Calls {
 
     async fn check(
         &self,
-        _: Request<HealthCheckRequest>,
+        request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
         self.0.checks.fetch_add(1, Ordering::SeqCst);
-        Ok(Response::new(state(*self.0.serving.borrow())))
+        let ready = !self.0.unready.lock().contains(&request.get_ref().service);
+        Ok(Response::new(state(ready && *self.0.serving.borrow())))
     }
 
     async fn watch(
