@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::gateway::{Breaker, Hedge, Outlier, Retry};
+use crate::gateway::{AdaptiveLimit, Breaker, Hedge, Outlier, Retry};
 use crate::telemetry::Telemetry;
 use crate::worker::{Model, ModelControl, Provider, ProviderOptions, VersionPolicy, Worker};
 
@@ -57,6 +57,15 @@ impl Default for Retry {
             budget_ratio: 0.2,
             budget_min: 3,
             idempotent: true,
+        }
+    }
+}
+
+impl Default for AdaptiveLimit {
+    fn default() -> Self {
+        Self {
+            min: 4,
+            max: 10_000,
         }
     }
 }

@@ -155,6 +155,12 @@ fn cases() -> Vec<Case> {
             "Hedge",
         ),
         gateway(
+            &[LISTENER, CLUSTER, ROUTE, "[routes.adaptive_limit]\n"],
+            "",
+            "routes[0].adaptive_limit",
+            "Adaptive limit",
+        ),
+        gateway(
             &[LISTENER, CLUSTER, ROUTE, "[[routes.rate_limits]]\n"],
             "requests = 10\n",
             "routes[0].rate_limits[0]",

@@ -77,6 +77,7 @@ fn the_smallest_gateway_has_every_default() {
             timeout: Duration::from_secs(60),
             max_request_bytes: 64 << 20,
             max_concurrent: 0,
+            adaptive_limit: None,
             rate_limits: Vec::new(),
             retry,
             hedge: None,
@@ -263,6 +264,21 @@ fn a_rate_limit_needs_only_its_number() {
             limit(60, 2, RateKey::Header("x-key".into()))
         ]
     );
+}
+
+#[test]
+fn an_adaptive_limit_has_bounds_that_fit() {
+    let bounds = |keys: &str| {
+        let limit = route(keys).adaptive_limit.unwrap();
+        (limit.min, limit.max)
+    };
+    assert_eq!(bounds("adaptive_limit = true\n"), (4, 10_000));
+    assert_eq!(bounds("adaptive_limit = { max = 2 }\n"), (2, 2));
+    assert_eq!(
+        bounds("adaptive_limit = { min = 20000 }\n"),
+        (20_000, 20_000)
+    );
+    assert_eq!(route("adaptive_limit = false\n").adaptive_limit, None);
 }
 
 #[test]

@@ -255,10 +255,18 @@ fn rates(route: &config::Route, former: Option<&Route>) -> Option<Arc<RateLimits
     }
 }
 
-/// Whoever is served counts on while there is a limit.
+/// What was learned stays while the settings are the same; whoever is served counts on while there is a limit.
 fn concurrency(route: &config::Route, former: Option<&Route>) -> Option<Arc<Concurrency>> {
+    let same = former.filter(|former| {
+        former.config.adaptive_limit == route.adaptive_limit
+            && former.config.max_concurrent == route.max_concurrent
+    });
+    if let Some(same) = same {
+        return same.concurrency.clone();
+    }
     let former = former.and_then(|former| former.concurrency.as_deref());
-    Concurrency::new(route.max_concurrent, former).map(Arc::new)
+    let (most, adaptive) = (route.max_concurrent, route.adaptive_limit);
+    Concurrency::new(most, adaptive, former, Instant::now()).map(Arc::new)
 }
 
 impl Drop for InFlight {

@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 
 use forebay_config::gateway as config;
 use http::HeaderMap;
+use parking_lot::Mutex;
 use pingora::protocols::http::ServerSession;
 
 use crate::gateway::Route;
 use crate::refusal::Refusal;
+use crate::traffic::gradient::{Gradient, Timing};
 use crate::traffic::rate::{Bucket, Rate, Table, nanos_since};
 
 /// What is suggested where nothing tells how long a request will take.
@@ -42,7 +44,9 @@ enum Buckets {
 
 /// How many requests of a route are served at a time.
 pub struct Concurrency {
-    most: usize,
+    most: AtomicUsize,
+    /// None: it is fixed.
+    learning: Option<Mutex<Gradient>>,
     served: Arc<AtomicUsize>,
     refused: AtomicU64,
 }
@@ -171,9 +175,17 @@ fn describe(by: &config::RateKey) -> &'static str {
 
 impl Concurrency {
     /// None: there is no limit. Those whom `former` lets be served count here too.
-    pub fn new(most: u32, former: Option<&Self>) -> Option<Self> {
+    pub fn new(
+        most: u32,
+        adaptive: Option<config::AdaptiveLimit>,
+        former: Option<&Self>,
+        now: Instant,
+    ) -> Option<Self> {
+        let learning = adaptive.map(|bounds| Gradient::new(bounds, now));
+        let most = learning.as_ref().map_or(most, Gradient::limit);
         (most > 0).then(|| Self {
-            most: usize::try_from(most).unwrap_or(usize::MAX),
+            most: AtomicUsize::new(usize::try_from(most).unwrap_or(usize::MAX)),
+            learning: learning.map(Mutex::new),
             served: former
                 .map(|former| former.served.clone())
                 .unwrap_or_default(),
@@ -186,21 +198,47 @@ impl Concurrency {
     /// # Errors
     /// All are taken.
     pub fn enter(&self) -> Result<Permit, Refusal> {
+        let most = self.most();
         let entered = self
             .served
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |served| {
-                (served < self.most).then_some(served + 1)
+                (served < most).then_some(served + 1)
             });
         match entered {
             Ok(_) => Ok(Permit(self.served.clone())),
             Err(_) => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
                 Err(Refusal::TooManyAtATime {
-                    most: self.most,
+                    most,
                     retry_after: PAUSE,
                 })
             }
         }
+    }
+
+    /// A call was answered after `took`.
+    pub fn answered(&self, took: Duration, timing: Option<Timing>, now: Instant) {
+        self.learn(|gradient, served| gradient.answered(now, took, timing, served));
+    }
+
+    /// A call found no room where it was sent, or was not answered in time.
+    pub fn overloaded(&self, now: Instant) {
+        self.learn(|gradient, served| gradient.overloaded(now, served));
+    }
+
+    fn learn(&self, learn: impl FnOnce(&mut Gradient, u32)) {
+        let Some(learning) = &self.learning else {
+            return;
+        };
+        let served = u32::try_from(self.served()).unwrap_or(u32::MAX);
+        let mut gradient = learning.lock();
+        learn(&mut gradient, served);
+        let most = usize::try_from(gradient.limit()).unwrap_or(usize::MAX);
+        self.most.store(most, Ordering::Relaxed);
+    }
+
+    pub fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
     }
 
     pub fn served(&self) -> usize {
@@ -278,16 +316,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_learned_holds_at_once() {
+        let now = Instant::now();
+        let bounds = config::AdaptiveLimit { min: 1, max: 100 };
+        let concurrency = Concurrency::new(0, Some(bounds), None, now).unwrap();
+        let before = concurrency.most();
+        for number in 1..=20 {
+            concurrency.overloaded(now + Duration::from_millis(10 * number));
+        }
+        assert!(concurrency.most() < before);
+        let held: Vec<_> = std::iter::from_fn(|| concurrency.enter().ok()).collect();
+        assert_eq!(held.len(), concurrency.most());
+    }
+
+    #[test]
     fn places_are_given_back() {
-        let concurrency = Concurrency::new(2, None).unwrap();
+        let now = Instant::now();
+        let fixed = |most, former| Concurrency::new(most, None, former, now);
+        let concurrency = fixed(2, None).unwrap();
         let held = [concurrency.enter(), concurrency.enter()];
         assert!(held.iter().all(Result::is_ok));
         assert!(concurrency.enter().is_err());
         drop(held);
         assert_eq!((concurrency.served(), concurrency.refused()), (0, 1));
         let _held = concurrency.enter();
-        let narrower = Concurrency::new(1, Some(&concurrency)).unwrap();
+        let narrower = fixed(1, Some(&concurrency)).unwrap();
         assert!(narrower.enter().is_err(), "who is served counts on");
-        assert!(Concurrency::new(0, None).is_none());
+        assert!(fixed(0, None).is_none());
     }
 }

@@ -22,8 +22,8 @@ pub use limit::{Limit, Queue};
 pub use listener::{Listener, ListenerTls};
 pub use rate_limit::{RateKey, RateLimit};
 pub use route::{
-    HeaderMatch, HeaderValueMatch, Hedge, HostMatch, Match, Mode, ModelMatch, PathMatch, Retry,
-    Route,
+    AdaptiveLimit, HeaderMatch, HeaderValueMatch, Hedge, HostMatch, Match, Mode, ModelMatch,
+    PathMatch, Retry, Route,
 };
 
 use crate::problem::Problems;

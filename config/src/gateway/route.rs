@@ -18,11 +18,22 @@ pub struct Route {
     pub max_request_bytes: u64,
     /// Requests that are served at a time; 0: no limit.
     pub max_concurrent: u32,
+    /// None: `max_concurrent` alone counts, else that is 0.
+    pub adaptive_limit: Option<AdaptiveLimit>,
     /// No two have the same key, number and time.
     pub rate_limits: Vec<RateLimit>,
     pub retry: Retry,
     /// None: no hedging. Only for unary calls that may be repeated (`retry.idempotent`).
     pub hedge: Option<Hedge>,
+}
+
+/// How many requests are served at a time is learned from how long answers take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdaptiveLimit {
+    /// 1 or more.
+    pub min: u32,
+    /// `min` or more.
+    pub max: u32,
 }
 
 /// A second attempt beside the first when that takes longer than most; the answer that comes first counts.

@@ -4,6 +4,7 @@
 //! puts them together with `?`: so a wrong value never hides the next one. `Err(Wrong)` can only be had by
 //! recording a problem, hence a reader that fails has always said why.
 
+mod adaptive_limit;
 mod address;
 mod affinity;
 mod batching;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Keys, Read, Table, Value, matches, names, nearest, rate_limit};
+use super::{Keys, Read, Table, Value, adaptive_limit, matches, names, nearest, rate_limit};
 use crate::defaults;
 use crate::gateway::{Hedge, Match, Mode, Protocol, Retry, Route};
 use crate::units;
@@ -15,6 +15,7 @@ const KEYS: Keys = &[
     "timeout",
     "max_request_size",
     "max_concurrent",
+    "adaptive_limit",
     "rate_limits",
     "match",
     "retry",
@@ -69,6 +70,7 @@ pub(super) fn catch_all(cluster: &str) -> Route {
         timeout: defaults::ROUTE_TIMEOUT,
         max_request_bytes: defaults::MAX_REQUEST_BYTES,
         max_concurrent: 0,
+        adaptive_limit: None,
         rate_limits: Vec::new(),
         retry: Retry::default(),
         hedge: None,
@@ -101,7 +103,10 @@ fn settings(
     let max_request_bytes = table.or("max_request_size", defaults::MAX_REQUEST_BYTES, |value| {
         value.bytes(1..=LARGEST_MESSAGE)
     });
-    let max_concurrent = table.or("max_concurrent", 0, |value| value.integer(0..=1_000_000));
+    let max_concurrent = table.or("max_concurrent", 0, |value| {
+        value.integer(0..=adaptive_limit::MOST_CONCURRENT)
+    });
+    let adaptive_limit = adaptive_limit::adaptive_limit(table, protocol, max_concurrent.ok());
     let rate_limits = rate_limit::rate_limits(table);
     let retry = retry(table, timeout.unwrap_or(LONGEST));
     let hedge = hedge(table, retry.as_ref().ok(), protocol);
@@ -113,6 +118,7 @@ fn settings(
         timeout: timeout?,
         max_request_bytes: max_request_bytes?,
         max_concurrent: max_concurrent?,
+        adaptive_limit: adaptive_limit?,
         rate_limits: rate_limits?,
         retry: retry?,
         hedge: hedge?,

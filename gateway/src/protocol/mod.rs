@@ -7,5 +7,6 @@ pub mod method;
 pub mod parameter;
 pub mod peek;
 pub mod rest_model;
+pub mod server_timing;
 pub mod transcode;
 mod wire;

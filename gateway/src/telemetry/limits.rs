@@ -33,6 +33,11 @@ pub(super) fn write(out: &mut Text, snapshot: &Snapshot) {
     for (label, concurrency) in limited() {
         out.line(name, &label, concurrency.served() as f64);
     }
+    let name = "forebay_route_concurrency_limit";
+    out.head(name, "gauge", "How many may be served at a time.");
+    for (label, concurrency) in limited() {
+        out.line(name, &label, concurrency.most() as f64);
+    }
     let name = "forebay_concurrency_refused_total";
     out.head(
         name,

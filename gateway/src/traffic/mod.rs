@@ -9,6 +9,7 @@ pub mod breaker;
 pub mod budget;
 pub mod deadline;
 pub mod ewma;
+pub mod gradient;
 pub mod hash;
 pub mod health;
 pub mod hedge;

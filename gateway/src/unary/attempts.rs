@@ -19,6 +19,7 @@ use super::{affinity, headers, hedge};
 use crate::fleet::{Ask, Caller, Cluster, Endpoint, Lease, NoLease, Unserved};
 use crate::gateway::Route;
 use crate::memory::Held;
+use crate::protocol::server_timing;
 use crate::refusal::Refusal;
 use crate::telemetry::trace::{AttemptSpan, RequestTrace};
 use crate::traffic::deadline::Deadline;
@@ -170,10 +171,16 @@ pub async fn run(
         let failed = match pin!(hedge::run(attempt, &mut tried)).await {
             Ok(answered) => {
                 route.budget.succeeded(now);
+                learn(route, &answered, now);
                 return Ok(answered);
             }
             Err(failed) => failed,
         };
+        if let (Some(concurrency), Failure::Full | Failure::TimedOut) =
+            (&route.concurrency, failed.failure)
+        {
+            concurrency.overloaded(Instant::now());
+        }
         let still_full = full && failed.failure == Failure::Full;
         full |= failed.failure == Failure::Full;
         if number == retry.attempts
@@ -358,6 +365,19 @@ impl Failed {
                 failure: failure.describe(),
             }),
         }
+    }
+}
+
+/// What the answer to an attempt that began `then` says about how much the route can take.
+fn learn(route: &Route, answered: &Answered, then: Instant) {
+    let Some(concurrency) = &route.concurrency else {
+        return;
+    };
+    if answered.status == 0 && answered.tail.is_none() {
+        let now = Instant::now();
+        let trailers = answered.answer.trailers.as_ref();
+        let timing = trailers.and_then(server_timing::timing);
+        concurrency.answered(now.saturating_duration_since(then), timing, now);
     }
 }
 
