@@ -4,6 +4,7 @@
 //! request then flows through the steps (`run`). Models are looked up for each request, so that a step
 //! always has the version that is served at the moment.
 
+mod apart;
 mod ask;
 mod cpu;
 pub mod plan;

@@ -399,8 +399,9 @@ fn rows_are_split_into_groups_and_none_is_lost() {
     let rows: Vec<&[u8]> = rows.iter().map(Vec::as_slice).collect();
     let tensor = strings("image", &rows).tensor;
     for parts in 1..10 {
-        let groups = split_rows(&tensor, parts);
-        assert!(groups.len() <= parts);
+        let groups = split_rows(&tensor, parts, 3);
+        assert!(groups.iter().all(|group| group.shape[0] <= 3));
+        assert!(groups.len() <= parts.max(3));
         let data: Vec<u8> = groups
             .iter()
             .flat_map(|group| group.data.to_vec())
