@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use crate::inference::InferError;
 use crate::measure::Reason;
 use crate::repository::{ControlError, LoadError, LookupError};
-use crate::server::{InflateError, UnknownEncoding};
+use crate::server::{InflateError, NoRoom, UnknownEncoding};
 
 /// Asks a gRPC client not to retry before so many milliseconds (gRPC's retry design, "server pushback").
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
@@ -147,9 +147,10 @@ impl From<ControlError> for Fault {
     fn from(error: ControlError) -> Fault {
         let text = error.to_string();
         match error {
-            ControlError::NotAllowed | ControlError::Busy | ControlError::Closed => {
-                Fault::Unavailable(text)
-            }
+            ControlError::NotAllowed
+            | ControlError::Busy
+            | ControlError::TooMuch { .. }
+            | ControlError::Closed => Fault::Unavailable(text),
             ControlError::Load(LoadError::Unknown(_)) => Fault::NotFound(text),
             ControlError::Load(LoadError::Failed { .. }) => Fault::Invalid(text),
         }
