@@ -15,7 +15,9 @@ use crate::batch::memory::Memory;
 use crate::engine::onnx::Runtime;
 use crate::http;
 use crate::load::sample;
-use crate::repository::{Commands, Control, Counts, Ensembles, LoadEvent, Loader, Registry, Watch};
+use crate::repository::{
+    Commands, Control, Counts, Ensembles, LoadEvent, Loader, Registry, Retirement, Watch,
+};
 use crate::server::tls::{self, TlsError};
 use crate::server::{Protocols, Server};
 use crate::service::{Front, Guard, grpc};
@@ -38,7 +40,7 @@ pub enum ServeError {
     },
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
-    #[error("cannot start the loading thread: {0}")]
+    #[error("cannot start the threads that load and end models: {0}")]
     Thread(std::io::Error),
     #[error("{0}")]
     Repository(String),
@@ -98,6 +100,7 @@ pub async fn serve(
         memory: memory_budget,
         watch: Watch::default(),
     };
+        retirement: Retirement::new(&front.registry).map_err(ServeError::Thread)?,
     let loaded = load(loader, commands)?;
 
     let failed = tokio::select! {

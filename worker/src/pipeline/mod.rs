@@ -27,6 +27,7 @@ use crate::batch::statistics::Statistics;
 use crate::cache::Cache;
 use crate::inference::{InferError, InferRequest, InferResponse, Origin, Signature, Timing};
 use crate::measure::Requests;
+use crate::model::farewell::{Farewell, Word};
 use crate::served::Served;
 use crate::telemetry::spans::Tracing;
 
@@ -69,6 +70,7 @@ pub struct Ensemble {
     statistics: Arc<Mutex<Statistics>>,
     requests: Arc<Requests>,
     closed: AtomicBool,
+    farewell: Farewell,
 }
 
 struct Step {
@@ -215,6 +217,7 @@ impl Ensemble {
             statistics,
             requests,
             closed: AtomicBool::new(false),
+            farewell: Farewell::default(),
             config,
         })
     }
@@ -314,6 +317,17 @@ impl Ensemble {
     /// Refuses new requests. Those that are under way end with their models.
     pub fn shutdown(&self) {
         self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Dropping it calls this; it has no threads.
+    pub fn at_end(&self, word: Word) {
+        self.farewell.set(word);
+    }
+}
+
+impl Drop for Ensemble {
+    fn drop(&mut self) {
+        self.farewell.say(Vec::new());
     }
 }
 
