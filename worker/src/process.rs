@@ -19,7 +19,7 @@ use crate::repository::{
     Commands, Control, Counts, Ensembles, LoadEvent, Loader, Registry, Retirement, Watch,
 };
 use crate::server::tls::{self, TlsError};
-use crate::server::{Protocols, Server};
+use crate::server::{Bodies, Protocols, Server};
 use crate::service::{Front, Guard, grpc};
 use crate::shared_memory::Regions;
 use crate::shutdown::Shutdown;
@@ -85,6 +85,7 @@ pub async fn serve(
         },
         load: Arc::default(),
         max_message_bytes: usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX),
+        bodies: Bodies::new(usize::try_from(config.max_body_bytes).unwrap_or(usize::MAX)),
         drain: drain.clone(),
     });
     tokio::spawn(sample(front.load.clone(), front.registry.clone()));
@@ -99,8 +100,8 @@ pub async fn serve(
         tell: Box::new(tell),
         memory: memory_budget,
         watch: Watch::default(),
-    };
         retirement: Retirement::new(&front.registry).map_err(ServeError::Thread)?,
+    };
     let loaded = load(loader, commands)?;
 
     let failed = tokio::select! {
