@@ -59,6 +59,8 @@ pub(crate) const WORKER_PORT: u16 = 8001;
 pub(crate) const WORKER_HTTP_PORT: u16 = 8000;
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) const MAX_MESSAGE_BYTES: u64 = 64 << 20;
+/// Of all requests to a worker together; no less than the largest message that can be allowed.
+const MAX_BODY_BYTES: u64 = 2 << 30;
 
 impl Default for Retry {
     fn default() -> Self {
@@ -175,6 +177,7 @@ pub(crate) fn worker(repository: PathBuf) -> Worker {
         onnxruntime: None,
         threads: None,
         max_message_bytes: MAX_MESSAGE_BYTES,
+        max_body_bytes: MAX_BODY_BYTES,
         drain_timeout: DRAIN_TIMEOUT,
         telemetry: telemetry(WORKER_SERVICE_NAME),
         defaults: Model::default(),

@@ -42,6 +42,7 @@ use crate::load::Load;
 use crate::model::Model;
 use crate::repository::{Control, Registry};
 use crate::served::Served;
+use crate::server::Bodies;
 use crate::shared_memory::Regions;
 use crate::telemetry::Observer;
 use crate::telemetry::logs::Logs;
@@ -61,6 +62,8 @@ pub struct Front {
     pub load: Arc<Load>,
     /// Of one message, both ways.
     pub max_message_bytes: usize,
+    /// Of all requests together.
+    pub bodies: Bodies,
     /// Turns true once, when the process begins to drain.
     pub drain: watch::Receiver<bool>,
 }
