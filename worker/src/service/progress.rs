@@ -10,7 +10,7 @@ use std::time::Instant;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::inference::InferError;
-use crate::load::{self, Load};
+use crate::load::{self, Load, Presence};
 use crate::served::Served;
 use crate::telemetry::spans::ServerSpan;
 
@@ -65,6 +65,8 @@ pub struct Progress {
     pub stage: Stage,
     /// Who was asked, once that is known.
     pub model: Option<Arc<Served>>,
+    /// Its rows, which count until the answer was made.
+    pub presence: Option<Presence>,
 }
 
 impl Progress {
@@ -73,6 +75,7 @@ impl Progress {
             span,
             stage: Stage::default(),
             model: None,
+            presence: None,
         }
     }
 
