@@ -12,6 +12,7 @@ pub struct Cluster {
     pub name: String,
     pub protocol: Protocol,
     pub policy: Policy,
+    pub load_reports: LoadReports,
     /// At least one, unless there is a discovery; addresses are unique within the cluster.
     pub endpoints: Vec<Endpoint>,
     /// Where more endpoints come from; None: there are no others.
@@ -53,6 +54,15 @@ impl Policy {
             Self::LeastWork => "least_work",
         }
     }
+}
+
+/// Which load reports of workers `least_work` goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadReports {
+    /// None: only by what the gateway measures itself.
+    Ignore,
+    /// Those that come with answers.
+    Answers,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use cluster::{
-    Breaker, Cluster, Endpoint, Health, HealthProbe, Identity, Policy, Protocol, UpstreamTls,
+    Breaker, Cluster, Endpoint, Health, HealthProbe, Identity, LoadReports, Policy, Protocol,
+    UpstreamTls,
 };
 pub use discovery::{Discovery, DiscoverySource};
 pub use listener::{Listener, ListenerTls};

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use super::{Keys, Read, Table, Value, address, discovery, endpoints, health, names};
 use crate::defaults;
-use crate::gateway::{Breaker, Cluster, Endpoint, Identity, Policy, Protocol, UpstreamTls};
+use crate::gateway::{
+    Breaker, Cluster, Endpoint, Identity, LoadReports, Policy, Protocol, UpstreamTls,
+};
 
 const KEYS: Keys = &[
     "name",
     "protocol",
     "policy",
+    "load_reports",
     "endpoints",
     "discovery",
     "connect_timeout",
@@ -35,6 +38,11 @@ const POLICIES: [(&str, Policy); 5] = [
     ("least_work", Policy::LeastWork),
 ];
 
+const LOAD_REPORTS: [(&str, LoadReports); 2] = [
+    ("answers", LoadReports::Answers),
+    ("ignore", LoadReports::Ignore),
+];
+
 const SERVER_NAME: &str = "the name or IP address that the certificate is verified against (verification cannot be turned off)";
 const HIGHEST_COUNT: u32 = 1_000_000;
 
@@ -43,6 +51,9 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
     let name = names::required_name(&table);
     let protocol = table.or("protocol", Protocol::Grpc, |value| value.choice(&PROTOCOLS));
     let policy = table.or("policy", Policy::LeastWork, |value| value.choice(&POLICIES));
+    let load_reports = table.or("load_reports", LoadReports::Answers, |value| {
+        value.choice(&LOAD_REPORTS)
+    });
     let discovery = discovery::discovery(&table);
     let endpoints = written(&table, discovery != Ok(None));
     let connect_timeout = table.or("connect_timeout", defaults::CONNECT_TIMEOUT, |value| {
@@ -55,6 +66,7 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
         name: name?,
         protocol: protocol?,
         policy: policy?,
+        load_reports: load_reports?,
         endpoints: endpoints?,
         discovery: discovery?,
         connect_timeout: connect_timeout?,

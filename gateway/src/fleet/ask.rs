@@ -6,18 +6,25 @@ use std::time::Instant;
 pub struct Ask<'a> {
     /// Members that were asked before, by position.
     pub tried: &'a [usize],
+    /// Of the request; at least 1.
+    pub rows: u32,
     /// Uniform over all of `u64`, fresh for each attempt.
     pub random: u64,
     pub now: Instant,
 }
 
 impl<'a> Ask<'a> {
-    /// With a fresh random number.
+    /// Of one row, and with a fresh random number.
     pub fn new(tried: &'a [usize], now: Instant) -> Self {
         Self {
             tried,
+            rows: 1,
             random: fastrand::u64(..),
             now,
         }
+    }
+
+    pub fn with_rows(self, rows: u32) -> Self {
+        Self { rows, ..self }
     }
 }

@@ -52,7 +52,7 @@ impl Cluster {
     pub fn lease(&self, ask: &Ask<'_>) -> Result<Lease, NoEndpoint> {
         let again = || {
             let tried = ask.tried.iter();
-            let tried = tried.filter_map(|index| self.candidate(*index, ask.now));
+            let tried = tried.filter_map(|index| self.candidate(*index, ask));
             self.choose(&mut tried.collect(), ask)
         };
         self.lease_other(ask).or_else(again).ok_or(NoEndpoint)
@@ -66,7 +66,7 @@ impl Cluster {
             for index in self.draw.positions(ask.random) {
                 let known = drawn.iter().any(|candidate| candidate.index == index);
                 if !known && !ask.tried.contains(&index) {
-                    drawn.extend(self.candidate(index, ask.now));
+                    drawn.extend(self.candidate(index, ask));
                 }
             }
             if let Some(lease) = self.choose(&mut drawn, ask) {
@@ -74,28 +74,38 @@ impl Cluster {
             }
         }
         let others = (0..self.members.len()).filter(|index| !ask.tried.contains(index));
-        let candidates = others.filter_map(|index| self.candidate(index, ask.now));
+        let candidates = others.filter_map(|index| self.candidate(index, ask));
         self.choose(&mut candidates.collect(), ask)
     }
 
     /// The member as a choice; None when it may not take traffic now.
-    fn candidate(&self, index: usize, now: Instant) -> Option<Candidate> {
+    fn candidate(&self, index: usize, ask: &Ask<'_>) -> Option<Candidate> {
         let member = self.members.get(index)?;
         let policy = self.config.policy;
-        member.endpoint.candidate(index, member.weight, policy, now)
+        member.endpoint.candidate(index, member.weight, policy, ask)
     }
 
     fn choose(&self, candidates: &mut Candidates, ask: &Ask<'_>) -> Option<Lease> {
         while !candidates.is_empty() {
             let position = self.policy.choose(candidates, ask.random)?;
             let index = candidates.get(position)?.index;
-            if let Some(lease) = Lease::take(&self.members[index].endpoint, index, ask.now) {
+            if let Some(lease) = Lease::take(&self.members[index].endpoint, index, ask) {
                 return Some(lease);
             }
             // Another thread took the breaker's only probe between the look and the lease.
             candidates.swap_remove(position);
         }
         None
+    }
+
+    /// Whether it matters how many rows a request has.
+    pub fn goes_by_rows(&self) -> bool {
+        self.config.policy == config::Policy::LeastWork
+    }
+
+    /// Whether load reports are of use.
+    pub fn heeds_reports(&self) -> bool {
+        self.goes_by_rows() && self.config.load_reports == config::LoadReports::Answers
     }
 
     /// The number of members.

@@ -3,6 +3,7 @@
 //! An `Endpoint` outlives the configuration that named it: a reload that names the same address with the same
 //! blueprint keeps it, and with it the latency average, the breaker, the health and the open connections.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -14,11 +15,14 @@ use http::uri::{Authority, Scheme};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
+use super::ask::Ask;
+use crate::protocol::load_report;
 use crate::security::tls::PeerTrust;
 use crate::traffic::balance::Candidate;
 use crate::traffic::breaker::{Breaker, BreakerState, Permit, Transition};
 use crate::traffic::ewma::PeakEwma;
 use crate::traffic::health::{HealthMachine, HealthState};
+use crate::traffic::others::Others;
 use crate::traffic::retry::Outcome;
 use crate::traffic::service_line::ServiceLine;
 use crate::upstream::{Channels, Target};
@@ -78,7 +82,11 @@ pub struct Endpoint {
     pub trust: Option<PeerTrust>,
     pub counters: EndpointCounters,
     active: AtomicU32,
+    /// Of the requests in flight.
+    rows: AtomicU64,
     vital: Mutex<Vital>,
+    /// Hash of the load report that came last.
+    last_report: AtomicU64,
     born: Instant,
     /// Nanoseconds after `born` of the last answer of any kind.
     last_answer: AtomicU64,
@@ -92,6 +100,7 @@ struct Vital {
     breaker: Option<Breaker>,
     latency: PeakEwma,
     line: ServiceLine,
+    others: Others,
 }
 
 impl Vital {
@@ -106,6 +115,7 @@ impl Vital {
     fn well_again(&mut self, now: Instant) {
         self.latency = PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now);
         self.line = ServiceLine::new(now);
+        self.others = Others::default();
     }
 }
 
@@ -114,8 +124,9 @@ impl Vital {
 pub(super) struct Entry {
     permit: Option<Permit>,
     pub started: Instant,
-    /// In flight when it came, itself included.
-    load: u32,
+    pub rows: u32,
+    /// Rows that were there when it came, its own included.
+    load: f64,
 }
 
 #[derive(Default)]
@@ -133,6 +144,8 @@ pub struct EndpointView {
     pub health: &'static str,
     pub breaker: &'static str,
     pub active: u32,
+    /// Of the requests in flight.
+    pub rows: u64,
     pub requests: u64,
     pub failures: u64,
     pub cancelled: u64,
@@ -156,6 +169,7 @@ impl Endpoint {
             breaker: blueprint.breaker.map(Breaker::new),
             latency: PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now),
             line: ServiceLine::new(now),
+            others: Others::default(),
         };
         Arc::new(Self {
             scheme: if target.tls.is_some() {
@@ -170,7 +184,9 @@ impl Endpoint {
             trust,
             counters: EndpointCounters::default(),
             active: AtomicU32::new(0),
+            rows: AtomicU64::new(0),
             vital: Mutex::new(vital),
+            last_report: AtomicU64::new(0),
             born: now,
             last_answer: AtomicU64::new(0),
             busy_since: AtomicU64::new(0),
@@ -201,8 +217,9 @@ impl Endpoint {
         index: usize,
         weight: u32,
         policy: config::Policy,
-        now: Instant,
+        ask: &Ask<'_>,
     ) -> Option<Candidate> {
+        let now = ask.now;
         let vital = self.vital.lock();
         let healthy = vital
             .health
@@ -221,17 +238,19 @@ impl Endpoint {
                 _ => 0.0,
             },
             expectation: match policy {
-                config::Policy::LeastWork => vital
-                    .line
-                    .expectation(now)
-                    .map(|expectation| expectation.after_silence(self.silence(now))),
+                config::Policy::LeastWork => {
+                    let load = self.rows() as f64 + f64::from(ask.rows);
+                    let expectation = vital.line.expectation(now, load, self.silence(now));
+                    Some(expectation.beside(vital.others.now(now)))
+                }
                 _ => None,
             },
         })
     }
 
     /// Asks the breaker for leave and counts the request; None when the breaker says no.
-    pub(super) fn enter(&self, now: Instant) -> Option<Entry> {
+    pub(super) fn enter(&self, ask: &Ask<'_>) -> Option<Entry> {
+        let now = ask.now;
         let permit = match self.vital.lock().breaker.as_mut() {
             None => None,
             Some(breaker) => Some(breaker.admit(now)?),
@@ -240,12 +259,30 @@ impl Endpoint {
         if others == 0 {
             self.busy_since.store(self.nanos(now), Ordering::Relaxed);
         }
+        let rows = u64::from(ask.rows);
+        let before = self.rows.fetch_add(rows, Ordering::Relaxed);
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         Some(Entry {
             permit,
             started: now,
-            load: others.saturating_add(1),
+            rows: ask.rows,
+            load: before.saturating_add(rows) as f64,
         })
+    }
+
+    /// A load report came with an answer whose request is still counted. Workers make one and send it with many
+    /// answers: what came before is no news.
+    pub fn reported(&self, header: &[u8], now: Instant) {
+        let mut hasher = DefaultHasher::new();
+        header.hash(&mut hasher);
+        let hash = hasher.finish();
+        if self.last_report.swap(hash, Ordering::Relaxed) == hash {
+            return;
+        }
+        if let Some(rows) = load_report::rows_in_header(header) {
+            let own = self.rows() as f64;
+            self.vital.lock().others.reported(now, rows, own);
+        }
     }
 
     /// The latency of a request that goes on being answered.
@@ -257,6 +294,8 @@ impl Endpoint {
     pub(super) fn leave(&self, entry: Entry, now: Instant, outcome: Option<Outcome>) {
         let permit = entry.permit;
         self.active.fetch_sub(1, Ordering::Relaxed);
+        self.rows
+            .fetch_sub(u64::from(entry.rows), Ordering::Relaxed);
         let mut vital = self.vital.lock();
         let mut transition = None;
         match outcome {
@@ -341,6 +380,11 @@ impl Endpoint {
         self.active.load(Ordering::Relaxed)
     }
 
+    /// Of the requests in flight.
+    pub fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
+    }
+
     pub fn view(&self, now: Instant) -> EndpointView {
         let vital = self.vital.lock();
         EndpointView {
@@ -358,6 +402,7 @@ impl Endpoint {
                 Some(BreakerState::HalfOpen) => "half_open",
             },
             active: self.active(),
+            rows: self.rows(),
             requests: self.counters.requests.load(Ordering::Relaxed),
             failures: self.counters.failures.load(Ordering::Relaxed),
             cancelled: self.counters.cancelled.load(Ordering::Relaxed),

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::ask::Ask;
 use super::endpoint::{Endpoint, Entry};
 use crate::traffic::retry::Outcome;
 
@@ -19,8 +20,8 @@ pub struct Lease {
 
 impl Lease {
     /// None when the endpoint's breaker admits nothing now.
-    pub(super) fn take(endpoint: &Arc<Endpoint>, index: usize, now: Instant) -> Option<Self> {
-        let entry = endpoint.enter(now)?;
+    pub(super) fn take(endpoint: &Arc<Endpoint>, index: usize, ask: &Ask<'_>) -> Option<Self> {
+        let entry = endpoint.enter(ask)?;
         Some(Self {
             endpoint: endpoint.clone(),
             index,
@@ -31,6 +32,11 @@ impl Lease {
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
+    }
+
+    /// Of its request.
+    pub fn rows(&self) -> u32 {
+        self.entry.rows
     }
 
     /// The endpoint began to answer: its latency is known now, although the lease goes on.
@@ -62,7 +68,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fleet::{Ask, Cluster, EndpointBlueprint};
+    use crate::fleet::{Cluster, EndpointBlueprint};
     use crate::upstream::Target;
 
     /// A cluster of `size` endpoints without health checks, so that all take traffic.
@@ -104,6 +110,7 @@ mod tests {
             name: "c".into(),
             protocol: config::Protocol::Grpc,
             policy,
+            load_reports: config::LoadReports::Answers,
             endpoints: addresses
                 .into_iter()
                 .map(|address| config::Endpoint { address, weight: 1 })
@@ -118,13 +125,19 @@ mod tests {
     }
 
     fn ask(tried: &[usize], random: u64, now: Instant) -> Ask<'_> {
-        Ask { tried, random, now }
+        Ask {
+            tried,
+            rows: 1,
+            random,
+            now,
+        }
     }
 
     #[derive(Debug, Clone)]
     enum Step {
         Take {
             avoid: Vec<usize>,
+            rows: u32,
             random: u64,
         },
         Finish {
@@ -143,8 +156,16 @@ mod tests {
             Just(Some(Outcome::Neutral)),
         ];
         prop_oneof![
-            (prop::collection::vec(0..4_usize, 0..3), any::<u64>())
-                .prop_map(|(avoid, random)| Step::Take { avoid, random }),
+            (
+                prop::collection::vec(0..4_usize, 0..3),
+                1_u32..=65_536,
+                any::<u64>()
+            )
+                .prop_map(|(avoid, rows, random)| Step::Take {
+                    avoid,
+                    rows,
+                    random
+                }),
             (any::<usize>(), outcome).prop_map(|(which, outcome)| Step::Finish { which, outcome }),
             any::<u16>().prop_map(Step::Wait),
         ]
@@ -163,8 +184,9 @@ mod tests {
             let mut held = Vec::new();
             for step in steps {
                 match step {
-                    Step::Take { avoid, random } => {
-                        if let Ok(lease) = cluster.lease(&ask(&avoid, random, now)) {
+                    Step::Take { avoid, rows, random } => {
+                        let ask = ask(&avoid, random, now).with_rows(rows);
+                        if let Ok(lease) = cluster.lease(&ask) {
                             held.push(lease);
                         }
                     }
@@ -182,7 +204,7 @@ mod tests {
             drop(held);
             prop_assert_eq!(cluster.active(), 0);
             for endpoint in cluster.endpoints() {
-                prop_assert_eq!(endpoint.active(), 0);
+                prop_assert_eq!((endpoint.active(), endpoint.rows()), (0, 0));
             }
             // No breaker is left waiting for a probe that was cancelled: after its pause traffic flows again.
             now += Duration::from_secs(60);
@@ -206,6 +228,25 @@ mod tests {
             cluster.lease(&ask(&[0, 1, 2], 7, now)).is_ok(),
             "all tried: any will do"
         );
+    }
+
+    #[test]
+    fn least_work_goes_by_rows_not_by_requests() {
+        let start = Instant::now();
+        let cluster = cluster(2, config::Policy::LeastWork, start);
+        let mut now = start;
+        for random in 0..200_u64 {
+            let mixed = random.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let lease = cluster.lease(&ask(&[], mixed, now)).ok().unwrap();
+            now += Duration::from_millis(10);
+            lease.finish(Outcome::Success, now);
+        }
+        let large = cluster.lease(&ask(&[], 7, now).with_rows(64)).ok().unwrap();
+        let mut held = Vec::new();
+        for random in 0..8 {
+            held.push(cluster.lease(&ask(&[], random, now)).ok().unwrap());
+        }
+        assert!(held.iter().all(|small| small.index != large.index));
     }
 
     const POLICIES: [config::Policy; 5] = [
@@ -252,7 +293,7 @@ mod tests {
             .filter(|(index, _)| *index != 777)
         {
             for _ in 0..3 {
-                let lease = Lease::take(endpoint, index, now).unwrap();
+                let lease = Lease::take(endpoint, index, &ask(&[], 0, now)).unwrap();
                 lease.finish(Outcome::Failure, now);
             }
         }

@@ -3,7 +3,10 @@
 //!
 //! Pure. Telling calls and models apart allocates nothing, except where a REST path carries escapes.
 
+pub mod load_report;
 pub mod method;
 pub mod peek;
 pub mod rest_model;
+pub mod rows;
 pub mod transcode;
+mod wire;

@@ -9,12 +9,13 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use forebay_proto::status::Code;
+use http::header::HeaderName;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
 use opentelemetry::KeyValue;
 use smallvec::SmallVec;
 
-use super::{headers, hedge};
+use super::{headers, hedge, rows};
 use crate::fleet::{Ask, Cluster, Endpoint, Lease};
 use crate::gateway::Route;
 use crate::refusal::Refusal;
@@ -105,6 +106,7 @@ pub async fn run(
     trace: &RequestTrace,
 ) -> Result<Answered, Refusal> {
     let retry = &route.config.retry;
+    let rows = rows::of(cluster, call);
     let mut tried = Tried::new();
     let mut last: Option<Failed> = None;
     let mut token = None;
@@ -112,7 +114,7 @@ pub async fn run(
     for number in 1..=retry.attempts {
         let now = Instant::now();
         let time = call.deadline.attempt_timeout(now, retry.per_try_timeout);
-        let ask = Ask::new(&tried, now);
+        let ask = Ask::new(&tried, now).with_rows(rows);
         let lease = match full {
             true => cluster.lease_other(&ask),
             false => cluster.lease(&ask).ok(),
@@ -186,6 +188,7 @@ impl Attempt<'_> {
             .attempt(&mut request_headers, || self.attributes());
         let Self {
             route,
+            cluster,
             call,
             lease,
             started,
@@ -200,6 +203,11 @@ impl Attempt<'_> {
         let now = Instant::now();
         let (failure, answer) = match result {
             Ok(Ok(answer)) => {
+                if cluster.heeds_reports()
+                    && let Some(report) = metadata(&answer, &headers::LOAD)
+                {
+                    endpoint.reported(report.as_bytes(), now);
+                }
                 let status = status_of(&answer);
                 let mut answered = Answered {
                     answer,
@@ -373,7 +381,11 @@ fn failure_of(answered: &Answered) -> Option<Failure> {
 }
 
 fn stage_of(answer: &Answer) -> Option<Stage> {
-    let in_trailers = answer.trailers.as_ref().and_then(|t| t.get(headers::STAGE));
-    let value = in_trailers.or_else(|| answer.head.headers.get(headers::STAGE))?;
-    Stage::parse(value.as_bytes())
+    Stage::parse(metadata(answer, &headers::STAGE)?.as_bytes())
+}
+
+/// From the trailers, or from the head of an answer without messages.
+fn metadata<'a>(answer: &'a Answer, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let in_trailers = answer.trailers.as_ref().and_then(|t| t.get(name));
+    in_trailers.or_else(|| answer.head.headers.get(name))
 }

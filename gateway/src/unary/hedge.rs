@@ -14,6 +14,7 @@ use crate::fleet::Ask;
 /// Runs the attempt, hedged if its route says so.
 pub(super) async fn run(attempt: Attempt<'_>, tried: &mut Tried) -> Result<Answered, Failed> {
     tried.push(attempt.lease.index);
+    let rows = attempt.lease.rows();
     let Attempt {
         route,
         cluster,
@@ -45,7 +46,7 @@ pub(super) async fn run(attempt: Attempt<'_>, tried: &mut Tried) -> Result<Answe
         .deadline
         .attempt_timeout(now, route.config.retry.per_try_timeout);
     let token = route.budget.try_acquire(cluster.active(), now);
-    let lease = cluster.lease_other(&Ask::new(tried, now));
+    let lease = cluster.lease_other(&Ask::new(tried, now).with_rows(rows));
     let (Some(time), Some(_token), Some(lease)) = (time, token, lease) else {
         return first
             .await

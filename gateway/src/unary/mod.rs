@@ -12,6 +12,7 @@ pub mod headers;
 mod hedge;
 mod inflate;
 mod rest;
+mod rows;
 
 pub use grpc::{refuse as refuse_grpc, serve as serve_grpc};
 pub use rest::{refuse as refuse_rest, serve as serve_rest};

@@ -51,6 +51,20 @@ impl Message {
         self.chunks.into_iter()
     }
 
+    /// The first bytes, at most `most`; copied only when they are in several pieces.
+    pub fn head(&self, most: usize) -> Bytes {
+        match self.chunks.as_slice() {
+            [] => Bytes::new(),
+            [first, ..] if first.len() >= most.min(self.length) => {
+                first.slice(..most.min(first.len()))
+            }
+            chunks => {
+                let bytes = chunks.iter().flat_map(|chunk| chunk.iter());
+                bytes.copied().take(most).collect()
+            }
+        }
+    }
+
     /// In one piece; copies only when there are several.
     pub fn make_contiguous(&mut self) -> &Bytes {
         static EMPTY: Bytes = Bytes::new();
