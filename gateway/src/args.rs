@@ -14,4 +14,8 @@ pub struct Args {
     /// Validate the configuration, print every problem, and exit.
     #[arg(long)]
     pub check: bool,
+    /// Take the listening sockets over from the gateway that runs at `upgrade_socket`, which then drains. It goes on
+    /// if this one cannot start.
+    #[arg(long, conflicts_with = "check")]
+    pub upgrade: bool,
 }

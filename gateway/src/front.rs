@@ -67,10 +67,6 @@ impl ServerApp for Front {
         }
         None
     }
-
-    async fn cleanup(&self) {
-        self.proxy.http_cleanup().await;
-    }
 }
 
 impl Front {

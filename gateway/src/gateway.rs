@@ -12,9 +12,12 @@ use arc_swap::ArcSwap;
 use forebay_config::gateway as config;
 
 use crate::fleet::Cluster;
+use crate::limits::{Concurrency, RateLimits};
+use crate::memory::Memory;
 use crate::telemetry::discovery::Discoveries;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::telemetry::trace::Tracing;
+use crate::traffic::affinity::Affinity;
 use crate::traffic::budget::RetryBudget;
 use crate::traffic::hedge::Hedging;
 use crate::traffic::retry::Backoff;
@@ -24,10 +27,12 @@ pub struct Gateway {
     snapshot: ArcSwap<Snapshot>,
     pub tracing: Tracing,
     pub discoveries: Discoveries,
+    pub memory: Arc<Memory>,
     in_flight: Arc<AtomicUsize>,
     connections: Arc<AtomicUsize>,
     unrouted: AtomicU64,
     draining: AtomicBool,
+    closing: AtomicBool,
 }
 
 pub struct Snapshot {
@@ -39,6 +44,10 @@ pub struct Snapshot {
     pub max_request_bytes: u64,
     /// Longest of all routes: how long that may take.
     pub max_timeout: Duration,
+    /// Some cluster goes by what stands in the messages of gRPC calls.
+    pub reads_messages: bool,
+    /// Some cluster goes by the client's address.
+    pub reads_source: bool,
 }
 
 /// A route ready to serve.
@@ -49,6 +58,9 @@ pub struct Route {
     pub backoff: Backoff,
     /// None: the route does not hedge.
     pub hedging: Option<Arc<Hedging>>,
+    /// None: it takes whatever comes, over time and at a time.
+    pub rates: Option<Arc<RateLimits>>,
+    pub concurrency: Option<Arc<Concurrency>>,
     pub metrics: Arc<RouteMetrics>,
 }
 
@@ -58,6 +70,7 @@ pub struct InFlight(Arc<AtomicUsize>);
 impl Gateway {
     pub fn new(snapshot: Snapshot, tracing: Tracing) -> Self {
         Self {
+            memory: Memory::new(snapshot.config.max_buffered),
             snapshot: ArcSwap::from_pointee(snapshot),
             tracing,
             discoveries: Discoveries::default(),
@@ -65,6 +78,7 @@ impl Gateway {
             connections: Arc::new(AtomicUsize::new(0)),
             unrouted: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
         }
     }
 
@@ -73,6 +87,7 @@ impl Gateway {
     }
 
     pub fn replace(&self, snapshot: Snapshot) {
+        self.memory.resize(snapshot.config.max_buffered);
         self.snapshot.store(Arc::new(snapshot));
     }
 
@@ -110,6 +125,15 @@ impl Gateway {
 
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// From now on every HTTP/1 answer is the last on its connection.
+    pub fn start_closing(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
     }
 
     /// Ready: not draining, and at least one cluster could answer.
@@ -154,6 +178,8 @@ impl Snapshot {
                         |former| former.budget.clone(),
                     ),
                     hedging: hedging(route, former.copied()),
+                    rates: rates(route, former.copied()),
+                    concurrency: concurrency(route, former.copied()),
                     metrics: former
                         .map(|former| former.metrics.clone())
                         .unwrap_or_default(),
@@ -170,6 +196,11 @@ impl Snapshot {
             config.routes.len(),
             "a validated route names a cluster that exists"
         );
+        let affinities = || {
+            clusters
+                .iter()
+                .filter_map(|cluster| cluster.affinity.as_ref())
+        };
         Self {
             router: Router::new(&config.routes),
             max_request_bytes: config
@@ -184,6 +215,8 @@ impl Snapshot {
                 .map(|route| route.timeout)
                 .max()
                 .unwrap_or_default(),
+            reads_messages: affinities().any(Affinity::reads_messages),
+            reads_source: affinities().any(|affinity| affinity.source),
             routes,
             clusters,
             config,
@@ -211,6 +244,21 @@ fn hedging(route: &config::Route, former: Option<&Route>) -> Option<Arc<Hedging>
     let same = former.filter(|former| former.config.hedge == route.hedge);
     let kept = same.and_then(|former| former.hedging.clone());
     Some(kept.unwrap_or_else(|| Arc::new(Hedging::new(config, Instant::now()))))
+}
+
+/// Buckets stay as full as they are while the limits are the same.
+fn rates(route: &config::Route, former: Option<&Route>) -> Option<Arc<RateLimits>> {
+    let same = former.filter(|former| former.config.rate_limits == route.rate_limits);
+    match same {
+        Some(former) => former.rates.clone(),
+        None => RateLimits::new(&route.rate_limits, Instant::now()).map(Arc::new),
+    }
+}
+
+/// Whoever is served counts on while there is a limit.
+fn concurrency(route: &config::Route, former: Option<&Route>) -> Option<Arc<Concurrency>> {
+    let former = former.and_then(|former| former.concurrency.as_deref());
+    Concurrency::new(route.max_concurrent, former).map(Arc::new)
 }
 
 impl Drop for InFlight {

@@ -8,8 +8,12 @@ mod context;
 mod fleet;
 mod front;
 mod gateway;
+mod handover;
 mod head_timer;
+mod limits;
 mod membership;
+mod memory;
+mod notify;
 mod plan;
 mod protocol;
 mod proxy;
@@ -18,6 +22,7 @@ mod reload;
 mod security;
 mod server;
 mod shutdown;
+mod sockets;
 mod telemetry;
 mod traffic;
 mod unary;
@@ -32,7 +37,9 @@ use clap::Parser;
 use crate::args::Args;
 use crate::assembly::Assembly;
 use crate::gateway::Gateway;
+use crate::handover::Succession;
 use crate::membership::Membership;
+use crate::sockets::Sockets;
 use crate::telemetry::trace::Tracing;
 
 #[global_allocator]
@@ -81,15 +88,29 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let gateway = Arc::new(Gateway::new(snapshot, tracing));
     let membership = Membership::new(gateway.clone(), config.clone(), assembly);
     membership.start();
-    let sockets = server::reserve(&config.listeners)?;
-    let admin = config
-        .admin
-        .map(|address| admin::start(address, gateway.clone(), &control))
+    fleet::watch_outliers(Arc::downgrade(&gateway), control.handle());
+    if args.upgrade {
+        // Ready before it asks, so that it serves at once.
+        reload::await_first_probes(&gateway.snapshot());
+    }
+    let (succession, inherited) = Succession::join(config.upgrade_socket.as_deref(), args.upgrade)?;
+    let sockets = Arc::new(Sockets::open(&config, inherited)?);
+    let admin = sockets.admin()?;
+    let admin = admin
+        .map(|socket| admin::start(socket, gateway.clone(), &control))
         .transpose()?;
     reload::watch(args.config.clone(), membership);
-    server::announce(&sockets, admin, control.handle());
-    let drain = shutdown::Drain::new(gateway.clone(), &config, provider.clone());
-    server::run(&config, gateway, sockets, threads, drain)?;
+    let drain = shutdown::Drain::new(
+        gateway.clone(),
+        &config,
+        provider.clone(),
+        shutdown::Open {
+            succession,
+            sockets: sockets.clone(),
+            admin,
+        },
+    );
+    server::run(&config, gateway, &sockets, threads, drain)?;
     shutdown::flush(provider.as_ref());
     Ok(())
 }

@@ -76,8 +76,9 @@ fn reload(path: &Path, membership: &Arc<Membership>) -> anyhow::Result<()> {
         .map_err(|problems| anyhow!(list(path, &problems)))
 }
 
-/// Gives endpoints that are new the time of one probe, so that a renamed cluster does not answer 503 until then.
-fn await_first_probes(snapshot: &Snapshot) {
+/// Gives endpoints that are new the time of one probe, so that a renamed cluster, or a new process, does not answer 503
+/// until then.
+pub fn await_first_probes(snapshot: &Snapshot) {
     let checked = snapshot
         .clusters
         .iter()
@@ -95,6 +96,7 @@ fn keep_what_needs_a_restart(config: &mut config::Gateway, started: &config::Gat
     config.threads = started.threads;
     config.drain_delay = started.drain_delay;
     config.drain_timeout = started.drain_timeout;
+    config.upgrade_socket = started.upgrade_socket.clone();
     config.admin = started.admin;
     config.telemetry = started.telemetry.clone();
     config.listeners = started.listeners.clone();
@@ -106,6 +108,7 @@ fn needs_restart(old: &config::Gateway, new: &config::Gateway) -> Vec<&'static s
         ("threads", old.threads != new.threads),
         ("drain_delay", old.drain_delay != new.drain_delay),
         ("drain_timeout", old.drain_timeout != new.drain_timeout),
+        ("upgrade_socket", old.upgrade_socket != new.upgrade_socket),
         ("admin", old.admin != new.admin),
         ("telemetry", old.telemetry != new.telemetry),
         ("listeners", old.listeners != new.listeners),

@@ -25,9 +25,19 @@ impl Gateway {
     pub fn start(folder: &Path, config: &str) -> anyhow::Result<Self> {
         let path = folder.join("gateway.toml");
         write(&path, config)?;
+        Self::launch(path, &[])
+    }
+
+    /// Another one with the same file, which takes over from this one.
+    pub fn successor(&self) -> anyhow::Result<Self> {
+        Self::launch(self.config.clone(), &["--upgrade"])
+    }
+
+    fn launch(path: PathBuf, arguments: &[&str]) -> anyhow::Result<Self> {
+        let config = path.to_str().context("UTF-8 path")?;
         let process = Process::start(
             "forebay-gateway",
-            &["--config", path.to_str().context("UTF-8 path")?],
+            &[&["--config", config], arguments].concat(),
         )?;
         let line = process.line("forebay-gateway listening", Duration::from_secs(20))?;
         let mut listeners = Vec::new();

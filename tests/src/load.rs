@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::str::FromStr;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -19,6 +20,21 @@ pub struct Report {
     pub longest: Duration,
     /// By text, with how often and when each came first, after the start.
     pub errors: BTreeMap<String, (usize, Duration)>,
+}
+
+/// `usual` calls a second, or what `FOREBAY_TEST_RATE` says: builds for tests are several times slower than those for
+/// use.
+pub fn rate(usual: u32) -> u32 {
+    from_environment("FOREBAY_TEST_RATE").unwrap_or(usual)
+}
+
+/// `usual` seconds of load, or what `FOREBAY_TEST_SECONDS` says.
+pub fn seconds(usual: u64) -> Duration {
+    Duration::from_secs(from_environment("FOREBAY_TEST_SECONDS").unwrap_or(usual))
+}
+
+fn from_environment<T: FromStr>(name: &str) -> Option<T> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
 /// Starts `call(number)` `rate` times a second for `time`, and waits for all of them.

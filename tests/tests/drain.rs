@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use forebay_proto::inference::ServerReadyRequest;
 use forebay_tests::client::{
     self, Rest, floats, integers, json_request, output_floats, output_integers,
@@ -13,6 +13,7 @@ use forebay_tests::gateway::Gateway;
 use forebay_tests::upstream::grpc::{Behaviour, Upstream};
 use forebay_tests::upstream::http::HttpUpstream;
 use forebay_tests::worker::Repository;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const ROW: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
@@ -232,4 +233,111 @@ async fn a_worker_that_drains_sends_clients_elsewhere() -> anyhow::Result<()> {
     let report = load.await?;
     assert!(report.errors.is_empty(), "{report:?}");
     gateway.all_idle().await
+}
+
+/// Not ready first, and nothing else; then the last answer on each connection says so; then the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_told_to_go_before_they_are_left() -> anyhow::Result<()> {
+    let upstream = Upstream::start("upstream").await?;
+    let pages = HttpUpstream::start("pages").await?;
+    let folder = folder!()?;
+    let mut gateway = Gateway::start(
+        &folder,
+        &format!(
+            "drain_delay = '500ms'\n[[listeners]]\naddress = '127.0.0.1:0'\n\
+             [[routes]]\ncluster = 'workers'\n\
+             [[routes]]\ncluster = 'pages'\nmatch = {{ path = {{ prefix = '/held' }} }}\n\
+             [[routes]]\ncluster = 'pages'\nmatch = {{ path = {{ prefix = '/echo' }} }}\n\
+             [[clusters]]\nname = 'workers'\nendpoints = ['{}']\n\
+             [[clusters]]\nname = 'pages'\nprotocol = 'http'\nendpoints = ['{}']\n",
+            upstream.address, pages.address
+        ),
+    )?;
+    gateway.all_healthy().await?;
+    let address = gateway.address();
+    let infer = json_request(ROW, None).to_string();
+    let ask = |path: &str, body: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    // Two that are kept, one of each data path; two that have a request under way; HTTP/2 busy and idle.
+    let mut kept = Vec::new();
+    for request in [ask("/v2/models/m/infer", &infer), ask("/echo", "hello")] {
+        let mut connection = TcpStream::connect(address).await?;
+        assert!(
+            exchange(&mut connection, &request)
+                .await?
+                .contains("connection: keep-alive")
+        );
+        kept.push((connection, request));
+    }
+    let mut waiting = Vec::new();
+    upstream.always(Behaviour::Held);
+    for request in [ask("/v2/models/m/infer", &infer), ask("/held", "")] {
+        let mut connection = TcpStream::connect(address).await?;
+        connection.write_all(request.as_bytes()).await?;
+        waiting.push(connection);
+    }
+    let (idle, idle_connection) = h2::client::handshake(TcpStream::connect(address).await?).await?;
+    let idle_ends = tokio::spawn(idle_connection);
+    let mut inference = client::inference(address).await?;
+    let busy = tokio::spawn(async move { inference.model_infer(floats("m", &ROW)).await });
+    upstream.until_active(|active| *active == 2).await?;
+    pages.until_active(|active| *active == 1).await?;
+
+    gateway.process.signal("TERM")?;
+    gateway.process.until_stderr("draining", 1, SOON)?;
+    assert_eq!(gateway.admin("/readyz").await?, "not ready\n");
+    let (connection, request) = &mut kept[1];
+    let answer = exchange(connection, request).await?;
+    assert!(
+        answer.contains("connection: keep-alive"),
+        "not yet: {answer}"
+    );
+    until_refused(address).await?;
+    // The connection without a request is told by GOAWAY, and ends in peace.
+    tokio::time::timeout(SOON, idle_ends).await???;
+    let error = idle.ready().await.err().context("the connection is over")?;
+    assert_eq!(error.reason(), Some(h2::Reason::NO_ERROR), "{error}");
+    upstream.always(Behaviour::Answer);
+    for (connection, request) in &mut kept {
+        let answer = exchange(connection, request).await?;
+        assert!(answer.contains("connection: close"), "{answer}");
+        assert_eq!(connection.read(&mut [0]).await?, 0, "closed after it");
+    }
+    assert!(gateway.process.ended()?.is_none());
+    upstream.release();
+    pages.release();
+    for connection in &mut waiting {
+        let answer = exchange(connection, "").await?;
+        assert!(
+            answer.starts_with("http/1.1 200") && answer.contains("connection: close"),
+            "{answer}"
+        );
+    }
+    assert!(busy.await?.is_ok());
+    assert_eq!(gateway.process.wait(SOON)?.code(), Some(0));
+    Ok(())
+}
+
+/// Sends a request and reads an answer that says how long it is; its head in small letters, and its body.
+async fn exchange(connection: &mut TcpStream, request: &str) -> anyhow::Result<String> {
+    connection.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    let reading = async {
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(connection.read_u8().await?);
+        }
+        let head = String::from_utf8(answer)?.to_lowercase();
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "))
+            .with_context(|| head.clone())?;
+        let mut body = vec![0; length.parse()?];
+        connection.read_exact(&mut body).await?;
+        Ok(head + &String::from_utf8_lossy(&body))
+    };
+    tokio::time::timeout(SOON, reading).await?
 }

@@ -6,12 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use forebay_tests::client::{self, Rest, floats};
+use bytes::Bytes;
+use forebay_tests::client::{self, Rest, floats, json_request};
 use forebay_tests::folder;
 use forebay_tests::gateway::{Gateway, endpoints};
-use forebay_tests::load::open_loop;
+use forebay_tests::load::{self, open_loop};
+use forebay_tests::strict::{KeepAlive, Multiplexed};
 use forebay_tests::upstream::grpc::{Behaviour, Upstream};
 use forebay_tests::upstream::http::HttpUpstream;
+use forebay_tests::wire::{INFER, frame};
+use prost::Message;
 
 const ROW: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
 const LISTENER: &str = "[[listeners]]\naddress = '127.0.0.1:0'\n";
@@ -307,4 +311,78 @@ async fn reloads_in_quick_succession_end_with_the_last_file() -> anyhow::Result<
     stop.store(true, Ordering::SeqCst);
     asking.await??;
     gateway.all_idle().await
+}
+
+/// One worker more or less, another policy, another timeout, a route that comes and goes: every second, under load.
+#[tokio::test(flavor = "multi_thread")]
+async fn reloads_under_load_cost_nothing() -> anyhow::Result<()> {
+    let upstreams = upstreams(3).await?;
+    let pages = HttpUpstream::start("pages").await?;
+    let addresses = [0, 1, 2].map(|number| upstreams[number].address);
+    let config = move |round: usize| {
+        let workers = endpoints(addresses[..2 + round % 2].iter().copied());
+        let policy = ["least_work", "least_request", "round_robin"][round % 3];
+        let special = match round % 2 {
+            0 => "",
+            _ => {
+                "[[routes]]\nname = 'special'\ncluster = 'workers'\nmatch = { model = 'special' }\n"
+            }
+        };
+        format!(
+            "{LISTENER}{special}[[routes]]\nname = 'all'\ncluster = 'workers'\ntimeout = '{}s'\n\
+             [[routes]]\nname = 'pages'\ncluster = 'pages'\nmatch = {{ path = '/echo' }}\n\
+             [[clusters]]\nname = 'workers'\npolicy = '{policy}'\nendpoints = {workers}\n\
+             [[clusters]]\nname = 'pages'\nprotocol = 'http'\nendpoints = ['{}']\n",
+            10 + round % 5,
+            pages.address
+        )
+    };
+    let folder = folder!()?;
+    let gateway = Gateway::start(&folder, &config(0))?;
+    gateway.all_healthy().await?;
+    let address = gateway.address();
+    let (calls, kept) = (
+        Arc::new(Multiplexed::new(address, 4)),
+        Arc::new(KeepAlive::new(address)),
+    );
+    let message = frame(0, &floats("m", &ROW).encode_to_vec());
+    let json = Bytes::from(json_request(ROW, None).to_string());
+    let seconds = load::seconds(5);
+    let load = tokio::spawn(open_loop(load::rate(400), seconds, move |number| {
+        let (calls, kept) = (calls.clone(), kept.clone());
+        let (message, json) = (message.clone(), json.clone());
+        async move {
+            match number % 4 {
+                0 | 1 => drop(calls.call(number as usize / 4, INFER, message).await?),
+                2 => drop(kept.post("/v2/models/m/infer", json).await?),
+                _ => ensure!(kept.post("/echo", "hello").await? == "hello"),
+            }
+            Ok(())
+        }
+    }));
+    let mut pace = tokio::time::interval(Duration::from_secs(1));
+    pace.tick().await;
+    let mut rounds = 0;
+    while !load.is_finished() {
+        pace.tick().await;
+        rounds += 1;
+        gateway.rewrite(&config(rounds))?;
+        // A storm now and then: what is read last counts.
+        for _ in 0..[1, 1, 20][rounds % 3] {
+            gateway.process.signal("HUP")?;
+        }
+    }
+    let report = load.await?;
+    println!("{rounds} reloads, {report:?}");
+    assert!(report.errors.is_empty(), "{report:?}");
+    assert!(report.longest < Duration::from_secs(2), "{report:?}");
+    gateway.all_idle().await?;
+    // Whatever was reloaded meanwhile, each request was counted once, and so was each attempt.
+    let count = |route: &str| format!("forebay_requests_total{{route=\"{route}\",code=\"0\"}}");
+    let all = gateway.metric(&count("all")).await? + gateway.metric(&count("pages")).await?;
+    assert_eq!(all, report.calls as f64);
+    let infers: u64 = upstreams.iter().map(|upstream| upstream.infers()).sum();
+    let sent = report.calls as u64 - pages.requests();
+    assert_eq!((infers, pages.requests()), (sent, report.calls as u64 / 4));
+    Ok(())
 }

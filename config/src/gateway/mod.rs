@@ -1,19 +1,26 @@
 //! The validated gateway configuration: a file per table.
 
+mod affinity;
 mod cluster;
 mod discovery;
+mod limit;
 mod listener;
+mod rate_limit;
 mod route;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+pub use affinity::Affinity;
 pub use cluster::{
-    Breaker, Cluster, Endpoint, Health, HealthProbe, Identity, LoadReports, Policy, Protocol,
-    UpstreamTls,
+    Breaker, Cluster, Endpoint, Health, HealthProbe, Identity, LoadReports, Outlier, Policy,
+    Protocol, UpstreamTls,
 };
-pub use discovery::{Discovery, DiscoverySource};
+pub use discovery::{Consul, Discovery, DiscoverySource, Etcd, Login, SourceTls};
+pub use limit::{Limit, Queue};
 pub use listener::{Listener, ListenerTls};
+pub use rate_limit::{RateKey, RateLimit};
 pub use route::{
     HeaderMatch, HeaderValueMatch, Hedge, HostMatch, Match, Mode, ModelMatch, PathMatch, Retry,
     Route,
@@ -32,6 +39,11 @@ pub struct Gateway {
     pub drain_delay: Duration,
     /// How long requests in flight may take to finish after listeners close.
     pub drain_timeout: Duration,
+    /// Where the next version asks for the listening sockets; no upgrade without a gap when `None`.
+    pub upgrade_socket: Option<PathBuf>,
+    /// Bytes of request bodies and held-back answers that all requests together may keep in memory; at least twice the
+    /// largest body that a route takes. None: what suits the machine, resolved by the shell.
+    pub max_buffered: Option<u64>,
     /// Metrics, health and state over HTTP; off when `None`.
     pub admin: Option<SocketAddr>,
     pub telemetry: Telemetry,

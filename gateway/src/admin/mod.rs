@@ -1,7 +1,6 @@
 //! The admin interface: metrics, liveness, readiness and the state of every endpoint, over plain HTTP.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,21 +16,20 @@ use hyper_util::server::conn::auto;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio::task::AbortHandle;
 
 use crate::gateway::Gateway;
 use crate::telemetry::metrics;
 
-/// Listens and serves on `control`; the address is the one bound.
+/// Serves on `control`, on a socket that listens already. Aborted, no new connection is accepted.
 pub fn start(
-    address: SocketAddr,
+    socket: std::net::TcpListener,
     gateway: Arc<Gateway>,
     control: &Runtime,
-) -> anyhow::Result<SocketAddr> {
-    let listener = control
-        .block_on(TcpListener::bind(address))
-        .with_context(|| format!("admin cannot listen on {address}"))?;
-    let bound = listener.local_addr().context("admin has no address")?;
-    control.spawn(async move {
+) -> anyhow::Result<AbortHandle> {
+    let _inside = control.enter();
+    let listener = TcpListener::from_std(socket).context("admin cannot accept")?;
+    let accepting = control.spawn(async move {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
@@ -54,7 +52,7 @@ pub fn start(
             }
         }
     });
-    Ok(bound)
+    Ok(accepting.abort_handle())
 }
 
 async fn answer(

@@ -6,6 +6,8 @@ use std::time::Instant;
 pub struct Ask<'a> {
     /// Members that were asked before, by position.
     pub tried: &'a [usize],
+    /// What the request belongs to, for clusters that go by it.
+    pub key: Option<u64>,
     /// Of the request; at least 1.
     pub rows: u32,
     /// Uniform over all of `u64`, fresh for each attempt.
@@ -14,14 +16,19 @@ pub struct Ask<'a> {
 }
 
 impl<'a> Ask<'a> {
-    /// Of one row, and with a fresh random number.
+    /// Without a key, of one row, and with a fresh random number.
     pub fn new(tried: &'a [usize], now: Instant) -> Self {
         Self {
             tried,
+            key: None,
             rows: 1,
             random: fastrand::u64(..),
             now,
         }
+    }
+
+    pub fn with_key(self, key: Option<u64>) -> Self {
+        Self { key, ..self }
     }
 
     pub fn with_rows(self, rows: u32) -> Self {

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 use super::ask::Ask;
+use super::waiting::WaitingRoom;
 use crate::protocol::load_report;
 use crate::security::tls::PeerTrust;
 use crate::traffic::balance::Candidate;
@@ -23,8 +24,10 @@ use crate::traffic::breaker::{Breaker, BreakerState, Permit, Transition};
 use crate::traffic::ewma::PeakEwma;
 use crate::traffic::health::{HealthMachine, HealthState};
 use crate::traffic::others::Others;
+use crate::traffic::outlier::{Reading, Standing};
 use crate::traffic::retry::Outcome;
 use crate::traffic::service_line::ServiceLine;
+use crate::traffic::window::Window;
 use crate::upstream::{Channels, Target};
 
 /// Decay of the latency average and its value before the first answer; Finagle's and linkerd's defaults.
@@ -43,6 +46,7 @@ pub struct EndpointBlueprint {
     pub protocol: config::Protocol,
     pub health: Option<config::Health>,
     pub breaker: Option<config::Breaker>,
+    pub outlier: Option<config::Outlier>,
     pub tls: Option<config::UpstreamTls>,
     /// What roots, client certificate and key were when they were read; rotated ones make another endpoint.
     pub trust: Option<u64>,
@@ -57,6 +61,7 @@ impl EndpointBlueprint {
         self.same_place_as(other)
             && self.health == other.health
             && self.breaker == other.breaker
+            && self.outlier == other.outlier
             && self.connect_timeout == other.connect_timeout
             && self.trust == other.trust
     }
@@ -92,6 +97,8 @@ pub struct Endpoint {
     last_answer: AtomicU64,
     /// The same, of the last time a request came while none was in flight.
     busy_since: AtomicU64,
+    /// The same, of the end of its last ejection.
+    ejected_until: AtomicU64,
     prober: Mutex<Option<AbortHandle>>,
 }
 
@@ -101,6 +108,16 @@ struct Vital {
     latency: PeakEwma,
     line: ServiceLine,
     others: Others,
+    /// Of its cluster, if that has a limit: told when the endpoint could take another request.
+    room: Option<Arc<WaitingRoom>>,
+    /// None: it is not compared with the others of its cluster.
+    conduct: Option<Conduct>,
+}
+
+/// What an endpoint is judged by beside its peers.
+struct Conduct {
+    window: Window,
+    standing: Standing,
 }
 
 impl Vital {
@@ -116,6 +133,9 @@ impl Vital {
         self.latency = PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now);
         self.line = ServiceLine::new(now);
         self.others = Others::default();
+        if let Some(conduct) = self.conduct.as_mut() {
+            conduct.window.clear();
+        }
     }
 }
 
@@ -129,12 +149,27 @@ pub(super) struct Entry {
     load: f64,
 }
 
+impl Entry {
+    pub(super) fn is_probe(&self) -> bool {
+        self.permit.is_some_and(|permit| permit.is_probe())
+    }
+
+    /// Known to be made while no other endpoint takes requests.
+    pub(super) fn lone(self) -> Self {
+        Self {
+            permit: self.permit.map(Permit::lone),
+            ..self
+        }
+    }
+}
+
 #[derive(Default)]
 pub struct EndpointCounters {
     pub requests: AtomicU64,
     pub failures: AtomicU64,
     pub cancelled: AtomicU64,
     pub probes_failed: AtomicU64,
+    pub ejections: AtomicU64,
 }
 
 /// A reading for the admin interface and the metrics.
@@ -143,12 +178,15 @@ pub struct EndpointView {
     pub address: String,
     pub health: &'static str,
     pub breaker: &'static str,
+    /// Left out for so much longer, since it failed more often than its peers; 0: it is not.
+    pub ejected_ms: f64,
     pub active: u32,
     /// Of the requests in flight.
     pub rows: u64,
     pub requests: u64,
     pub failures: u64,
     pub cancelled: u64,
+    pub ejections: u64,
     pub ewma_ms: f64,
 }
 
@@ -170,6 +208,11 @@ impl Endpoint {
             latency: PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now),
             line: ServiceLine::new(now),
             others: Others::default(),
+            conduct: blueprint.outlier.map(|outlier| Conduct {
+                window: Window::new(outlier.window),
+                standing: Standing::new(now),
+            }),
+            room: None,
         };
         Arc::new(Self {
             scheme: if target.tls.is_some() {
@@ -190,6 +233,7 @@ impl Endpoint {
             born: now,
             last_answer: AtomicU64::new(0),
             busy_since: AtomicU64::new(0),
+            ejected_until: AtomicU64::new(0),
             prober: Mutex::new(None),
         })
     }
@@ -248,13 +292,38 @@ impl Endpoint {
         })
     }
 
-    /// Asks the breaker for leave and counts the request; None when the breaker says no.
-    pub(super) fn enter(&self, ask: &Ask<'_>) -> Option<Entry> {
-        let now = ask.now;
-        let permit = match self.vital.lock().breaker.as_mut() {
+    /// Asks the breaker for leave and counts the request; None when the breaker says no, or `most` are in flight.
+    pub(super) fn enter(&self, ask: &Ask<'_>, most: u32) -> Option<Entry> {
+        let mut vital = self.vital.lock();
+        // Counted up under the lock alone, so never beyond `most`.
+        if self.active() >= most {
+            return None;
+        }
+        let permit = match vital.breaker.as_mut() {
             None => None,
-            Some(breaker) => Some(breaker.admit(now)?),
+            Some(breaker) => Some(breaker.admit(ask.now)?),
         };
+        Some(self.count(permit, ask))
+    }
+
+    /// The same for a request that no other endpoint takes: an open breaker lets it through sooner. None also where
+    /// the endpoint is not healthy.
+    pub(super) fn enter_lone(&self, ask: &Ask<'_>, most: u32) -> Option<Entry> {
+        let mut vital = self.vital.lock();
+        if self.active() >= most {
+            return None;
+        }
+        let health = vital.health.as_ref().map(HealthMachine::state);
+        if health.is_some_and(|state| state != HealthState::Healthy) {
+            return None;
+        }
+        let permit = vital.breaker.as_mut()?.admit_lone(ask.now)?;
+        Some(self.count(Some(permit), ask))
+    }
+
+    /// Under the lock of `vital`.
+    fn count(&self, permit: Option<Permit>, ask: &Ask<'_>) -> Entry {
+        let now = ask.now;
         let others = self.active.fetch_add(1, Ordering::Relaxed);
         if others == 0 {
             self.busy_since.store(self.nanos(now), Ordering::Relaxed);
@@ -262,12 +331,12 @@ impl Endpoint {
         let rows = u64::from(ask.rows);
         let before = self.rows.fetch_add(rows, Ordering::Relaxed);
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
-        Some(Entry {
+        Entry {
             permit,
             started: now,
             rows: ask.rows,
             load: before.saturating_add(rows) as f64,
-        })
+        }
     }
 
     /// A load report came with an answer whose request is still counted. Workers make one and send it with many
@@ -285,6 +354,15 @@ impl Endpoint {
         }
     }
 
+    /// Takes any request: it is healthy, and its breaker closed or off.
+    pub(super) fn is_in_service(&self, now: Instant) -> bool {
+        let vital = self.vital.lock();
+        let health = vital.health.as_ref().map(HealthMachine::state);
+        let breaker = vital.breaker.as_ref().map(|breaker| breaker.state(now));
+        health.is_none_or(|state| state == HealthState::Healthy)
+            && breaker.is_none_or(|state| state == BreakerState::Closed)
+    }
+
     /// The latency of a request that goes on being answered.
     pub(super) fn answered(&self, entry: &Entry, now: Instant) {
         self.vital.lock().learn(entry, now);
@@ -293,7 +371,8 @@ impl Endpoint {
     /// The other end of `enter`: `outcome` is None for a call that was given up before it was answered.
     pub(super) fn leave(&self, entry: Entry, now: Instant, outcome: Option<Outcome>) {
         let permit = entry.permit;
-        self.active.fetch_sub(1, Ordering::Relaxed);
+        // Sequentially consistent with `active` and the waiting room's count, see there.
+        self.active.fetch_sub(1, Ordering::SeqCst);
         self.rows
             .fetch_sub(u64::from(entry.rows), Ordering::Relaxed);
         let mut vital = self.vital.lock();
@@ -313,8 +392,14 @@ impl Endpoint {
                         vital.latency.penalize(now, FAILURE_PENALTY);
                         vital.line.penalize(now);
                     }
-                    Outcome::Fault => vital.line.penalize(now),
+                    Outcome::Fault | Outcome::Busy => vital.line.penalize(now),
                     Outcome::Neutral => {}
+                }
+                let failed = matches!(outcome, Outcome::Failure | Outcome::Fault);
+                if let Some(conduct) = vital.conduct.as_mut()
+                    && (failed || outcome == Outcome::Success)
+                {
+                    conduct.window.record(now, !failed);
                 }
                 if let (Some(breaker), Some(permit)) = (vital.breaker.as_mut(), permit) {
                     transition = breaker.on_result(now, permit, outcome != Outcome::Failure);
@@ -324,9 +409,15 @@ impl Endpoint {
                 }
             }
         }
+        let room = vital.room.clone();
         drop(vital);
         if !matches!(outcome, None | Some(Outcome::Failure)) {
             self.note_answer(now);
+        }
+        if let Some(room) = room {
+            let now = Instant::now();
+            let held = now.saturating_duration_since(entry.started);
+            room.freed(held, outcome == Some(Outcome::Success), now);
         }
         if let Some(transition) = transition {
             log::warn!(
@@ -349,13 +440,22 @@ impl Endpoint {
             .as_mut()
             .and_then(|health| health.record(passed));
         if changed == Some(HealthState::Healthy) {
-            vital.well_again(Instant::now());
+            let now = Instant::now();
+            vital.well_again(now);
+            if let Some(conduct) = vital.conduct.as_mut() {
+                conduct.standing.readmit(now);
+                self.ejected_until.store(0, Ordering::Relaxed);
+            }
             if let Some(breaker) = vital.breaker.as_mut() {
                 breaker.end_pause();
             }
         }
+        let room = vital.room.clone();
         drop(vital);
         let Some(state) = changed else { return };
+        if let Some(room) = room {
+            room.look_again(Instant::now());
+        }
         let (address, cluster) = (&self.blueprint.address, &self.blueprint.cluster);
         match state {
             HealthState::Healthy => log::info!("{address} in cluster '{cluster}' is healthy"),
@@ -368,6 +468,45 @@ impl Endpoint {
         }
     }
 
+    /// What it did within the window, to be compared with others; None: it is not compared.
+    pub(super) fn conduct(&self, now: Instant) -> Option<Reading> {
+        let vital = self.vital.lock();
+        let conduct = vital.conduct.as_ref()?;
+        let (succeeded, failed) = conduct.window.totals(now);
+        Some(Reading {
+            succeeded,
+            failed,
+            ejected: conduct.standing.left(now) > Duration::ZERO,
+        })
+    }
+
+    /// Leaves it out for a while, after which it begins anew.
+    pub(super) fn eject(&self, now: Instant) {
+        let mut vital = self.vital.lock();
+        let (Some(config), Some(conduct)) = (&self.blueprint.outlier, vital.conduct.as_mut())
+        else {
+            return;
+        };
+        conduct.standing.eject(config, now);
+        let (succeeded, failed) = conduct.window.totals(now);
+        conduct.window.clear();
+        let left = conduct.standing.left(now);
+        self.ejected_until
+            .store(self.nanos(now + left), Ordering::Relaxed);
+        drop(vital);
+        self.counters.ejections.fetch_add(1, Ordering::Relaxed);
+        let (address, cluster) = (&self.blueprint.address, &self.blueprint.cluster);
+        log::warn!(
+            "{address} in cluster '{cluster}' is left out for {left:?}: {failed} of its {} requests failed, \
+             many more than of the others",
+            succeeded + failed
+        );
+    }
+
+    pub(super) fn is_ejected(&self, now: Instant) -> bool {
+        self.nanos(now) < self.ejected_until.load(Ordering::Relaxed)
+    }
+
     pub fn is_healthy(&self) -> bool {
         self.vital
             .lock()
@@ -377,12 +516,17 @@ impl Endpoint {
     }
 
     pub fn active(&self) -> u32 {
-        self.active.load(Ordering::Relaxed)
+        self.active.load(Ordering::SeqCst)
     }
 
     /// Of the requests in flight.
     pub fn rows(&self) -> u64 {
         self.rows.load(Ordering::Relaxed)
+    }
+
+    /// Whom to tell from now on when a request leaves or the endpoint's health changes.
+    pub(super) fn tell(&self, room: Option<Arc<WaitingRoom>>) {
+        self.vital.lock().room = room;
     }
 
     pub fn view(&self, now: Instant) -> EndpointView {
@@ -401,11 +545,15 @@ impl Endpoint {
                 Some(BreakerState::Open) => "open",
                 Some(BreakerState::HalfOpen) => "half_open",
             },
+            ejected_ms: vital.conduct.as_ref().map_or(0.0, |conduct| {
+                conduct.standing.left(now).as_secs_f64() * 1e3
+            }),
             active: self.active(),
             rows: self.rows(),
             requests: self.counters.requests.load(Ordering::Relaxed),
             failures: self.counters.failures.load(Ordering::Relaxed),
             cancelled: self.counters.cancelled.load(Ordering::Relaxed),
+            ejections: self.counters.ejections.load(Ordering::Relaxed),
             ewma_ms: vital.latency.get(now) * 1e3,
         }
     }

@@ -5,6 +5,7 @@
 
 pub mod load_report;
 pub mod method;
+pub mod parameter;
 pub mod peek;
 pub mod rest_model;
 pub mod rows;

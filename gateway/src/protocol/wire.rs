@@ -64,6 +64,16 @@ impl<'a> Reader<'a> {
         self.bytes(length.min(self.rest.len()))
     }
 
+    /// The value of a field as it stands there, without the length that a string or message begins with.
+    pub(super) fn value(&mut self, wire_type: u8) -> Result<&'a [u8], Stop> {
+        if wire_type == 2 {
+            return self.delimited();
+        }
+        let before = self.rest;
+        self.skip(wire_type)?;
+        Ok(&before[..before.len() - self.rest.len()])
+    }
+
     fn bytes(&mut self, length: usize) -> Result<&'a [u8], Stop> {
         let (bytes, rest) = self.rest.split_at_checked(length).ok_or(Stop::Truncated)?;
         self.rest = rest;

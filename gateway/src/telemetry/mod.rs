@@ -1,6 +1,8 @@
 //! What the gateway tells about itself: logs, metrics, traces.
 
 pub mod discovery;
+mod limits;
 pub mod log_setup;
 pub mod metrics;
 pub mod trace;
+mod waiting;

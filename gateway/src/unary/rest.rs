@@ -20,6 +20,8 @@ use super::course;
 use super::inflate::inflate;
 use super::{body, headers};
 use crate::gateway::{Gateway, Route, Snapshot};
+use crate::limits::{self, Permit};
+use crate::memory::Held;
 use crate::plan;
 use crate::protocol::rest_model::RestModel;
 use crate::protocol::transcode::{self, Page};
@@ -37,7 +39,11 @@ pub async fn serve(gateway: &Gateway, snapshot: &Snapshot, session: &mut ServerS
         &head.headers,
         &format!("{} {}", head.method, head.uri.path()),
     );
-    let result = handle(gateway, snapshot, session, started, &trace).await;
+    let mut permit = None;
+    let result = handle(gateway, snapshot, session, started, &trace, &mut permit).await;
+    if gateway.is_closing() {
+        session.set_keepalive(None);
+    }
     let (route, code, status, error) = match result {
         Ok((route, reply)) => {
             let (code, status) = (reply.code, reply.page.status);
@@ -67,6 +73,8 @@ struct Reply {
     page: Page,
     code: Code,
     endpoint: HeaderValue,
+    /// What it takes.
+    held: Held,
 }
 
 type Handled<'s> = Result<(&'s Route, Reply), (Option<&'s Route>, Refusal)>;
@@ -77,6 +85,7 @@ async fn handle<'s>(
     session: &mut ServerSession,
     started: Instant,
     trace: &RequestTrace,
+    permit: &mut Option<Permit>,
 ) -> Handled<'s> {
     let head = session.req_header();
     let path = head.uri.path().to_owned();
@@ -95,17 +104,21 @@ async fn handle<'s>(
         return Err((None, no_route(head)));
     };
     let fail = |refusal| (Some(route), refusal);
+    limits::take(route, session).map_err(fail)?;
     let limit = route.config.max_request_bytes;
-    let body = body::read(session, limit, route.config.timeout)
+    let mut held = gateway.memory.hold();
+    let body = body::read(session, limit, route.config.timeout, &mut held)
         .await
         .map_err(fail)?
         .make_contiguous()
         .clone();
+    *permit = limits::enter(route).map_err(fail)?;
     let head = session.req_header();
-    let body = plain(&head.headers, body, limit).map_err(fail)?;
+    let body = plain(&head.headers, body, limit, &mut held).map_err(fail)?;
     let json_length = json_length(&head.headers).map_err(fail)?;
     let outgoing =
         transcode::request(&call, &body, json_length).map_err(|error| fail(error.into()))?;
+    held.grow(outgoing.message.len()).map_err(fail)?;
     let client_timeout = headers::client_timeout(&head.headers);
     let sent = Call {
         path: PathAndQuery::from_static(call.grpc_path()),
@@ -115,6 +128,8 @@ async fn handle<'s>(
         client_timeout,
         // JSON needs all of it: the route's bound on bodies holds for answers too.
         hold_back: usize::try_from(limit).unwrap_or(usize::MAX),
+        held,
+        source: plan::source(snapshot, session),
     };
     let answered = tokio::select! {
         biased;
@@ -143,6 +158,9 @@ fn reply(
         endpoint,
         ..
     } = answered;
+    if answer.rest.is_some() && answer.body.len() as u64 <= route.config.max_request_bytes {
+        return Err(answer.held.refuse());
+    }
     if answer.rest.is_some() {
         return Err(Refusal::AnswerTooLarge {
             cluster: route.config.cluster.clone(),
@@ -168,20 +186,29 @@ fn reply(
             page,
             code,
             endpoint,
+            held: answer.held,
         });
     }
     let message =
         framing::unary_message(answer.body.make_contiguous()).map_err(|e| bad(e.to_string()))?;
     let page = transcode::answer(call, message, form)?;
+    let mut held = answer.held;
+    held.must_grow(page.body.len());
     Ok(Reply {
         page,
         code,
         endpoint,
+        held,
     })
 }
 
 async fn write(session: &mut ServerSession, reply: Reply) {
-    let Reply { page, endpoint, .. } = reply;
+    let Reply {
+        page,
+        endpoint,
+        held: _held,
+        ..
+    } = reply;
     let kind = if page.json_length.is_some() {
         "application/octet-stream"
     } else {
@@ -216,6 +243,9 @@ pub async fn refuse(session: &mut ServerSession, refusal: &Refusal) {
     {
         response.insert(header::ALLOW, HeaderValue::from_static(allow));
     }
+    if let Some(pause) = refusal.retry_after() {
+        response.insert(header::RETRY_AFTER, headers::retry_after(pause));
+    }
     if !session.is_body_done() {
         // What is left of the body is not read: the connection cannot carry another request.
         session.set_keepalive(None);
@@ -245,9 +275,13 @@ async fn send(
 }
 
 /// Undoes `Content-Encoding`.
-fn plain(request: &HeaderMap, body: Bytes, limit: u64) -> Result<Bytes, Refusal> {
+fn plain(request: &HeaderMap, body: Bytes, limit: u64, held: &mut Held) -> Result<Bytes, Refusal> {
     match request.get(header::CONTENT_ENCODING) {
-        Some(encoding) if encoding != "identity" => inflate(encoding.as_bytes(), &body, limit),
+        Some(encoding) if encoding != "identity" => {
+            let inflated = inflate(encoding.as_bytes(), &body, limit)?;
+            held.grow(inflated.len())?;
+            Ok(inflated)
+        }
         _ => Ok(body),
     }
 }

@@ -15,6 +15,8 @@ fn route(matches: Match) -> Route {
         cluster: String::new(),
         mode: Mode::Auto,
         timeout: Duration::from_secs(1),
+        max_concurrent: 0,
+        rate_limits: Vec::new(),
         max_request_bytes: 1,
         retry: Retry {
             attempts: 1,
