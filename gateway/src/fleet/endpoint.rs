@@ -3,21 +3,24 @@
 //! An `Endpoint` outlives the configuration that named it: a reload that names the same address with the same
 //! blueprint keeps it, and with it the latency average, the breaker, the health and the open connections.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::SocketAddr;
+mod blueprint;
+mod reports;
+mod view;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use forebay_config::gateway as config;
 use http::HeaderValue;
-use http::uri::{Authority, Scheme};
+use http::uri::Scheme;
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
+pub use self::blueprint::EndpointBlueprint;
+pub use self::view::EndpointView;
 use super::ask::Ask;
 use super::waiting::WaitingRoom;
-use crate::protocol::load_report;
 use crate::security::tls::PeerTrust;
 use crate::traffic::balance::Candidate;
 use crate::traffic::breaker::{Breaker, BreakerState, Permit, Transition};
@@ -35,46 +38,6 @@ const EWMA_TAU: Duration = Duration::from_secs(10);
 const EWMA_INITIAL: Duration = Duration::from_millis(30);
 /// What a failure counts as, in latency: failing fast must not look fast (linkerd's default).
 const FAILURE_PENALTY: Duration = Duration::from_secs(5);
-
-/// All that makes two endpoints the same across a reload, apart from the weight.
-#[derive(Clone)]
-pub struct EndpointBlueprint {
-    pub cluster: String,
-    /// As written in the configuration.
-    pub address: String,
-    pub resolved: SocketAddr,
-    pub protocol: config::Protocol,
-    pub health: Option<config::Health>,
-    pub breaker: Option<config::Breaker>,
-    pub outlier: Option<config::Outlier>,
-    pub tls: Option<config::UpstreamTls>,
-    /// What roots, client certificate and key were when they were read; rotated ones make another endpoint.
-    pub trust: Option<u64>,
-    pub connect_timeout: Duration,
-    /// What `:authority` and `Host` say to it.
-    pub authority: Authority,
-}
-
-impl EndpointBlueprint {
-    /// The same in all: the endpoint itself lives on.
-    pub fn same_as(&self, other: &Self) -> bool {
-        self.same_place_as(other)
-            && self.health == other.health
-            && self.breaker == other.breaker
-            && self.outlier == other.outlier
-            && self.connect_timeout == other.connect_timeout
-            && self.trust == other.trust
-    }
-
-    /// The same server, looked at differently: what was learned about it lives on.
-    pub fn same_place_as(&self, other: &Self) -> bool {
-        self.cluster == other.cluster
-            && self.address == other.address
-            && self.resolved == other.resolved
-            && self.protocol == other.protocol
-            && self.tls == other.tls
-    }
-}
 
 pub struct Endpoint {
     pub blueprint: EndpointBlueprint,
@@ -170,24 +133,6 @@ pub struct EndpointCounters {
     pub cancelled: AtomicU64,
     pub probes_failed: AtomicU64,
     pub ejections: AtomicU64,
-}
-
-/// A reading for the admin interface and the metrics.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct EndpointView {
-    pub address: String,
-    pub health: &'static str,
-    pub breaker: &'static str,
-    /// Left out for so much longer, since it failed more often than its peers; 0: it is not.
-    pub ejected_ms: f64,
-    pub active: u32,
-    /// Of the requests in flight.
-    pub rows: u64,
-    pub requests: u64,
-    pub failures: u64,
-    pub cancelled: u64,
-    pub ejections: u64,
-    pub ewma_ms: f64,
 }
 
 impl Endpoint {
@@ -336,21 +281,6 @@ impl Endpoint {
             started: now,
             rows: ask.rows,
             load: before.saturating_add(rows) as f64,
-        }
-    }
-
-    /// A load report came with an answer whose request is still counted. Workers make one and send it with many
-    /// answers: what came before is no news.
-    pub fn reported(&self, header: &[u8], now: Instant) {
-        let mut hasher = DefaultHasher::new();
-        header.hash(&mut hasher);
-        let hash = hasher.finish();
-        if self.last_report.swap(hash, Ordering::Relaxed) == hash {
-            return;
-        }
-        if let Some(rows) = load_report::rows_in_header(header) {
-            let own = self.rows() as f64;
-            self.vital.lock().others.reported(now, rows, own);
         }
     }
 
@@ -527,35 +457,6 @@ impl Endpoint {
     /// Whom to tell from now on when a request leaves or the endpoint's health changes.
     pub(super) fn tell(&self, room: Option<Arc<WaitingRoom>>) {
         self.vital.lock().room = room;
-    }
-
-    pub fn view(&self, now: Instant) -> EndpointView {
-        let vital = self.vital.lock();
-        EndpointView {
-            address: self.blueprint.address.clone(),
-            health: match vital.health.as_ref().map(HealthMachine::state) {
-                None => "unchecked",
-                Some(HealthState::Unknown) => "unknown",
-                Some(HealthState::Healthy) => "healthy",
-                Some(HealthState::Unhealthy) => "unhealthy",
-            },
-            breaker: match vital.breaker.as_ref().map(|breaker| breaker.state(now)) {
-                None => "off",
-                Some(BreakerState::Closed) => "closed",
-                Some(BreakerState::Open) => "open",
-                Some(BreakerState::HalfOpen) => "half_open",
-            },
-            ejected_ms: vital.conduct.as_ref().map_or(0.0, |conduct| {
-                conduct.standing.left(now).as_secs_f64() * 1e3
-            }),
-            active: self.active(),
-            rows: self.rows(),
-            requests: self.counters.requests.load(Ordering::Relaxed),
-            failures: self.counters.failures.load(Ordering::Relaxed),
-            cancelled: self.counters.cancelled.load(Ordering::Relaxed),
-            ejections: self.counters.ejections.load(Ordering::Relaxed),
-            ewma_ms: vital.latency.get(now) * 1e3,
-        }
     }
 
     /// Ties the probing task's life to the endpoint's.
