@@ -12,6 +12,7 @@ pub struct Cluster {
     pub name: String,
     pub protocol: Protocol,
     pub policy: Policy,
+    pub load_reports: LoadReports,
     /// Set for `Policy::RingHash` and for no other.
     pub affinity: Option<Affinity>,
     /// At least one, unless there is a discovery; addresses are unique within the cluster.
@@ -63,6 +64,15 @@ impl Policy {
             Self::RingHash => "ring_hash",
         }
     }
+}
+
+/// Which load reports of workers `least_work` goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadReports {
+    /// None: only by what the gateway measures itself.
+    Ignore,
+    /// Those that come with answers.
+    Answers,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,8 +17,8 @@ use std::time::Duration;
 
 pub use affinity::Affinity;
 pub use cluster::{
-    Breaker, Cluster, Endpoint, Health, HealthProbe, Identity, Outlier, Policy, Protocol,
-    UpstreamTls,
+    Breaker, Cluster, Endpoint, Health, HealthProbe, Identity, LoadReports, Outlier, Policy,
+    Protocol, UpstreamTls,
 };
 pub use discovery::{Consul, Discovery, DiscoverySource, Etcd, Login, SourceTls};
 pub use limit::{Limit, Queue};

@@ -44,15 +44,6 @@ pub struct AdaptiveLimit {
     pub max: u32,
 }
 
-/// How many requests are served at a time is learned from how long answers take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AdaptiveLimit {
-    /// 1 or more.
-    pub min: u32,
-    /// `min` or more.
-    pub max: u32,
-}
-
 /// A second attempt beside the first when that takes longer than most; the answer that comes first counts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Hedge {

@@ -7,12 +7,15 @@ use super::{
     outlier, slow_start,
 };
 use crate::defaults;
-use crate::gateway::{Breaker, Cluster, Endpoint, Identity, Policy, Protocol, UpstreamTls};
+use crate::gateway::{
+    Breaker, Cluster, Endpoint, Identity, LoadReports, Policy, Protocol, UpstreamTls,
+};
 
 const KEYS: Keys = &[
     "name",
     "protocol",
     "policy",
+    "load_reports",
     "affinity",
     "endpoints",
     "discovery",
@@ -46,6 +49,11 @@ const POLICIES: [(&str, Policy); 7] = [
     ("weighted", Policy::RoundRobin),
 ];
 
+const LOAD_REPORTS: [(&str, LoadReports); 2] = [
+    ("answers", LoadReports::Answers),
+    ("ignore", LoadReports::Ignore),
+];
+
 const SERVER_NAME: &str = "the name or IP address that the certificate is verified against (verification cannot be turned off)";
 const HIGHEST_COUNT: u32 = 1_000_000;
 
@@ -54,6 +62,9 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
     let name = names::required_name(&table);
     let protocol = table.or("protocol", Protocol::Grpc, |value| value.choice(&PROTOCOLS));
     let policy = table.or("policy", Policy::LeastWork, |value| value.choice(&POLICIES));
+    let load_reports = table.or("load_reports", LoadReports::Answers, |value| {
+        value.choice(&LOAD_REPORTS)
+    });
     let affinity = affinity::affinity(&table, policy.ok());
     let discovery = discovery::discovery(&table);
     let endpoints = written(&table, discovery != Ok(None));
@@ -70,6 +81,7 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
         name: name?,
         protocol: protocol?,
         policy: policy?,
+        load_reports: load_reports?,
         affinity: affinity?,
         endpoints: endpoints?,
         discovery: discovery?,

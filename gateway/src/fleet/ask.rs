@@ -3,12 +3,25 @@
 use std::time::Instant;
 
 /// What of a request itself decides where it goes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bearings {
     /// What it belongs to; None: to nothing, or the cluster does not care.
     pub key: Option<u64>,
     /// Its model, as a bit by the place in the cluster's list; 0: it is not in the list.
     pub model: u64,
+    /// At least 1.
+    pub rows: u32,
+}
+
+/// Of a request that nothing is known of.
+impl Default for Bearings {
+    fn default() -> Self {
+        Self {
+            key: None,
+            model: 0,
+            rows: 1,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

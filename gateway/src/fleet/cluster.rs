@@ -126,13 +126,15 @@ impl Cluster {
     fn lease_unready(&self, ask: &Ask<'_>) -> Option<Lease> {
         let model = ask.bearings.model;
         let ready = |member: &Member| {
-            member.endpoint.is_ready_for(model) && self.look(0, member, ask.now).is_some()
+            member.endpoint.is_ready_for(model) && self.look(0, member, ask).is_some()
         };
         if model == 0 || self.members.iter().any(ready) {
             return None;
         }
-        let key = ask.bearings.key;
-        self.other_now(&ask.with(Bearings { key, model: 0 }))
+        self.other_now(&ask.with(Bearings {
+            model: 0,
+            ..ask.bearings
+        }))
     }
 
     /// A probe before its time, when no endpoint takes the request: each endpoint in turn, as `random` begins.
@@ -141,13 +143,13 @@ impl Cluster {
         let first = usize::try_from(ask.random).unwrap_or_default() % count.max(1);
         (first..count).chain(0..first).find_map(|index| {
             let endpoint = &self.members.get(index)?.endpoint;
-            Lease::take_lone(endpoint, index, ask.now, self.most())
+            Lease::take_lone(endpoint, index, ask, self.most())
         })
     }
 
     /// One that was left out for doing worse than the others, which is better than none.
     fn lease_ejected(&self, ask: &Ask<'_>) -> Option<Lease> {
-        let candidate = |(index, member): (usize, &Member)| self.look(index, member, ask.now);
+        let candidate = |(index, member): (usize, &Member)| self.look(index, member, ask);
         let members = || self.members.iter().enumerate();
         let (ejected, others): (Vec<_>, Vec<_>) =
             members().partition(|(_, member)| member.endpoint.is_ejected(ask.now));
@@ -165,9 +167,10 @@ impl Cluster {
 
     /// Whether some endpoint may take traffic, room there or not.
     pub(super) fn is_open(&self, now: Instant) -> bool {
+        let ask = Ask::new(&[], now);
         self.members
             .iter()
-            .any(|member| self.look(0, member, now).is_some())
+            .any(|member| self.look(0, member, &ask).is_some())
     }
 
     /// None of those tried. Of a large fleet some members are drawn; all are looked at only when none of those can
@@ -200,17 +203,31 @@ impl Cluster {
         {
             return None;
         }
-        self.look(index, member, ask.now)
+        self.look(index, member, ask)
     }
 
     /// The same, be it ejected or full.
-    fn look(&self, index: usize, member: &Member, now: Instant) -> Option<Candidate> {
-        let policy = match self.config.policy {
-            // What requests without a key are placed by.
+    fn look(&self, index: usize, member: &Member, ask: &Ask<'_>) -> Option<Candidate> {
+        let policy = self.placing();
+        member.endpoint.candidate(index, member.weight, policy, ask)
+    }
+
+    /// What requests are placed by that have no key.
+    fn placing(&self) -> config::Policy {
+        match self.config.policy {
             config::Policy::RingHash => config::Policy::LeastWork,
             policy => policy,
-        };
-        member.endpoint.candidate(index, member.weight, policy, now)
+        }
+    }
+
+    /// Whether it matters how many rows a request has.
+    pub fn goes_by_rows(&self) -> bool {
+        self.placing() == config::Policy::LeastWork
+    }
+
+    /// Whether load reports are of use.
+    pub fn heeds_reports(&self) -> bool {
+        self.goes_by_rows() && self.config.load_reports == config::LoadReports::Answers
     }
 
     /// Leaves out for a while who fails much more often than the others. Where requests go by a key, one caller's
@@ -256,7 +273,7 @@ impl Cluster {
 
     fn take(&self, index: usize, ask: &Ask<'_>) -> Option<Lease> {
         let endpoint = &self.members.get(index)?.endpoint;
-        let lease = Lease::take(endpoint, index, ask.now, self.most())?;
+        let lease = Lease::take(endpoint, index, ask, self.most())?;
         let lone = lease.is_probe() && !self.is_in_service(ask.now);
         Some(if lone { lease.lone() } else { lease })
     }
@@ -328,6 +345,7 @@ impl Cluster {
         Bearings {
             key: affinity.and_then(|affinity| affinity.key(seen)),
             model: self.model_bit(seen),
+            ..Bearings::default()
         }
     }
 

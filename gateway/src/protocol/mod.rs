@@ -5,11 +5,13 @@
 //! Pure. Telling calls and models apart allocates nothing, except where a REST path carries escapes.
 
 pub mod compare;
+pub mod load_report;
 pub mod method;
 pub mod mirror;
 pub mod parameter;
 pub mod peek;
 pub mod rest_model;
+pub mod row_count;
 pub mod rows;
 pub mod server_timing;
 pub mod transcode;

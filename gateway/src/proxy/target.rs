@@ -102,6 +102,7 @@ fn bearings(ctx: &Context, first: &Arc<Cluster>, cluster: &Arc<Cluster>) -> Bear
     Bearings {
         key: ctx.bearings.key.filter(|_| same_key),
         model: 0,
+        ..ctx.bearings
     }
 }
 

@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay_proto::status::Code;
+use http::header::{HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use opentelemetry::KeyValue;
 use smallvec::SmallVec;
 
-use super::{affinity, headers, hedge};
+use super::{affinity, headers, hedge, rows};
 use crate::fleet::{Ask, Bearings, Caller, Cluster, Endpoint, Lease, NoLease, Unserved};
 use crate::gateway::Route;
 use crate::memory::Held;
@@ -131,7 +132,10 @@ pub async fn run(
     trace: &RequestTrace,
 ) -> Result<Answered, Unanswered> {
     let retry = &route.config.retry;
-    let bearings = affinity::bearings(cluster, call);
+    let bearings = Bearings {
+        rows: rows::of(cluster, call),
+        ..affinity::bearings(cluster, call)
+    };
     let mut tried = Tried::new();
     let mut last: Option<Failed> = None;
     let mut token = None;
@@ -248,6 +252,7 @@ impl Attempt<'_> {
             .attempt(&mut request_headers, || self.attributes());
         let Self {
             route,
+            cluster,
             call,
             lease,
             started,
@@ -268,6 +273,11 @@ impl Attempt<'_> {
         let now = Instant::now();
         let (failure, answer) = match result {
             Ok(Ok(answer)) => {
+                if cluster.heeds_reports()
+                    && let Some(report) = metadata(&answer, &headers::LOAD)
+                {
+                    endpoint.reported(report.as_bytes(), now);
+                }
                 let status = status_of(&answer);
                 let mut answered = Answered {
                     answer,
@@ -481,7 +491,11 @@ pub(super) fn failure_of(answer: &Answer, status: u16) -> Option<Failure> {
 }
 
 fn stage_of(answer: &Answer) -> Option<Stage> {
-    let in_trailers = answer.trailers.as_ref().and_then(|t| t.get(headers::STAGE));
-    let value = in_trailers.or_else(|| answer.head.headers.get(headers::STAGE))?;
-    Stage::parse(value.as_bytes())
+    Stage::parse(metadata(answer, &headers::STAGE)?.as_bytes())
+}
+
+/// From the trailers, or from the head of an answer without messages.
+fn metadata<'a>(answer: &'a Answer, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let in_trailers = answer.trailers.as_ref().and_then(|t| t.get(name));
+    in_trailers.or_else(|| answer.head.headers.get(name))
 }

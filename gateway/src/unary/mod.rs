@@ -13,6 +13,7 @@ pub mod headers;
 mod hedge;
 mod inflate;
 mod rest;
+mod rows;
 mod scatter;
 mod shadow;
 

@@ -18,8 +18,10 @@ use forebay_proto::inference::grpc_inference_service_server::{
     GrpcInferenceService, GrpcInferenceServiceServer,
 };
 use forebay_proto::inference::infer_parameter::ParameterChoice;
+use forebay_proto::orca::OrcaLoadReport;
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tonic::metadata::MetadataValue;
@@ -70,6 +72,8 @@ pub struct Script {
     cancelled: AtomicU64,
     checks: AtomicU64,
     last: Mutex<Option<Seen>>,
+    /// Goes with every answer.
+    report: Mutex<Option<Vec<u8>>>,
 }
 
 /// The last inference that arrived.
@@ -107,6 +111,7 @@ impl Upstream {
             cancelled: AtomicU64::new(0),
             checks: AtomicU64::new(0),
             last: Mutex::new(None),
+            report: Mutex::new(None),
         });
         let mut upstream = Self {
             address,
@@ -159,6 +164,11 @@ impl Script {
 
     pub fn always(&self, behaviour: Behaviour) {
         *self.always.lock() = behaviour;
+    }
+
+    /// The load report of answers from now on.
+    pub fn report(&self, report: &OrcaLoadReport) {
+        *self.report.lock() = Some(report.encode_to_vec());
     }
 
     /// Lets held calls go on, now and later.
@@ -382,6 +392,11 @@ inference_service! {
             let mut response = Response::new(self.0.infer(message).await?);
             if let Ok(name) = self.0.name.parse() {
                 response.metadata_mut().insert("x-upstream", name);
+            }
+            if let Some(report) = self.0.report.lock().as_deref() {
+                let report = MetadataValue::from_bytes(report);
+                let metadata = response.metadata_mut();
+                metadata.insert_bin("endpoint-load-metrics-bin", report);
             }
             Ok(response)
         }

@@ -23,11 +23,11 @@ fn who_comes_back_is_spared_at_first_under_every_policy() {
         let mut now = start + window;
         let endpoint = cluster.endpoints().next().unwrap().clone();
         for _ in 0..3 {
-            let lease = Lease::take(&endpoint, 0, now, u32::MAX).unwrap();
+            let lease = Lease::take(&endpoint, 0, &ask(&[], 0, now), u32::MAX).unwrap();
             lease.finish(Outcome::Failure, now);
         }
         now += Duration::from_millis(200);
-        let probe = Lease::take(&endpoint, 0, now, u32::MAX).unwrap();
+        let probe = Lease::take(&endpoint, 0, &ask(&[], 0, now), u32::MAX).unwrap();
         probe.finish(Outcome::Success, now);
         let most = |now| {
             let leases = (0..400_u64).map(|random| {
@@ -62,7 +62,11 @@ fn a_model_goes_to_who_is_ready_for_it_or_to_anyone() {
         let cluster = cluster(4, policy, now);
         let with = |model, random, tried| {
             let key = Some(random);
-            let ask = ask(tried, random, now).with(Bearings { key, model });
+            let ask = ask(tried, random, now).with(Bearings {
+                key,
+                model,
+                ..Bearings::default()
+            });
             cluster.lease(&ask).ok().unwrap().index
         };
         for (index, endpoint) in cluster.endpoints().enumerate() {

@@ -143,7 +143,7 @@ impl Run {
             bearings: Bearings {
                 // Of a hundred thousand sessions.
                 key: Some(self.random.u64(..100_000)),
-                model: 0,
+                ..Bearings::default()
             },
             random: self.random.u64(..),
             now: self.at(time),
