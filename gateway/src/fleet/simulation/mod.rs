@@ -81,7 +81,7 @@ impl Run {
     fn new(scene: Scene, policy: Policy) -> Self {
         let start = Instant::now();
         let server = |number: u16| Server {
-            slowness: if number % scene.slow == 0 {
+            slowness: if number.is_multiple_of(scene.slow) {
                 SLOWNESS
             } else {
                 1.0
