@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::gateway::{Breaker, Hedge, Retry};
+use crate::gateway::{Breaker, Hedge, Outlier, Retry};
 use crate::telemetry::Telemetry;
 use crate::worker::{Model, ModelControl, Provider, ProviderOptions, VersionPolicy, Worker};
 
@@ -40,9 +40,14 @@ pub(crate) const SHADOW_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const SHADOW_MAX_REQUESTS: u32 = 16;
 pub(crate) const SHADOW_MAX_BYTES: u64 = 64 << 20;
 
+pub(crate) const RATE_PER: Duration = Duration::from_secs(1);
+pub(crate) const AFFINITY_BOUND: f64 = 1.25;
 pub(crate) const ENDPOINT_WEIGHT: u32 = 1;
 pub(crate) const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
+/// The agent of this machine.
+pub(crate) const CONSUL: &str = "127.0.0.1:8500";
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+pub(crate) const QUEUE_SIZE: u32 = 1024;
 pub(crate) const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 /// The interval, if that is shorter.
 pub(crate) const HEALTH_TIMEOUT: Duration = Duration::from_millis(500);
@@ -85,6 +90,19 @@ impl Default for Breaker {
             window: Duration::from_secs(10),
             minimum_requests: 20,
             open_for: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for Outlier {
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(10),
+            minimum_requests: 20,
+            margin: 0.2,
+            eject_for: Duration::from_secs(30),
+            eject_max: Duration::from_secs(300),
+            max_ejected: 0.5,
         }
     }
 }

@@ -37,6 +37,7 @@ fn the_smallest_gateway_has_every_default() {
     ]);
     assert_eq!((gateway.threads, gateway.admin), (None, None));
     assert_eq!(gateway.upgrade_socket, None);
+    assert_eq!(gateway.max_buffered, None);
     assert_eq!(
         (gateway.drain_delay, gateway.drain_timeout),
         (Duration::ZERO, Duration::from_secs(30))
@@ -78,6 +79,8 @@ fn the_smallest_gateway_has_every_default() {
             timeout: Duration::from_secs(60),
             max_request_bytes: 64 << 20,
             max_rows: None,
+            max_concurrent: 0,
+            rate_limits: Vec::new(),
             retry,
             hedge: None,
             shadow: None,
@@ -93,9 +96,11 @@ fn the_smallest_gateway_has_every_default() {
             name: "workers".into(),
             protocol: Protocol::Grpc,
             policy: Policy::LeastWork,
+            affinity: None,
             endpoints: vec![endpoint("127.0.0.1:8001"), endpoint("127.0.0.1:8002")],
             discovery: None,
             connect_timeout: Duration::from_millis(500),
+            limit: None,
             health: Some(Health {
                 probe: HealthProbe::Grpc {
                     service: String::new()
@@ -112,6 +117,14 @@ fn the_smallest_gateway_has_every_default() {
                 minimum_requests: 20,
                 open_for: Duration::from_secs(5),
             }),
+            outlier: Some(Outlier {
+                window: Duration::from_secs(10),
+                minimum_requests: 20,
+                margin: 0.2,
+                eject_for: Duration::from_secs(30),
+                eject_max: Duration::from_secs(300),
+                max_ejected: 0.5,
+            }),
             tls: None,
         }]
     );
@@ -124,7 +137,7 @@ fn an_empty_table_means_what_no_table_means() {
         "[telemetry]\n",
         LISTENER,
         CLUSTER,
-        "health = {}\nbreaker = true\n",
+        "health = {}\nbreaker = true\noutlier = {}\n",
         "[[routes]]\ncluster = \"workers\"\nmatch = {}\nretry = {}\n",
     ]);
     assert_eq!(plain, empty);
@@ -161,7 +174,37 @@ fn health_follows_the_protocol_and_the_interval() {
 }
 
 #[test]
+fn affinity_is_read_with_its_policy() {
+    let sources = "[clusters.affinity]\nheader = \"X-Session\"\nsource = true\nbound = 2\n";
+    let cluster = cluster(&format!("policy = \"ring_hash\"\n{sources}"));
+    assert_eq!(cluster.policy, Policy::RingHash);
+    assert_eq!(
+        cluster.affinity,
+        Some(Affinity {
+            parameter: None,
+            header: Some("x-session".into()),
+            cookie: None,
+            model: false,
+            source: true,
+            bound: 2.0,
+        })
+    );
+}
+
+#[test]
+fn weighted_is_another_name_of_round_robin() {
+    assert_eq!(
+        cluster("policy = \"weighted\"\n").policy,
+        Policy::RoundRobin
+    );
+}
+
+#[test]
 fn breaker_and_retry_can_be_turned_off() {
+    assert_eq!(cluster("outlier = false\n").outlier, None);
+    let short = cluster("outlier = { eject_max = \"10s\" }\n");
+    let short = short.outlier.unwrap();
+    assert_eq!(short.eject_for, short.eject_max);
     assert_eq!(cluster("breaker = false\n").breaker, None);
     let by_rate = cluster("breaker = { consecutive_failures = 0, success_rate = 0.9 }\n")
         .breaker
@@ -176,6 +219,53 @@ fn breaker_and_retry_can_be_turned_off() {
             attempts: 1,
             ..Retry::default()
         }
+    );
+}
+
+#[test]
+fn a_limit_brings_its_queue() {
+    assert_eq!(cluster("max_requests = 0\n").limit, None);
+    let queue = Queue {
+        size: 1024,
+        max_wait: None,
+        priority_header: None,
+        tenant_header: None,
+    };
+    assert_eq!(
+        cluster("max_requests = 8\n").limit,
+        Some(Limit {
+            max_requests: 8,
+            queue: queue.clone()
+        })
+    );
+    let none = cluster("max_requests = 8\nqueue = false\n").limit.unwrap();
+    assert_eq!(none.queue, Queue { size: 0, ..queue });
+    let keys =
+        "max_requests = 1\n[clusters.queue]\nmax_wait = \"2s\"\npriority_header = \"Priority\"\n";
+    let queue = cluster(keys).limit.unwrap().queue;
+    assert_eq!(
+        (queue.max_wait, queue.priority_header.as_deref()),
+        (Some(Duration::from_secs(2)), Some("priority"))
+    );
+}
+
+#[test]
+fn a_rate_limit_needs_only_its_number() {
+    let keys = "rate_limits = [{ requests = 5 }, { requests = 5, by = \"client\" }, \
+                { requests = 5, per = \"1m\", burst = 2, by = { header = \"X-Key\" } }]\n";
+    let limit = |per, burst, by| RateLimit {
+        requests: 5,
+        per: Duration::from_secs(per),
+        burst,
+        by,
+    };
+    assert_eq!(
+        route(keys).rate_limits,
+        [
+            limit(1, 5, RateKey::Route),
+            limit(1, 5, RateKey::Client),
+            limit(60, 2, RateKey::Header("x-key".into()))
+        ]
     );
 }
 
@@ -359,102 +449,4 @@ fn a_discovery_file_is_a_list_of_endpoints() {
         let problems = Endpoint::parse_file(text).unwrap_err().to_string();
         assert!(problems.contains(part), "{problems}");
     }
-}
-
-/// A route of a configuration with the clusters `workers`, `canary` and `spare`.
-fn route_of_three(keys: &str) -> Route {
-    let more = "[[clusters]]\nname = \"canary\"\nendpoints = [\"127.0.0.1:8002\"]\n\
-                [[clusters]]\nname = \"spare\"\nendpoints = [\"127.0.0.1:8003\"]\n";
-    gateway(&[LISTENER, CLUSTER, more, "[[routes]]\n", keys])
-        .routes
-        .remove(0)
-}
-
-#[test]
-fn a_split_names_its_sides_and_what_keeps_users_on_them() {
-    let route = route_of_three(
-        "sticky = { header = \"X-User\" }\n\
-         split = [{ cluster = \"workers\", weight = 99 }, { cluster = \"canary\" }]\n",
-    );
-    let side = |cluster: &str, weight| Side {
-        cluster: cluster.into(),
-        weight,
-    };
-    assert_eq!(route.cluster, "workers");
-    assert_eq!(
-        route.split,
-        Some(Split {
-            sides: vec![side("workers", 99), side("canary", 1)],
-            sticky: Some(Sticky::Header("x-user".into())),
-        })
-    );
-    for (keys, sticky) in [
-        ("{ cookie = \"Session\" }", Sticky::Cookie("Session".into())),
-        ("{ source = true }", Sticky::Source),
-    ] {
-        let keys = format!("sticky = {keys}\n[[routes.split]]\ncluster = \"spare\"\n");
-        let split = route_of_three(&keys).split.expect("a split");
-        assert_eq!(split.sticky, Some(sticky));
-    }
-}
-
-#[test]
-fn a_fallback_is_a_cluster_or_an_answer_or_both() {
-    let fallback = |keys: &str| {
-        let keys = format!("cluster = \"workers\"\nfallback = {keys}\n");
-        route_of_three(&keys).fallback.expect("a fallback")
-    };
-    assert_eq!(
-        fallback("\"spare\""),
-        Fallback {
-            cluster: Some("spare".into()),
-            answer: None
-        }
-    );
-    let answer = StaticAnswer {
-        status: 503,
-        body: None,
-        grpc_code: 14,
-        grpc_message: "gone fishing".into(),
-    };
-    assert_eq!(
-        fallback("{ grpc_message = \"gone fishing\" }").answer,
-        Some(answer.clone())
-    );
-    let both = fallback(
-        "{ cluster = \"spare\", status = 200, body = \"[]\", grpc_code = \"NOT_FOUND\", grpc_message = \"gone fishing\" }",
-    );
-    assert_eq!(both.cluster.as_deref(), Some("spare"));
-    assert_eq!(
-        both.answer,
-        Some(StaticAnswer {
-            status: 200,
-            body: Some(StaticBody {
-                content_type: "application/json".into(),
-                text: "[]".into(),
-            }),
-            grpc_code: 5,
-            ..answer
-        })
-    );
-}
-
-#[test]
-fn a_shadow_may_ask_another_model() {
-    let route = route_of_three(
-        "cluster = \"workers\"\n[routes.shadow]\ncluster = \"canary\"\nshare = 0.25\n\
-         model = \"minilm-int8\"\nversion = \"2\"\n",
-    );
-    assert_eq!(
-        route.shadow,
-        Some(Shadow {
-            cluster: "canary".into(),
-            share: 0.25,
-            timeout: Duration::from_secs(10),
-            max_requests: 16,
-            max_bytes: 64 << 20,
-            model: Some("minilm-int8".into()),
-            version: Some("2".into()),
-        })
-    );
 }

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use crate::fleet::{Cluster, Lease};
 use crate::gateway::{Gateway, InFlight, Route, Snapshot};
 use crate::head_timer::HeadTimer;
+use crate::limits::Permit;
 use crate::refusal::Refusal;
 use crate::targets::Target;
 use crate::telemetry::trace::{AttemptSpan, RequestTrace};
@@ -32,11 +33,17 @@ pub struct Context {
     pub target: Option<usize>,
     /// Endpoints of that cluster that were asked.
     pub tried: SmallVec<[usize; 4]>,
+    /// What the request belongs to, for a cluster that goes by it.
+    pub key: Option<u64>,
     pub token: Option<RetryToken>,
+    /// For the endpoint of the current attempt.
+    pub waited: Duration,
     /// Bounds the wait for the head of an HTTP/1 answer.
     pub head_timer: Option<HeadTimer>,
     /// The last attempt failed for lack of time.
     pub timed_out: bool,
+    /// The last attempt was declined, and another one follows.
+    pub declined: bool,
     /// Why the gateway answers by itself, where an error of pingora's would say less.
     pub refusal: Option<Refusal>,
     /// What the answer's head or trailers said.
@@ -44,6 +51,7 @@ pub struct Context {
     /// Of a plain HTTP answer.
     pub http_status: Option<StatusCode>,
     pub counted: Option<InFlight>,
+    pub permit: Option<Permit>,
 }
 
 pub struct Routed {
@@ -67,13 +75,17 @@ impl Context {
             attempt: None,
             target: None,
             tried: SmallVec::new(),
+            key: None,
             token: None,
+            waited: Duration::ZERO,
             head_timer: None,
             timed_out: false,
+            declined: false,
             refusal: None,
             status: None,
             http_status: None,
             counted: Some(gateway.enter()),
+            permit: None,
         }
     }
 
@@ -92,6 +104,21 @@ impl Context {
         match self.target() {
             Some(target) => Some(&target.cluster),
             None => self.route().map(|route| &route.cluster),
+        }
+    }
+
+    /// The request ended with this code.
+    pub fn count(&self, code: Code, now: Instant) {
+        let Some(route) = self.route() else {
+            return;
+        };
+        if code == Code::Ok {
+            route.budget.succeeded(now);
+        }
+        let took = now.saturating_duration_since(self.started);
+        route.metrics.record(code, took);
+        if let Some(target) = self.target() {
+            target.metrics.record(code, took);
         }
     }
 
@@ -137,6 +164,13 @@ impl Routed {
 
     pub fn route(&self) -> &Route {
         &self.snapshot.routes[self.index]
+    }
+
+    /// By when the answer must have begun, of a gRPC stream when it must be over.
+    pub fn deadline(&self) -> Deadline {
+        self.head_deadline
+            .or(self.stream_deadline)
+            .unwrap_or(Deadline::NEVER)
     }
 
     /// How long this attempt may wait for the head of a plain HTTP answer. None: not bounded.

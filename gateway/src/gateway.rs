@@ -4,20 +4,21 @@
 //! started with. Endpoints are shared between snapshots.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use forebay_config::gateway as config;
-use pingora::protocols::http::ServerSession;
 
 use crate::fleet::Cluster;
+use crate::limits::{Concurrency, RateLimits};
+use crate::memory::Memory;
 use crate::targets::Targets;
 use crate::telemetry::discovery::Discoveries;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::telemetry::trace::Tracing;
+use crate::traffic::affinity::Affinity;
 use crate::traffic::budget::RetryBudget;
 use crate::traffic::hedge::Hedging;
 use crate::traffic::retry::Backoff;
@@ -28,6 +29,7 @@ pub struct Gateway {
     snapshot: ArcSwap<Snapshot>,
     pub tracing: Tracing,
     pub discoveries: Discoveries,
+    pub memory: Arc<Memory>,
     in_flight: Arc<AtomicUsize>,
     connections: Arc<AtomicUsize>,
     unrouted: AtomicU64,
@@ -44,6 +46,10 @@ pub struct Snapshot {
     pub max_request_bytes: u64,
     /// Longest of all routes: how long that may take.
     pub max_timeout: Duration,
+    /// Some cluster goes by what stands in the messages of gRPC calls.
+    pub reads_messages: bool,
+    /// Some cluster goes by the client's address.
+    pub reads_source: bool,
 }
 
 /// A route ready to serve.
@@ -58,6 +64,9 @@ pub struct Route {
     pub backoff: Backoff,
     /// None: the route does not hedge.
     pub hedging: Option<Arc<Hedging>>,
+    /// None: it takes whatever comes, over time and at a time.
+    pub rates: Option<Arc<RateLimits>>,
+    pub concurrency: Option<Arc<Concurrency>>,
     pub metrics: Arc<RouteMetrics>,
 }
 
@@ -67,6 +76,7 @@ pub struct InFlight(Arc<AtomicUsize>);
 impl Gateway {
     pub fn new(snapshot: Snapshot, tracing: Tracing) -> Self {
         Self {
+            memory: Memory::new(snapshot.config.max_buffered),
             snapshot: ArcSwap::from_pointee(snapshot),
             tracing,
             discoveries: Discoveries::default(),
@@ -83,6 +93,7 @@ impl Gateway {
     }
 
     pub fn replace(&self, snapshot: Snapshot) {
+        self.memory.resize(snapshot.config.max_buffered);
         self.snapshot.store(Arc::new(snapshot));
     }
 
@@ -177,6 +188,8 @@ impl Snapshot {
                         |former| former.budget.clone(),
                     ),
                     hedging: hedging(route, former.copied()),
+                    rates: rates(route, former.copied()),
+                    concurrency: concurrency(route, former.copied()),
                     metrics: former
                         .map(|former| former.metrics.clone())
                         .unwrap_or_default(),
@@ -193,6 +206,11 @@ impl Snapshot {
             config.routes.len(),
             "a validated route names a cluster that exists"
         );
+        let affinities = || {
+            clusters
+                .iter()
+                .filter_map(|cluster| cluster.affinity.as_ref())
+        };
         Self {
             router: Router::new(&config.routes),
             max_request_bytes: config
@@ -207,6 +225,9 @@ impl Snapshot {
                 .map(|route| route.timeout)
                 .max()
                 .unwrap_or_default(),
+            reads_messages: affinities().any(Affinity::reads_messages),
+            reads_source: affinities().any(|affinity| affinity.source)
+                || routes.iter().any(Route::reads_source),
             routes,
             clusters,
             config,
@@ -229,15 +250,16 @@ impl Snapshot {
 }
 
 impl Route {
+    /// Its split goes by the client's address.
+    fn reads_source(&self) -> bool {
+        let targets = self.targets.as_ref();
+        targets.is_some_and(Targets::looks_at_source)
+    }
+
     /// Some endpoint that it leads to is healthy; those of its shadow answer nobody.
     fn has_healthy(&self) -> bool {
         let mut others = self.targets.iter().flat_map(Targets::all);
         self.cluster.has_healthy() || others.any(|target| target.cluster.has_healthy())
-    }
-
-    /// The client's address, where the route looks at it.
-    pub fn source(&self, session: &ServerSession) -> Option<IpAddr> {
-        self.targets.as_ref()?.source(session)
     }
 }
 
@@ -247,6 +269,21 @@ fn hedging(route: &config::Route, former: Option<&Route>) -> Option<Arc<Hedging>
     let same = former.filter(|former| former.config.hedge == route.hedge);
     let kept = same.and_then(|former| former.hedging.clone());
     Some(kept.unwrap_or_else(|| Arc::new(Hedging::new(config, Instant::now()))))
+}
+
+/// Buckets stay as full as they are while the limits are the same.
+fn rates(route: &config::Route, former: Option<&Route>) -> Option<Arc<RateLimits>> {
+    let same = former.filter(|former| former.config.rate_limits == route.rate_limits);
+    match same {
+        Some(former) => former.rates.clone(),
+        None => RateLimits::new(&route.rate_limits, Instant::now()).map(Arc::new),
+    }
+}
+
+/// Whoever is served counts on while there is a limit.
+fn concurrency(route: &config::Route, former: Option<&Route>) -> Option<Arc<Concurrency>> {
+    let former = former.and_then(|former| former.concurrency.as_deref());
+    Concurrency::new(route.max_concurrent, former).map(Arc::new)
 }
 
 impl Drop for InFlight {

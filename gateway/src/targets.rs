@@ -98,11 +98,15 @@ impl Targets {
         }
     }
 
+    pub fn looks_at_source(&self) -> bool {
+        self.split.as_ref().is_some_and(Split::looks_at_source)
+    }
+
     /// The address of the client, where a split looks at it.
     pub fn source(&self, session: &ServerSession) -> Option<IpAddr> {
-        self.split
-            .as_ref()
-            .filter(|split| split.looks_at_source())?;
+        if !self.looks_at_source() {
+            return None;
+        }
         Some(session.client_addr()?.as_inet()?.ip())
     }
 

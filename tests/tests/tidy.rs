@@ -11,6 +11,9 @@ use forebay_config::worker::Worker;
 const PURE: &[&str] = &[
     "config/src",
     "proto/src",
+    "gateway/src/fleet/discovery/consul",
+    "gateway/src/fleet/discovery/etcd",
+    "gateway/src/fleet/discovery/patience.rs",
     "gateway/src/traffic",
     "gateway/src/protocol",
     "worker/src/batch/admission.rs",

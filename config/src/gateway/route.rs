@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Fallback, Shadow, Split};
+use super::{Fallback, RateLimit, Shadow, Split};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
@@ -22,6 +22,10 @@ pub struct Route {
     pub max_request_bytes: u64,
     /// Inference requests with more rows than this go out in parts; 1 or more. None: all go out whole.
     pub max_rows: Option<u32>,
+    /// Requests that are served at a time; 0: no limit.
+    pub max_concurrent: u32,
+    /// No two have the same key, number and time.
+    pub rate_limits: Vec<RateLimit>,
     pub retry: Retry,
     /// None: no hedging. Only for unary calls that may be repeated (`retry.idempotent`).
     pub hedge: Option<Hedge>,
@@ -41,10 +45,12 @@ pub struct Hedge {
 /// Which data path a request takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// Unary calls of the Open Inference Protocol and of grpc.health are unary; all else streams.
+    /// Unary calls of the Open Inference Protocol and of grpc.health are unary; all else streams, but for plain requests
+    /// whose bodies pingora could not replay.
     #[default]
     Auto,
-    /// Every gRPC call on this route is unary (one message each way).
+    /// Every gRPC call on this route is unary (one message each way); plain requests are read whole and answers to them
+    /// held back.
     Unary,
     /// Everything is streamed, inference too.
     Stream,

@@ -5,6 +5,7 @@
 //! recording a problem, hence a reader that fails has always said why.
 
 mod address;
+mod affinity;
 mod batching;
 mod cluster;
 mod discovery;
@@ -13,14 +14,17 @@ mod endpoints;
 mod gateway;
 mod health;
 mod http;
+mod limit;
 mod listener;
 mod matches;
 mod model;
 mod names;
 mod nearest;
+mod outlier;
 mod padding;
 mod pipeline;
 mod provider;
+mod rate_limit;
 mod repository;
 mod route;
 mod security;
@@ -33,6 +37,7 @@ mod value;
 mod worker;
 
 pub(crate) use discovery::endpoints_file;
+pub(crate) use endpoints::named as endpoint_named;
 pub(crate) use gateway::gateway;
 pub(crate) use worker::worker;
 

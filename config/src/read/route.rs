@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Keys, Read, Table, Value, matches, names, nearest, shadow, targets};
+use super::{Keys, Read, Table, Value, matches, names, nearest, rate_limit, shadow, targets};
 use crate::defaults;
 use crate::gateway::{Hedge, Match, Mode, Protocol, Retry, Route};
 use crate::units;
@@ -18,6 +18,8 @@ const KEYS: Keys = &[
     "timeout",
     "max_request_size",
     "max_rows",
+    "max_concurrent",
+    "rate_limits",
     "match",
     "retry",
     "hedge",
@@ -74,6 +76,8 @@ pub(super) fn catch_all(cluster: &str) -> Route {
         timeout: defaults::ROUTE_TIMEOUT,
         max_request_bytes: defaults::MAX_REQUEST_BYTES,
         max_rows: None,
+        max_concurrent: 0,
+        rate_limits: Vec::new(),
         retry: Retry::default(),
         hedge: None,
         shadow: None,
@@ -90,12 +94,7 @@ fn settings(
     let targets = targets::targets(table, clusters);
     let protocol = targets::peek_protocol(table, clusters);
     let fallback = targets::fallback(table, clusters, targets.as_ref().ok());
-    let mode = table.or("mode", Mode::Auto, |value| match (value.choice(&MODES)?, protocol) {
-        (Mode::Unary, Some(Protocol::Http)) => {
-            value.wrong(r#""auto" or "stream", as the cluster has protocol = "http" and unary calls are gRPC"#)
-        }
-        (mode, _) => Ok(mode),
-    });
+    let mode = table.or("mode", Mode::Auto, |value| value.choice(&MODES));
     let timeout = table.or("timeout", defaults::ROUTE_TIMEOUT, |value| {
         value.duration(SHORTEST..=LONGEST)
     });
@@ -114,8 +113,10 @@ fn settings(
             _ => Ok(rows),
         }
     });
+    let max_concurrent = table.or("max_concurrent", 0, |value| value.integer(0..=1_000_000));
+    let rate_limits = rate_limit::rate_limits(table);
     let retry = retry(table, timeout.unwrap_or(LONGEST));
-    let hedge = hedge(table, retry.as_ref().ok());
+    let hedge = hedge(table, retry.as_ref().ok(), protocol);
     let shadow = shadow::shadow(
         table,
         clusters,
@@ -134,6 +135,8 @@ fn settings(
         timeout: timeout?,
         max_request_bytes: max_request_bytes?,
         max_rows: max_rows?,
+        max_concurrent: max_concurrent?,
+        rate_limits: rate_limits?,
         retry: retry?,
         hedge: hedge?,
         shadow: shadow?,
@@ -205,10 +208,19 @@ fn retry(route: &Table<'_>, timeout: Duration) -> Read<Retry> {
     })
 }
 
-fn hedge(route: &Table<'_>, retry: Option<&Retry>) -> Read<Option<Hedge>> {
+fn hedge(
+    route: &Table<'_>,
+    retry: Option<&Retry>,
+    protocol: Option<Protocol>,
+) -> Read<Option<Hedge>> {
     let Some(value) = route.get("hedge") else {
         return Ok(None);
     };
+    if protocol == Some(Protocol::Http) && value.as_bool() != Some(false) {
+        return value.wrong(
+            r#"no hedge, as the cluster has protocol = "http" and only gRPC calls are hedged"#,
+        );
+    }
     if retry.is_some_and(|retry| !retry.idempotent) {
         return value
             .wrong("no hedge beside retry.idempotent = false: both attempts may be executed");

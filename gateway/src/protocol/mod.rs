@@ -7,7 +7,9 @@
 pub mod compare;
 pub mod method;
 pub mod mirror;
+pub mod parameter;
 pub mod peek;
 pub mod rest_model;
 pub mod rows;
 pub mod transcode;
+mod wire;

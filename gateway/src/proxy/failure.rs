@@ -5,6 +5,7 @@ use std::time::Instant;
 use forebay_proto::status;
 use http::HeaderMap;
 use http::header::HeaderValue;
+use pingora::http::ResponseHeader;
 use pingora::prelude::Error;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::Session;
@@ -13,8 +14,8 @@ use pingora::{ErrorSource, ErrorType, Result};
 use super::target;
 use crate::context::Context;
 use crate::refusal::Refusal;
-use crate::traffic::retry::Failure;
-use crate::unary;
+use crate::traffic::retry::{Failure, Stage};
+use crate::unary::{self, headers};
 
 /// Ends the attempt that failed and says whether there may be another. `repeatable`: the request can be sent
 /// again, as far as its method and its body go.
@@ -31,19 +32,52 @@ pub fn judge(ctx: &mut Context, failure: Failure, repeatable: bool) -> bool {
     } else {
         ctx.end_attempt(failure.outcome(), Err(failure.describe()));
     }
-    retry(ctx, failure, repeatable && !late, now)
-        || target::fall_back(ctx, failure, repeatable && !late)
+    let repeatable = repeatable && failure.is_retryable(true);
+    has_leave(ctx, repeatable, now) || target::fall_back(ctx, failure, repeatable, now)
 }
 
-/// Whether another endpoint of the same cluster gets an attempt.
-fn retry(ctx: &mut Context, failure: Failure, repeatable: bool, now: Instant) -> bool {
+/// A stream that its endpoint declined before it began: the error that has pingora ask another one. None: the answer
+/// is for the client. Only what came without a message has its status in the head.
+pub fn declined(session: &Session, head: &ResponseHeader, ctx: &mut Context) -> Option<Box<Error>> {
+    if !ctx.is_grpc {
+        return None;
+    }
+    let status = head
+        .headers
+        .get("grpc-status")?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()?;
+    let stage = head.headers.get(headers::STAGE);
+    let failure = Failure::answered(
+        status,
+        stage.and_then(|stage| Stage::parse(stage.as_bytes())),
+    );
+    let (route, cluster) = (ctx.route()?, ctx.cluster()?);
+    let repeatable = failure.is_retryable(route.config.retry.idempotent)
+        && !session.as_ref().retry_buffer_truncated()
+        && (failure != Failure::Full || ctx.tried.len() < cluster.size());
+    let now = Instant::now();
+    if !has_leave(ctx, repeatable, now) && !target::fall_back(ctx, failure, repeatable, now) {
+        return None;
+    }
+    ctx.end_attempt(failure.outcome(), Err(failure.describe()));
+    ctx.declined = true;
+    let mut error = Error::explain(ErrorType::HTTPStatus(503), failure.describe()).into_up();
+    error.set_retry(true);
+    Some(error)
+}
+
+/// Whether there may be another attempt, for which a token is held from now on.
+fn has_leave(ctx: &mut Context, repeatable: bool, now: Instant) -> bool {
     // The token of the attempt before goes back before another one is asked for.
     ctx.token = None;
-    let (Some(route), Some(cluster)) = (ctx.route(), ctx.cluster()) else {
+    let (Some(routed), Some(cluster)) = (&ctx.routed, ctx.cluster()) else {
         return false;
     };
-    if ctx.tried.len() >= route.config.retry.attempts as usize
-        || !(repeatable && failure.is_retryable(true))
+    let route = routed.route();
+    if ctx.tried.len() >= route.config.retry.attempts as usize || !repeatable || routed.is_late(now)
     {
         return false;
     }
@@ -91,6 +125,7 @@ pub fn refusal(ctx: &mut Context, error: &Error) -> Refusal {
 
 /// Answers in the gateway's own name; `Ok(true)` is what a filter returns then.
 pub async fn refuse(session: &mut Session, ctx: &mut Context, refusal: Refusal) -> Result<bool> {
+    let refusal = target::degraded(ctx, refusal);
     ctx.status = Some(refusal.code());
     answer(&mut session.downstream_session, ctx.is_grpc, &refusal).await;
     Ok(true)

@@ -2,12 +2,15 @@
 //!
 //! pingora's proxy moves the bytes; each phase here is a short step: route, lease, adjust headers, judge the
 //! outcome. Unary inference over HTTP/1 arrives here too, since pingora reads HTTP/1 heads, and is handed to
-//! `unary` in the first phase.
+//! `unary` in the first phase; plain requests that are kept for further attempts, to `whole`.
 
+mod affinity;
 mod failure;
 mod peer;
 mod request;
 mod target;
+mod turn;
+mod whole;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -20,6 +23,7 @@ use forebay_proto::status::{self, Code};
 use http::header::{self, HeaderMap};
 use http::{StatusCode, Version};
 use opentelemetry::KeyValue;
+use pingora::connectors::http::v1::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, HttpPeer};
 use pingora::protocols::Digest;
@@ -29,12 +33,14 @@ use pingora::{ErrorSource, ErrorType, Result};
 use crate::context::{Context, Routed};
 use crate::gateway::{Gateway, Snapshot};
 use crate::head_timer::HeadTimer;
+use crate::limits;
 use crate::plan::{self, Plan};
 use crate::protocol::method::Method;
 use crate::protocol::peek::{Peek, peek_framed};
 use crate::protocol::rest_model::RestModel;
 use crate::refusal::Refusal;
 use crate::telemetry::trace::TRACEPARENT;
+use crate::traffic::affinity::Seen;
 use crate::traffic::retry::{Failure, Outcome};
 use crate::unary::{self, headers};
 
@@ -46,6 +52,8 @@ pub const CLIENT_SILENCE: Duration = Duration::from_secs(60);
 
 pub struct Proxy {
     pub gateway: Arc<Gateway>,
+    /// For what does not go through pingora's own.
+    pub connector: Connector,
 }
 
 #[async_trait]
@@ -78,7 +86,10 @@ impl ProxyHttp for Proxy {
             &format!("{} {}", head.method, head.uri.path()),
         );
         let found = match self.find_route(&snapshot, session).await {
-            Ok(found) => found,
+            Ok((found, key)) => {
+                ctx.key = key;
+                found
+            }
             Err(refusal) => {
                 self.gateway.count_unrouted();
                 return failure::refuse(session, ctx, refusal).await;
@@ -93,14 +104,21 @@ impl ProxyHttp for Proxy {
             let (method, path) = (head.method.to_string(), head.uri.path().to_owned());
             return failure::refuse(session, ctx, Refusal::NoRoute { method, path }).await;
         }
+        let is_whole = route.cluster.config.protocol == Protocol::Http
+            && !ctx.is_grpc
+            && whole::takes(&route.config, session.req_header());
         let client = headers::client_timeout(&session.req_header().headers);
-        ctx.routed = Some(Routed::new(
-            snapshot,
-            found,
-            ctx.started,
-            client,
-            ctx.is_grpc,
-        ));
+        let routed = Routed::new(snapshot, found, ctx.started, client, ctx.is_grpc);
+        let route = ctx.routed.insert(routed).route();
+        let permit =
+            limits::take(route, &session.downstream_session).and_then(|()| limits::enter(route));
+        match permit {
+            Ok(permit) => ctx.permit = permit,
+            Err(refusal) => return failure::refuse(session, ctx, refusal).await,
+        }
+        if is_whole {
+            return whole::serve(self, session, ctx).await;
+        }
         Ok(false)
     }
 
@@ -129,20 +147,21 @@ impl ProxyHttp for Proxy {
                 "the deadline has passed",
             ));
         }
-        let left = routed
-            .stream_deadline
-            .map(|deadline| deadline.remaining(now).unwrap_or(Duration::from_millis(1)));
-        let leased = target::lease(session, ctx, now);
+        let deadline = routed.stream_deadline;
+        let leased = target::lease(session, ctx, now).await;
         let cluster = ctx.cluster().ok_or_else(no_route)?;
-        let Some(lease) = leased else {
-            if ctx.refusal.is_none() {
-                ctx.refusal = Some(Refusal::NoHealthyEndpoint(cluster.config.name.clone()));
+        let lease = match leased {
+            Ok(lease) => lease,
+            Err(refusal) => {
+                let status = refusal.http().as_u16();
+                ctx.refusal.get_or_insert(refusal);
+                let error = ErrorType::HTTPStatus(status);
+                return Err(Error::explain(error, "no endpoint"));
             }
-            return Err(Error::explain(
-                ErrorType::HTTPStatus(503),
-                "no healthy endpoint",
-            ));
         };
+        let now = Instant::now();
+        let left =
+            deadline.map(|deadline| deadline.remaining(now).unwrap_or(Duration::from_millis(1)));
         let peer = peer::peer(cluster, &lease, left);
         ctx.tried.push(lease.index);
         ctx.lease = Some(lease);
@@ -184,12 +203,25 @@ impl ProxyHttp for Proxy {
                 attributes.push(KeyValue::new("forebay.cluster", cluster.name.clone()));
                 attributes.push(KeyValue::new("forebay.policy", cluster.policy.name()));
             }
+            if !ctx.waited.is_zero() {
+                let waited = ctx.waited.as_secs_f64();
+                attributes.push(KeyValue::new("forebay.queue.seconds", waited));
+            }
             attributes
         });
         if let Some(value) = added.remove(TRACEPARENT) {
             upstream.insert_header(TRACEPARENT, value)?;
         }
         Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        failure::declined(session, response, ctx).map_or(Ok(()), Err)
     }
 
     async fn response_filter(
@@ -298,6 +330,10 @@ impl ProxyHttp for Proxy {
         let mut error = error.more_context(format!("endpoint {peer}"));
         // pingora leaves errors of kept connections undecided, and panics when such an error is asked.
         error.retry.decide_reuse(reused);
+        if std::mem::take(&mut ctx.declined) {
+            error.set_retry(true);
+            return error;
+        }
         if *error.esource() != ErrorSource::Upstream {
             error.set_retry(false);
             return error;
@@ -370,17 +406,7 @@ impl ProxyHttp for Proxy {
             };
             ctx.end_attempt(outcome, Ok(u16::try_from(code as i32).unwrap_or(u16::MAX)));
         }
-        if let Some(route) = ctx.route() {
-            let now = Instant::now();
-            if code == Code::Ok {
-                route.budget.succeeded(now);
-            }
-            let took = now.saturating_duration_since(ctx.started);
-            route.metrics.record(code, took);
-            if let Some(target) = ctx.target() {
-                target.metrics.record(code, took);
-            }
-        }
+        ctx.count(code, Instant::now());
         ctx.trace
             .end((code != Code::Ok).then(|| code.description()));
     }
@@ -397,21 +423,26 @@ impl Proxy {
         }
     }
 
-    /// The route's position; reads the head of a stream's first message when routes look at models.
+    /// The route's position, and the request's key where the cluster goes by one; reads the head of a stream's first
+    /// message when routes or clusters look into it.
     async fn find_route(
         &self,
         snapshot: &Snapshot,
         session: &mut Session,
-    ) -> Result<usize, Refusal> {
-        let fields = Method::of(session.req_header().uri.path()).model_fields();
+    ) -> Result<(usize, Option<u64>), Refusal> {
+        let method = Method::of(session.req_header().uri.path());
+        let fields = method.model_fields();
         let mut seen = Vec::new();
         if let Some(fields) = fields
-            && snapshot.routes_by_model()
+            && (snapshot.routes_by_model() || snapshot.reads_messages)
         {
             session.as_mut().enable_retry_buffering();
+            let enough = |seen: &[u8]| {
+                peek_framed(seen, fields, false) != Peek::NeedMore
+                    && (!snapshot.reads_messages || affinity::is_enough(seen))
+            };
             let reading = async {
-                while seen.len() < PEEK_LIMIT && peek_framed(&seen, fields, false) == Peek::NeedMore
-                {
+                while seen.len() < PEEK_LIMIT && !enough(&seen) {
                     match session.downstream_session.read_request_body().await {
                         Ok(Some(chunk)) => seen.extend_from_slice(&chunk),
                         Ok(None) => break,
@@ -437,12 +468,22 @@ impl Proxy {
             (None, Some(named)) => named.name_and_version(),
             (None, None) => (None, None),
         };
-        snapshot
+        let found = snapshot
             .find(&plan::request_head(head, model, version))
             .ok_or_else(|| Refusal::NoRoute {
                 method: head.method.to_string(),
                 path: path.to_owned(),
+            })?;
+        let affinity = snapshot.routes[found].cluster.affinity.as_ref();
+        let key = affinity.and_then(|affinity| {
+            affinity.key(&Seen {
+                headers: &head.headers,
+                source: plan::source(snapshot, &session.downstream_session),
+                model: named.as_ref().and_then(|named| named.name_and_version().0),
+                message: affinity::message(&seen, method),
             })
+        });
+        Ok((found, key))
     }
 }
 

@@ -1,74 +1,107 @@
 //! Which of its route's clusters a streamed request goes to, attempt by attempt.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pingora::proxy::Session;
 
-use crate::context::Context;
-use crate::fleet::{Ask, Lease};
+use super::turn;
+use crate::context::{Context, Routed};
+use crate::fleet::{Ask, Cluster, Lease, NoLease, Unserved};
 use crate::refusal::Refusal;
 use crate::traffic::retry::{Failure, Outcome};
 
-/// The endpoint of the next attempt. The first attempt settles the target; when the target has no endpoint left, the
-/// fallback takes over.
-pub fn lease(session: &Session, ctx: &mut Context, now: Instant) -> Option<Lease> {
-    let route = ctx.routed.as_ref()?.route();
+/// The endpoint of the next attempt, waited for where that has to be. The first attempt settles the target; when the
+/// target has no endpoint left, the fallback takes over.
+///
+/// # Errors
+/// There is none; what the target that was preferred said of it.
+pub async fn lease(
+    session: &mut Session,
+    ctx: &mut Context,
+    now: Instant,
+) -> Result<Lease, Refusal> {
+    let Some(routed) = &ctx.routed else {
+        return Err(Refusal::BadRequest("it has no route".to_owned()));
+    };
+    let route = routed.route();
+    let ask = Ask::new(&ctx.tried, now).with_key(ctx.key);
     let Some(targets) = &route.targets else {
-        return route.cluster.lease(&Ask::new(&ctx.tried, now)).ok();
+        let (lease, waited) = take(&route.cluster, session, routed, &ask).await?;
+        ctx.waited = waited;
+        return Ok(lease);
     };
-    let lease_of = |position: usize, tried: &[usize]| {
-        let cluster = &targets.at(position).cluster;
-        cluster.lease(&Ask::new(tried, now)).ok()
-    };
-    let mut leased = None;
-    let position = match ctx.target {
-        Some(settled) => {
-            leased = lease_of(settled, &ctx.tried);
-            if leased.is_some() && ctx.tried.is_empty() {
-                // It was settled by `fall_back`.
-                targets.fallbacks.to_cluster();
-            }
-            settled
-        }
+    let order = match ctx.target {
+        Some(settled) => std::iter::once(settled).collect(),
         None => {
             let source = targets.source(&session.downstream_session);
-            let order = targets.order(&session.req_header().headers, source);
-            let first_up = order.iter().find(|position| {
-                leased = lease_of(**position, &[]);
-                leased.is_some()
-            });
-            first_up.or(order.first()).copied().unwrap_or_default()
+            targets.order(&session.req_header().headers, source)
         }
     };
-    ctx.target = Some(position);
-    if leased.is_none()
+    let mut position = order.first().copied().unwrap_or_default();
+    let mut taken = take(&targets.at(position).cluster, session, routed, &ask).await;
+    for other in order.into_iter().skip(1) {
+        if !is_down(&taken) {
+            break;
+        }
+        let asked = take(&targets.at(other).cluster, session, routed, &ask).await;
+        if !is_down(&asked) {
+            (position, taken) = (other, asked);
+        }
+    }
+    // Settled by `fall_back`, or here.
+    let mut fell_back = ctx.target.is_some() && ctx.tried.is_empty();
+    if is_down(&taken)
         && let Some(spare) = targets.fallback(position)
     {
-        leased = lease_of(spare, &[]);
-        if leased.is_some() {
-            targets.fallbacks.to_cluster();
-            ctx.target = Some(spare);
+        let untried = Ask { tried: &[], ..ask };
+        let asked = take(&targets.at(spare).cluster, session, routed, &untried).await;
+        if !is_down(&asked) {
+            (position, taken, fell_back) = (spare, asked, true);
             ctx.tried.clear();
         }
     }
-    leased
+    ctx.target = Some(position);
+    let (lease, waited) = taken?;
+    if fell_back {
+        targets.fallbacks.to_cluster();
+    }
+    ctx.waited = waited;
+    Ok(lease)
+}
+
+type Taken = Result<(Lease, Duration), Refusal>;
+
+/// An endpoint of this cluster, and how long it was waited for.
+async fn take(cluster: &Cluster, session: &mut Session, routed: &Routed, ask: &Ask<'_>) -> Taken {
+    match cluster.lease(ask) {
+        Ok(lease) => Ok((lease, Duration::ZERO)),
+        Err(NoLease::NoEndpoint) => Err(Refusal::unserved(cluster, Unserved::NoEndpoint)),
+        Err(NoLease::Busy(room)) => turn::wait((room, cluster), session, routed, ask).await,
+    }
+}
+
+fn is_down(taken: &Taken) -> bool {
+    matches!(taken, Err(Refusal::NoHealthyEndpoint(_)))
 }
 
 /// After an attempt that is not retried where it was: whether the fallback gets one. `repeatable`: the request can be
-/// sent again, and there is time to.
-pub fn fall_back(ctx: &mut Context, failure: Failure, repeatable: bool) -> bool {
-    let Some(targets) = ctx.route().and_then(|route| route.targets.as_ref()) else {
+/// sent again.
+pub fn fall_back(ctx: &mut Context, failure: Failure, repeatable: bool, now: Instant) -> bool {
+    let Some(routed) = &ctx.routed else {
         return false;
     };
-    let spare = ctx.target.and_then(|failed| targets.fallback(failed));
-    if !repeatable || failure.outcome() != Outcome::Failure || !failure.is_retryable(true) {
+    let targets = routed.route().targets.as_ref();
+    let spare = targets.and_then(|targets| targets.fallback(ctx.target?));
+    if spare.is_none()
+        || !repeatable
+        || failure.outcome() != Outcome::Failure
+        || routed.is_late(now)
+    {
         return false;
     }
-    if spare.is_some() {
-        ctx.target = spare;
-        ctx.tried.clear();
-    }
-    spare.is_some()
+    ctx.target = spare;
+    ctx.tried.clear();
+    true
 }
 
 /// What the client is told instead, by the route's static answer, of an outage.

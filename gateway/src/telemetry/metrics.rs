@@ -11,7 +11,7 @@ use forebay_proto::status::Code;
 
 use crate::gateway::Gateway;
 use crate::telemetry::discovery::Discovery;
-use crate::telemetry::{shadow, targets};
+use crate::telemetry::{limits, shadow, targets, waiting};
 
 /// Upper bounds in seconds; a last bucket without bound follows.
 const BOUNDS: [f64; 14] = [
@@ -193,6 +193,8 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
     targets::render(&mut out, &snapshot);
     shadow::render(&mut out, &snapshot);
     endpoints(&mut out, gateway, now);
+    waiting::write(&mut out, &snapshot);
+    limits::write(&mut out, &snapshot);
     discoveries(&mut out, gateway);
     out.head(
         "forebay_requests_in_flight",
@@ -210,6 +212,31 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
         "",
         gateway.connections() as f64,
     );
+    let memory = &gateway.memory;
+    let figures = [
+        (
+            "forebay_buffered_bytes",
+            "gauge",
+            "Bodies and held-back answers in memory.",
+            memory.held(),
+        ),
+        (
+            "forebay_buffered_limit_bytes",
+            "gauge",
+            "What they may take.",
+            memory.most(),
+        ),
+        (
+            "forebay_buffered_refused_total",
+            "counter",
+            "Requests that found no room in memory.",
+            memory.refused(),
+        ),
+    ];
+    for (name, kind, help, value) in figures {
+        out.head(name, kind, help);
+        out.line(name, "", value as f64);
+    }
     out.head(
         "forebay_unrouted_total",
         "counter",
@@ -233,7 +260,7 @@ fn endpoints(out: &mut Text, gateway: &Gateway, now: Instant) {
         }
     }
     type Reading = fn(&crate::fleet::EndpointView) -> f64;
-    let series: [(&str, &str, &str, Reading); 7] = [
+    let series: [(&str, &str, &str, Reading); 9] = [
         (
             "forebay_endpoint_requests_total",
             "counter",
@@ -269,6 +296,18 @@ fn endpoints(out: &mut Text, gateway: &Gateway, now: Instant) {
             "gauge",
             "1 while the circuit breaker is open or half open.",
             |v| f64::from(u8::from(matches!(v.breaker, "open" | "half_open"))),
+        ),
+        (
+            "forebay_endpoint_ejected",
+            "gauge",
+            "1 while the endpoint is left out for failing more often than its peers.",
+            |v| f64::from(u8::from(v.ejected_ms > 0.0)),
+        ),
+        (
+            "forebay_endpoint_ejections_total",
+            "counter",
+            "Times that the endpoint was left out.",
+            |v| v.ejections as f64,
         ),
         (
             "forebay_endpoint_latency_seconds",

@@ -1,8 +1,10 @@
 //! What the gateway tells about itself: logs, metrics, traces.
 
 pub mod discovery;
+mod limits;
 pub mod log_setup;
 pub mod metrics;
 pub mod shadow;
 pub mod targets;
 pub mod trace;
+mod waiting;

@@ -3,14 +3,19 @@
 //! Everything here is pure: the clock and randomness come in as arguments (`now`, `random`), nothing is
 //! awaited, and no runtime is imported. Shells read the clock, ask, and do the I/O.
 
+pub mod affinity;
 pub mod balance;
 pub mod breaker;
 pub mod budget;
 pub mod deadline;
 pub mod ewma;
+pub mod hash;
 pub mod health;
 pub mod hedge;
+pub mod outlier;
 pub mod quantile;
+pub mod queue;
+pub mod rate;
 pub mod retry;
 pub mod room;
 pub mod route;

@@ -20,6 +20,8 @@ use super::course;
 use super::inflate::inflate;
 use super::{body, headers};
 use crate::gateway::{Gateway, Route, Snapshot};
+use crate::limits::{self, Permit};
+use crate::memory::Held;
 use crate::plan;
 use crate::protocol::rest_model::RestModel;
 use crate::protocol::transcode::{self, Page};
@@ -37,7 +39,8 @@ pub async fn serve(gateway: &Gateway, snapshot: &Snapshot, session: &mut ServerS
         &head.headers,
         &format!("{} {}", head.method, head.uri.path()),
     );
-    let result = handle(gateway, snapshot, session, started, &trace).await;
+    let mut permit = None;
+    let result = handle(gateway, snapshot, session, started, &trace, &mut permit).await;
     if gateway.is_closing() {
         session.set_keepalive(None);
     }
@@ -70,6 +73,8 @@ struct Reply {
     page: Page,
     code: Code,
     endpoint: HeaderValue,
+    /// What it takes.
+    held: Held,
 }
 
 type Handled<'s> = Result<(&'s Route, Reply), (Option<&'s Route>, Refusal)>;
@@ -80,6 +85,7 @@ async fn handle<'s>(
     session: &mut ServerSession,
     started: Instant,
     trace: &RequestTrace,
+    permit: &mut Option<Permit>,
 ) -> Handled<'s> {
     let head = session.req_header();
     let path = head.uri.path().to_owned();
@@ -98,27 +104,32 @@ async fn handle<'s>(
         return Err((None, no_route(head)));
     };
     let fail = |refusal| (Some(route), refusal);
+    limits::take(route, session).map_err(fail)?;
     let limit = route.config.max_request_bytes;
-    let body = body::read(session, limit, route.config.timeout)
+    let mut held = gateway.memory.hold();
+    let body = body::read(session, limit, route.config.timeout, &mut held)
         .await
         .map_err(fail)?
         .make_contiguous()
         .clone();
+    *permit = limits::enter(route).map_err(fail)?;
     let head = session.req_header();
-    let body = plain(&head.headers, body, limit).map_err(fail)?;
+    let body = plain(&head.headers, body, limit, &mut held).map_err(fail)?;
     let json_length = json_length(&head.headers).map_err(fail)?;
     let outgoing =
         transcode::request(&call, &body, json_length).map_err(|error| fail(error.into()))?;
+    held.grow(outgoing.message.len()).map_err(fail)?;
     let client_timeout = headers::client_timeout(&head.headers);
     let sent = Call {
         path: PathAndQuery::from_static(call.grpc_path()),
         headers: headers::for_rest(&head.headers),
         body: Message::from(outgoing.message),
-        source: route.source(session),
         deadline: Deadline::from(started, route.config.timeout, client_timeout),
         client_timeout,
         // JSON needs all of it: the route's bound on bodies holds for answers too.
         hold_back: usize::try_from(limit).unwrap_or(usize::MAX),
+        held,
+        source: plan::source(snapshot, session),
     };
     let answered = tokio::select! {
         biased;
@@ -148,6 +159,9 @@ fn reply(
         cluster: cluster.clone(),
         reason,
     };
+    if answer.rest.is_some() && answer.body.len() as u64 <= route.config.max_request_bytes {
+        return Err(answer.held.refuse());
+    }
     if answer.rest.is_some() {
         return Err(Refusal::AnswerTooLarge {
             cluster: cluster.clone(),
@@ -173,20 +187,29 @@ fn reply(
             page,
             code,
             endpoint: endpoint.name_header.clone(),
+            held: answer.held,
         });
     }
     let message =
         framing::unary_message(answer.body.make_contiguous()).map_err(|e| bad(e.to_string()))?;
     let page = transcode::answer(call, message, form)?;
+    let mut held = answer.held;
+    held.must_grow(page.body.len());
     Ok(Reply {
         page,
         code,
         endpoint: endpoint.name_header.clone(),
+        held,
     })
 }
 
 async fn write(session: &mut ServerSession, reply: Reply) {
-    let Reply { page, endpoint, .. } = reply;
+    let Reply {
+        page,
+        endpoint,
+        held: _held,
+        ..
+    } = reply;
     let kind = if page.json_length.is_some() {
         "application/octet-stream"
     } else {
@@ -231,6 +254,9 @@ pub async fn refuse(session: &mut ServerSession, refusal: &Refusal) {
     {
         response.insert(header::ALLOW, HeaderValue::from_static(allow));
     }
+    if let Some(pause) = refusal.retry_after() {
+        response.insert(header::RETRY_AFTER, headers::retry_after(pause));
+    }
     if !session.is_body_done() {
         // What is left of the body is not read: the connection cannot carry another request.
         session.set_keepalive(None);
@@ -260,9 +286,13 @@ async fn send(
 }
 
 /// Undoes `Content-Encoding`.
-fn plain(request: &HeaderMap, body: Bytes, limit: u64) -> Result<Bytes, Refusal> {
+fn plain(request: &HeaderMap, body: Bytes, limit: u64, held: &mut Held) -> Result<Bytes, Refusal> {
     match request.get(header::CONTENT_ENCODING) {
-        Some(encoding) if encoding != "identity" => inflate(encoding.as_bytes(), &body, limit),
+        Some(encoding) if encoding != "identity" => {
+            let inflated = inflate(encoding.as_bytes(), &body, limit)?;
+            held.grow(inflated.len())?;
+            Ok(inflated)
+        }
         _ => Ok(body),
     }
 }

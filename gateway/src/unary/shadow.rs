@@ -20,6 +20,7 @@ use super::attempts::{self, Answered, Call};
 use super::headers;
 use super::inflate::inflate;
 use crate::fleet::{Ask, Cluster};
+use crate::memory::Held;
 use crate::protocol::compare::{self, Finding};
 use crate::protocol::method::Method;
 use crate::protocol::mirror;
@@ -50,6 +51,8 @@ struct Original {
     status: u16,
     encoding: Option<HeaderValue>,
     answer: Message,
+    /// What both take, and what is made of them.
+    held: Held,
 }
 
 impl Shadow {
@@ -87,7 +90,11 @@ impl Shadow {
         // Both, each once more, and as much again for an answer that turns out to be larger.
         let bytes = 2 * request + 2 * answer + largest(answer);
         let limits = (u64::from(self.config.max_requests), self.config.max_bytes);
-        let Some(place) = self.room.enter(bytes as u64, limits.0, limits.1) else {
+        let mut held = call.held.another();
+        let (Some(place), true) = (
+            self.room.enter(bytes as u64, limits.0, limits.1),
+            held.try_grow(2 * request + 2 * answer),
+        ) else {
             return self.metrics.ended(End::Dropped);
         };
         let original = Original {
@@ -97,6 +104,7 @@ impl Shadow {
             status: answered.status,
             encoding: answered.answer.head.headers.get("grpc-encoding").cloned(),
             answer: answered.answer.body.clone(),
+            held,
         };
         let shadow = self.clone();
         tokio::spawn(async move {
@@ -178,7 +186,13 @@ impl Shadow {
         headers::set_timeout(&mut sent, self.config.timeout);
         let endpoint = lease.endpoint().clone();
         let request = attempts::request(&original.path, sent, &endpoint);
-        let exchanging = exchange(&endpoint.channels, request, body, most);
+        let exchanging = exchange(
+            &endpoint.channels,
+            request,
+            body,
+            most,
+            original.held.another(),
+        );
         let result = tokio::time::timeout(self.config.timeout, exchanging).await;
         let result = result.unwrap_or(Err(Failure::TimedOut));
         let failure = match &result {

@@ -17,6 +17,8 @@ fn route(matches: Match) -> Route {
         fallback: None,
         mode: Mode::Auto,
         timeout: Duration::from_secs(1),
+        max_concurrent: 0,
+        rate_limits: Vec::new(),
         max_request_bytes: 1,
         max_rows: None,
         retry: Retry {
