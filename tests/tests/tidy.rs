@@ -11,6 +11,7 @@ use forebay_config::worker::Worker;
 const PURE: &[&str] = &[
     "config/src",
     "proto/src",
+    "proto/cache/src",
     "gateway/src/traffic",
     "gateway/src/protocol",
     "worker/src/batch/admission.rs",
