@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::gateway::{Breaker, Hedge, Retry};
+use crate::gateway::{Breaker, Cache, Hedge, Retry};
 use crate::telemetry::Telemetry;
 use crate::worker::{Model, ModelControl, Provider, ProviderOptions, VersionPolicy, Worker};
 
@@ -61,6 +61,20 @@ impl Default for Hedge {
         Self {
             quantile: 0.95,
             min_delay: Duration::from_millis(5),
+        }
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            bytes: 64 << 20,
+            ttl: Duration::from_secs(60),
+            max_entry_bytes: 1 << 20,
+            // Where clients usually say who they are.
+            vary: ["authorization", "cookie", "x-api-key"]
+                .map(str::to_owned)
+                .into(),
         }
     }
 }

@@ -155,6 +155,12 @@ fn cases() -> Vec<Case> {
             "Hedge",
         ),
         gateway(
+            &[LISTENER, CLUSTER, ROUTE, "[routes.cache]\n"],
+            "",
+            "routes[0].cache",
+            "Cache",
+        ),
+        gateway(
             &[LISTENER, "[[clusters]]\n"],
             "name = \"workers\"\nendpoints = [\"127.0.0.1:8001\"]\n",
             "clusters[0]",

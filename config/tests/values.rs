@@ -77,6 +77,7 @@ fn the_smallest_gateway_has_every_default() {
             max_request_bytes: 64 << 20,
             retry,
             hedge: None,
+            cache: None,
         }]
     );
     let endpoint = |address: &str| Endpoint {
@@ -355,4 +356,20 @@ fn a_discovery_file_is_a_list_of_endpoints() {
         let problems = Endpoint::parse_file(text).unwrap_err().to_string();
         assert!(problems.contains(part), "{problems}");
     }
+}
+
+#[test]
+fn a_cache_is_as_small_as_it_is_told() {
+    let cache = |text: &str| {
+        let head = "listeners = [{ address = '127.0.0.1:0' }]\n\
+                    clusters = [{ name = 'w', endpoints = ['127.0.0.1:8001'] }]\n";
+        let text = format!("{head}[[routes]]\ncluster = 'w'\n{text}\n");
+        Gateway::parse(&text).unwrap().routes[0].cache.clone()
+    };
+    assert_eq!(cache(""), None);
+    assert_eq!(cache("cache = false"), None);
+    assert_eq!(cache("cache = true"), Some(Cache::default()));
+    let small = cache("cache = { size = '64KiB', vary = ['X-B', 'x-a'] }").unwrap();
+    assert_eq!(small.max_entry_bytes, 64 << 10);
+    assert_eq!(small.vary, ["x-a", "x-b"]);
 }

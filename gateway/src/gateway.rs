@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use forebay_config::gateway as config;
 
+use crate::cache::ResponseCache;
 use crate::fleet::Cluster;
 use crate::telemetry::discovery::Discoveries;
 use crate::telemetry::metrics::RouteMetrics;
@@ -50,6 +51,8 @@ pub struct Route {
     pub backoff: Backoff,
     /// None: the route does not hedge.
     pub hedging: Option<Arc<Hedging>>,
+    /// None: the route keeps no answers.
+    pub cache: Option<Arc<ResponseCache>>,
     pub metrics: Arc<RouteMetrics>,
 }
 
@@ -165,6 +168,7 @@ impl Snapshot {
                         |former| former.budget.clone(),
                     ),
                     hedging: hedging(route, former.copied()),
+                    cache: cache(route, former.copied()),
                     metrics: former
                         .map(|former| former.metrics.clone())
                         .unwrap_or_default(),
@@ -222,6 +226,16 @@ fn hedging(route: &config::Route, former: Option<&Route>) -> Option<Arc<Hedging>
     let same = former.filter(|former| former.config.hedge == route.hedge);
     let kept = same.and_then(|former| former.hedging.clone());
     Some(kept.unwrap_or_else(|| Arc::new(Hedging::new(config, Instant::now()))))
+}
+
+/// Answers live on while the settings and the cluster are the same.
+fn cache(route: &config::Route, former: Option<&Route>) -> Option<Arc<ResponseCache>> {
+    let config = route.cache.as_ref()?;
+    let same = former.filter(|former| {
+        former.config.cache.as_ref() == Some(config) && former.config.cluster == route.cluster
+    });
+    let kept = same.and_then(|former| former.cache.clone());
+    Some(kept.unwrap_or_else(|| Arc::new(ResponseCache::new(config.clone()))))
 }
 
 impl Drop for InFlight {

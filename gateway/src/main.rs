@@ -4,6 +4,7 @@ mod admin;
 mod args;
 mod arrival;
 mod assembly;
+mod cache;
 mod context;
 mod fleet;
 mod front;

@@ -15,8 +15,8 @@ pub use cluster::{
 pub use discovery::{Discovery, DiscoverySource};
 pub use listener::{Listener, ListenerTls};
 pub use route::{
-    HeaderMatch, HeaderValueMatch, Hedge, HostMatch, Match, Mode, ModelMatch, PathMatch, Retry,
-    Route,
+    Cache, HeaderMatch, HeaderValueMatch, Hedge, HostMatch, Match, Mode, ModelMatch, PathMatch,
+    Retry, Route,
 };
 
 use crate::problem::Problems;

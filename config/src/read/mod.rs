@@ -6,6 +6,7 @@
 
 mod address;
 mod batching;
+mod cache;
 mod cluster;
 mod discovery;
 mod document;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::cache::{self, Around};
 use super::{Keys, Read, Table, Value, matches, names, nearest};
 use crate::defaults;
 use crate::gateway::{Hedge, Match, Mode, Protocol, Retry, Route};
@@ -17,6 +18,7 @@ const KEYS: Keys = &[
     "match",
     "retry",
     "hedge",
+    "cache",
 ];
 const RETRY_KEYS: Keys = &[
     "attempts",
@@ -68,6 +70,7 @@ pub(super) fn catch_all(cluster: &str) -> Route {
         max_request_bytes: defaults::MAX_REQUEST_BYTES,
         retry: Retry::default(),
         hedge: None,
+        cache: None,
     }
 }
 
@@ -104,6 +107,12 @@ fn settings(
     });
     let retry = retry(table, timeout.unwrap_or(LONGEST));
     let hedge = hedge(table, retry.as_ref().ok());
+    let around = Around {
+        mode: mode.ok(),
+        protocol,
+        retry: retry.as_ref().ok(),
+    };
+    let cache = cache::cache(table, &around);
     Ok(Route {
         name: name?,
         matches: matches?,
@@ -113,6 +122,7 @@ fn settings(
         max_request_bytes: max_request_bytes?,
         retry: retry?,
         hedge: hedge?,
+        cache: cache?,
     })
 }
 

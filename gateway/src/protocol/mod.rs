@@ -3,7 +3,11 @@
 //!
 //! Pure. Telling calls and models apart allocates nothing, except where a REST path carries escapes.
 
+pub mod cache_control;
+pub mod identity;
+pub mod kept;
 pub mod method;
 pub mod peek;
 pub mod rest_model;
 pub mod transcode;
+mod wire;

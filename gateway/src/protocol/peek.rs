@@ -13,6 +13,8 @@
 //! 2 GiB or beyond the message, and also groups, which the protocols here never had. Nested messages are not
 //! looked into. How long to wait for more bytes, and for how many, is the caller's to bound.
 
+use super::wire::{Reader, Stop};
+
 /// Field numbers of the model's name and version in a request message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelFields {
@@ -56,13 +58,6 @@ pub enum Peek<'a> {
     Compressed,
 }
 
-/// Why the search ended early.
-enum Stop {
-    /// The bytes ended within a field.
-    Truncated,
-    Malformed,
-}
-
 /// `message_head` is the message from its first byte; `complete` says that it is all of it.
 pub fn peek_model(message_head: &[u8], fields: ModelFields, complete: bool) -> Peek<'_> {
     match search(message_head, fields, complete) {
@@ -104,9 +99,9 @@ fn search(
     fields: ModelFields,
     complete: bool,
 ) -> Result<Option<ModelRef<'_>>, Stop> {
-    let mut reader = Reader { rest: message };
+    let mut reader = Reader::new(message);
     let (mut name, mut version) = (None, None);
-    while !reader.rest.is_empty() {
+    while !reader.is_empty() {
         let (number, wire_type) = reader.key()?;
         if number == fields.name {
             name = Some(reader.string(wire_type)?);
@@ -129,67 +124,6 @@ fn model<'a>(name: Option<&'a str>, version: Option<&'a str>) -> ModelRef<'a> {
     ModelRef {
         name: given(name),
         version: given(version),
-    }
-}
-
-/// The wire format: <https://protobuf.dev/programming-guides/encoding/>.
-struct Reader<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    /// Field number and wire type.
-    fn key(&mut self) -> Result<(u32, u8), Stop> {
-        let key = u32::try_from(self.varint()?).map_err(|_| Stop::Malformed)?;
-        let number = key >> 3;
-        if number == 0 {
-            return Err(Stop::Malformed);
-        }
-        Ok((number, (key & 7) as u8))
-    }
-
-    fn string(&mut self, wire_type: u8) -> Result<&'a str, Stop> {
-        if wire_type != 2 {
-            return Err(Stop::Malformed);
-        }
-        std::str::from_utf8(self.delimited()?).map_err(|_| Stop::Malformed)
-    }
-
-    fn skip(&mut self, wire_type: u8) -> Result<(), Stop> {
-        match wire_type {
-            0 => self.varint().map(drop),
-            1 => self.bytes(8).map(drop),
-            2 => self.delimited().map(drop),
-            5 => self.bytes(4).map(drop),
-            _ => Err(Stop::Malformed),
-        }
-    }
-
-    fn delimited(&mut self) -> Result<&'a [u8], Stop> {
-        let length = i32::try_from(self.varint()?).map_err(|_| Stop::Malformed)?;
-        self.bytes(usize::try_from(length).map_err(|_| Stop::Malformed)?)
-    }
-
-    fn bytes(&mut self, length: usize) -> Result<&'a [u8], Stop> {
-        let (bytes, rest) = self.rest.split_at_checked(length).ok_or(Stop::Truncated)?;
-        self.rest = rest;
-        Ok(bytes)
-    }
-
-    /// Seven bits a byte, the lowest first; ten bytes at most, of which the last holds a single bit.
-    fn varint(&mut self) -> Result<u64, Stop> {
-        let mut value = 0;
-        for (position, &byte) in self.rest.iter().take(10).enumerate() {
-            if position == 9 && byte > 1 {
-                return Err(Stop::Malformed);
-            }
-            value |= u64::from(byte & 0x7f) << (7 * position);
-            if byte < 0x80 {
-                self.rest = &self.rest[position + 1..];
-                return Ok(value);
-            }
-        }
-        Err(Stop::Truncated)
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use forebay_proto::status::Code;
 
 use crate::gateway::Gateway;
+use crate::telemetry::cache;
 use crate::telemetry::discovery::Discovery;
 
 /// Upper bounds in seconds; a last bucket without bound follows.
@@ -162,6 +163,7 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
     }
     endpoints(&mut out, gateway, now);
     discoveries(&mut out, gateway);
+    cache::write(&mut out, &snapshot.routes);
     out.head(
         "forebay_requests_in_flight",
         "gauge",
@@ -286,14 +288,14 @@ fn discoveries(out: &mut Text, gateway: &Gateway) {
     }
 }
 
-struct Text(String);
+pub(super) struct Text(String);
 
 impl Text {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
+    pub(super) fn head(&mut self, name: &str, kind: &str, help: &str) {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    fn line(&mut self, name: &str, labels: &str, value: f64) {
+    pub(super) fn line(&mut self, name: &str, labels: &str, value: f64) {
         let _ = if labels.is_empty() {
             writeln!(self.0, "{name} {value}")
         } else {
@@ -303,7 +305,7 @@ impl Text {
 }
 
 /// Label values: backslash, quote and line feed are escaped.
-fn escape(value: &str) -> String {
+pub(super) fn escape(value: &str) -> String {
     value
         .replace('\\', "\\\\")
         .replace('"', "\\\"")

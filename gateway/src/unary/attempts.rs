@@ -314,7 +314,7 @@ impl Failed {
     }
 }
 
-fn timed_out(route: &Route, cluster: &Cluster, call: &Call) -> Refusal {
+pub(super) fn timed_out(route: &Route, cluster: &Cluster, call: &Call) -> Refusal {
     Refusal::TimedOut {
         cluster: cluster.config.name.clone(),
         timeout: call.allowed(route),

@@ -44,6 +44,7 @@ pub async fn serve(
     let (route, code, error) = match result {
         Ok((route, answered)) => {
             let code = Code::from_i32(i32::from(answered.status));
+            trace.describe_cache(route.cache.is_some(), &answered.answer.head.headers);
             pin!(respond(session, answered)).await;
             let error = (code != Code::Ok).then(|| code.description().to_owned());
             (Some(route), code, error)

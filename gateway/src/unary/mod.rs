@@ -6,6 +6,7 @@
 
 mod attempts;
 mod body;
+mod cached;
 mod course;
 mod grpc;
 pub mod headers;

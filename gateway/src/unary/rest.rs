@@ -44,6 +44,7 @@ pub async fn serve(gateway: &Gateway, snapshot: &Snapshot, session: &mut ServerS
     let (route, code, status, error) = match result {
         Ok((route, reply)) => {
             let (code, status) = (reply.code, reply.page.status);
+            trace.describe_cache(route.cache.is_some(), &reply.cache);
             write(session, reply).await;
             let error = (code != Code::Ok).then(|| code.description().to_owned());
             (Some(route), code, status, error)
@@ -70,6 +71,8 @@ struct Reply {
     page: Page,
     code: Code,
     endpoint: HeaderValue,
+    /// What the route's cache says of it.
+    cache: HeaderMap,
 }
 
 type Handled<'s> = Result<(&'s Route, Reply), (Option<&'s Route>, Refusal)>;
@@ -152,6 +155,10 @@ fn reply(
             limit: route.config.max_request_bytes,
         });
     }
+    let cache = match route.cache {
+        None => HeaderMap::new(),
+        Some(_) => headers::of_cache(&answer.head.headers),
+    };
     let code = Code::from_i32(i32::from(status));
     if code != Code::Ok {
         let trailers = answer.trailers.as_ref().unwrap_or(&answer.head.headers);
@@ -171,6 +178,7 @@ fn reply(
             page,
             code,
             endpoint,
+            cache,
         });
     }
     let message =
@@ -180,17 +188,23 @@ fn reply(
         page,
         code,
         endpoint,
+        cache,
     })
 }
 
 async fn write(session: &mut ServerSession, reply: Reply) {
-    let Reply { page, endpoint, .. } = reply;
+    let Reply {
+        page,
+        endpoint,
+        cache: mut response,
+        ..
+    } = reply;
     let kind = if page.json_length.is_some() {
         "application/octet-stream"
     } else {
         "application/json"
     };
-    let mut response = HeaderMap::with_capacity(6);
+    response.reserve(6);
     response.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response.insert(header::CONTENT_LENGTH, HeaderValue::from(page.body.len()));
     response.insert(headers::ENDPOINT, endpoint);

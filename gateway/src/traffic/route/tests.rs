@@ -26,6 +26,7 @@ fn route(matches: Match) -> Route {
             idempotent: false,
         },
         hedge: None,
+        cache: None,
     }
 }
 
