@@ -16,7 +16,7 @@ TEST_ENVIRONMENT = ORT_DYLIB_PATH=$(ONNXRUNTIME) FOREBAY_BIN_DIR="$(TARGET)/debu
 	FOREBAY_MODELS="$(CURDIR)/$(MODELS)"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python soak lint build models clean check
+.PHONY: help demo test test-rust test-python soak lint build models clean check check-tests
 
 help: ## This list
 	@echo "Forebay: an inference gateway and an ONNX Runtime worker"
@@ -33,7 +33,7 @@ demo: check ## Real models behind the gateway on three workers; stays up to be t
 
 test: test-rust test-python ## Unit, property and end-to-end tests in Rust, then real clients in Python
 
-test-rust: models ## Only the tests in Rust
+test-rust: check-tests models ## Only the tests in Rust
 	cargo build --workspace --bins
 	$(TEST_ENVIRONMENT) cargo test --workspace
 
@@ -63,6 +63,9 @@ models: check ## The two models of the demo and the tests, under .demo/models
 
 clean: ## Everything that was built or downloaded
 	rm -rf target $(VENV) .demo
+
+check-tests:
+	@./deploy/setup/check.sh tests || { echo; echo "Install what is missing above, then run make again." >&2; exit 1; }
 
 check:
 	@./deploy/setup/check.sh || { echo; echo "Install what is missing above, then run make again." >&2; exit 1; }

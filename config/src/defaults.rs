@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::gateway::{Breaker, Cache, Hedge, Retry};
+use crate::gateway::{AdaptiveLimit, Breaker, Cache, Hedge, Outlier, Retry};
 use crate::telemetry::Telemetry;
 use crate::worker::{Model, ModelControl, Provider, ProviderOptions, VersionPolicy, Worker};
 
@@ -28,9 +28,14 @@ pub(crate) const CATCH_ALL_ROUTE: &str = "default";
 pub(crate) const ROUTE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const MAX_REQUEST_BYTES: u64 = 64 << 20;
 
+pub(crate) const RATE_PER: Duration = Duration::from_secs(1);
+pub(crate) const AFFINITY_BOUND: f64 = 1.25;
 pub(crate) const ENDPOINT_WEIGHT: u32 = 1;
 pub(crate) const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
+/// The agent of this machine.
+pub(crate) const CONSUL: &str = "127.0.0.1:8500";
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+pub(crate) const QUEUE_SIZE: u32 = 1024;
 pub(crate) const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 /// The interval, if that is shorter.
 pub(crate) const HEALTH_TIMEOUT: Duration = Duration::from_millis(500);
@@ -52,6 +57,15 @@ impl Default for Retry {
             budget_ratio: 0.2,
             budget_min: 3,
             idempotent: true,
+        }
+    }
+}
+
+impl Default for AdaptiveLimit {
+    fn default() -> Self {
+        Self {
+            min: 4,
+            max: 10_000,
         }
     }
 }
@@ -87,6 +101,19 @@ impl Default for Breaker {
             window: Duration::from_secs(10),
             minimum_requests: 20,
             open_for: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for Outlier {
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(10),
+            minimum_requests: 20,
+            margin: 0.2,
+            eject_for: Duration::from_secs(30),
+            eject_max: Duration::from_secs(300),
+            max_ejected: 0.5,
         }
     }
 }

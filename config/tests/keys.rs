@@ -161,10 +161,33 @@ fn cases() -> Vec<Case> {
             "Cache",
         ),
         gateway(
+            &[LISTENER, CLUSTER, ROUTE, "[routes.adaptive_limit]\n"],
+            "",
+            "routes[0].adaptive_limit",
+            "Adaptive limit",
+        ),
+        gateway(
+            &[LISTENER, CLUSTER, ROUTE, "[[routes.rate_limits]]\n"],
+            "requests = 10\n",
+            "routes[0].rate_limits[0]",
+            "Rate limits",
+        ),
+        gateway(
             &[LISTENER, "[[clusters]]\n"],
             "name = \"workers\"\nendpoints = [\"127.0.0.1:8001\"]\n",
             "clusters[0]",
             "Clusters",
+        ),
+        gateway(
+            &[
+                LISTENER,
+                CLUSTER,
+                "policy = \"ring_hash\"\n",
+                "[clusters.affinity]\n",
+            ],
+            "header = \"x-session\"\n",
+            "clusters[0].affinity",
+            "Affinity",
         ),
         gateway(
             &[
@@ -182,6 +205,40 @@ fn cases() -> Vec<Case> {
             "Discovery",
         ),
         gateway(
+            &[LISTENER, CLUSTER, "[clusters.discovery.etcd]\n"],
+            "servers = [\"10.0.0.2:2379\"]\nprefix = \"/workers/\"\n",
+            "clusters[0].discovery.etcd",
+            "etcd",
+        ),
+        gateway(
+            &[
+                LISTENER,
+                CLUSTER,
+                "[clusters.discovery.etcd]\nservers = [\"10.0.0.2:2379\"]\nprefix = \"/workers/\"\n",
+                "[clusters.discovery.etcd.tls]\n",
+            ],
+            "",
+            "clusters[0].discovery.etcd.tls",
+            "TLS to sources",
+        ),
+        gateway(
+            &[LISTENER, CLUSTER, "[clusters.discovery.consul]\n"],
+            "service = \"workers\"\n",
+            "clusters[0].discovery.consul",
+            "Consul",
+        ),
+        gateway(
+            &[
+                LISTENER,
+                CLUSTER,
+                "max_requests = 8\n",
+                "[clusters.queue]\n",
+            ],
+            "",
+            "clusters[0].queue",
+            "Queue",
+        ),
+        gateway(
             &[LISTENER, CLUSTER, "[clusters.health]\n"],
             "",
             "clusters[0].health",
@@ -192,6 +249,12 @@ fn cases() -> Vec<Case> {
             "",
             "clusters[0].breaker",
             "Circuit breaker",
+        ),
+        gateway(
+            &[LISTENER, CLUSTER, "[clusters.outlier]\n"],
+            "",
+            "clusters[0].outlier",
+            "Outliers",
         ),
         gateway(
             &[LISTENER, CLUSTER, "[clusters.tls]\n"],

@@ -37,6 +37,7 @@ fn the_smallest_gateway_has_every_default() {
     ]);
     assert_eq!((gateway.threads, gateway.admin), (None, None));
     assert_eq!(gateway.upgrade_socket, None);
+    assert_eq!(gateway.max_buffered, None);
     assert_eq!(
         (gateway.drain_delay, gateway.drain_timeout),
         (Duration::ZERO, Duration::from_secs(30))
@@ -75,6 +76,9 @@ fn the_smallest_gateway_has_every_default() {
             mode: Mode::Auto,
             timeout: Duration::from_secs(60),
             max_request_bytes: 64 << 20,
+            max_concurrent: 0,
+            adaptive_limit: None,
+            rate_limits: Vec::new(),
             retry,
             hedge: None,
             cache: None,
@@ -90,9 +94,11 @@ fn the_smallest_gateway_has_every_default() {
             name: "workers".into(),
             protocol: Protocol::Grpc,
             policy: Policy::LeastWork,
+            affinity: None,
             endpoints: vec![endpoint("127.0.0.1:8001"), endpoint("127.0.0.1:8002")],
             discovery: None,
             connect_timeout: Duration::from_millis(500),
+            limit: None,
             health: Some(Health {
                 probe: HealthProbe::Grpc {
                     service: String::new()
@@ -109,6 +115,14 @@ fn the_smallest_gateway_has_every_default() {
                 minimum_requests: 20,
                 open_for: Duration::from_secs(5),
             }),
+            outlier: Some(Outlier {
+                window: Duration::from_secs(10),
+                minimum_requests: 20,
+                margin: 0.2,
+                eject_for: Duration::from_secs(30),
+                eject_max: Duration::from_secs(300),
+                max_ejected: 0.5,
+            }),
             tls: None,
         }]
     );
@@ -121,7 +135,7 @@ fn an_empty_table_means_what_no_table_means() {
         "[telemetry]\n",
         LISTENER,
         CLUSTER,
-        "health = {}\nbreaker = true\n",
+        "health = {}\nbreaker = true\noutlier = {}\n",
         "[[routes]]\ncluster = \"workers\"\nmatch = {}\nretry = {}\n",
     ]);
     assert_eq!(plain, empty);
@@ -158,7 +172,37 @@ fn health_follows_the_protocol_and_the_interval() {
 }
 
 #[test]
+fn affinity_is_read_with_its_policy() {
+    let sources = "[clusters.affinity]\nheader = \"X-Session\"\nsource = true\nbound = 2\n";
+    let cluster = cluster(&format!("policy = \"ring_hash\"\n{sources}"));
+    assert_eq!(cluster.policy, Policy::RingHash);
+    assert_eq!(
+        cluster.affinity,
+        Some(Affinity {
+            parameter: None,
+            header: Some("x-session".into()),
+            cookie: None,
+            model: false,
+            source: true,
+            bound: 2.0,
+        })
+    );
+}
+
+#[test]
+fn weighted_is_another_name_of_round_robin() {
+    assert_eq!(
+        cluster("policy = \"weighted\"\n").policy,
+        Policy::RoundRobin
+    );
+}
+
+#[test]
 fn breaker_and_retry_can_be_turned_off() {
+    assert_eq!(cluster("outlier = false\n").outlier, None);
+    let short = cluster("outlier = { eject_max = \"10s\" }\n");
+    let short = short.outlier.unwrap();
+    assert_eq!(short.eject_for, short.eject_max);
     assert_eq!(cluster("breaker = false\n").breaker, None);
     let by_rate = cluster("breaker = { consecutive_failures = 0, success_rate = 0.9 }\n")
         .breaker
@@ -174,6 +218,68 @@ fn breaker_and_retry_can_be_turned_off() {
             ..Retry::default()
         }
     );
+}
+
+#[test]
+fn a_limit_brings_its_queue() {
+    assert_eq!(cluster("max_requests = 0\n").limit, None);
+    let queue = Queue {
+        size: 1024,
+        max_wait: None,
+        priority_header: None,
+        tenant_header: None,
+    };
+    assert_eq!(
+        cluster("max_requests = 8\n").limit,
+        Some(Limit {
+            max_requests: 8,
+            queue: queue.clone()
+        })
+    );
+    let none = cluster("max_requests = 8\nqueue = false\n").limit.unwrap();
+    assert_eq!(none.queue, Queue { size: 0, ..queue });
+    let keys =
+        "max_requests = 1\n[clusters.queue]\nmax_wait = \"2s\"\npriority_header = \"Priority\"\n";
+    let queue = cluster(keys).limit.unwrap().queue;
+    assert_eq!(
+        (queue.max_wait, queue.priority_header.as_deref()),
+        (Some(Duration::from_secs(2)), Some("priority"))
+    );
+}
+
+#[test]
+fn a_rate_limit_needs_only_its_number() {
+    let keys = "rate_limits = [{ requests = 5 }, { requests = 5, by = \"client\" }, \
+                { requests = 5, per = \"1m\", burst = 2, by = { header = \"X-Key\" } }]\n";
+    let limit = |per, burst, by| RateLimit {
+        requests: 5,
+        per: Duration::from_secs(per),
+        burst,
+        by,
+    };
+    assert_eq!(
+        route(keys).rate_limits,
+        [
+            limit(1, 5, RateKey::Route),
+            limit(1, 5, RateKey::Client),
+            limit(60, 2, RateKey::Header("x-key".into()))
+        ]
+    );
+}
+
+#[test]
+fn an_adaptive_limit_has_bounds_that_fit() {
+    let bounds = |keys: &str| {
+        let limit = route(keys).adaptive_limit.unwrap();
+        (limit.min, limit.max)
+    };
+    assert_eq!(bounds("adaptive_limit = true\n"), (4, 10_000));
+    assert_eq!(bounds("adaptive_limit = { max = 2 }\n"), (2, 2));
+    assert_eq!(
+        bounds("adaptive_limit = { min = 20000 }\n"),
+        (20_000, 20_000)
+    );
+    assert_eq!(route("adaptive_limit = false\n").adaptive_limit, None);
 }
 
 #[test]

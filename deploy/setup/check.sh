@@ -1,6 +1,7 @@
 #!/bin/sh
 # Says what this machine lacks for building and running Forebay, all of it at once, with the command that helps.
-# Prints nothing and ends with 0 when everything is there.
+# Prints nothing and ends with 0 when everything is there. With the argument "tests" it wants the servers that tests
+# start, too.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 
@@ -49,6 +50,10 @@ elif ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/nu
 elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     minor=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
     from_apt "Python's venv module with pip" "$minor"
+fi
+
+if [ "${1:-}" = tests ]; then
+    has etcd || from_apt "etcd, which tests start" etcd-server
 fi
 
 if [ "$missing" -gt 0 ]; then

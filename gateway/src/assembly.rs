@@ -73,7 +73,7 @@ impl Assembly {
                 .into_iter()
                 .flat_map(|snapshot| &snapshot.clusters)
                 .find(|cluster| cluster.config.name == name);
-            Arc::new(self.cluster(plan, former.map(|former| &**former)))
+            self.cluster(plan, former.map(|former| &**former))
         };
         let clusters = plans.into_iter().map(make).collect();
         Ok(Snapshot::new(config, clusters, previous))
@@ -94,12 +94,12 @@ impl Assembly {
         if let Some(number) = number {
             let former = &previous.clusters[number];
             config.clusters[number] = cluster.clone();
-            clusters[number] = Arc::new(self.cluster(plan(number, &cluster)?, Some(former)));
+            clusters[number] = self.cluster(plan(number, &cluster)?, Some(former));
         }
         Ok(Snapshot::new(config, clusters, Some(previous)))
     }
 
-    fn cluster(&self, plan: Plan, former: Option<&Cluster>) -> Cluster {
+    fn cluster(&self, plan: Plan, former: Option<&Cluster>) -> Arc<Cluster> {
         let mut by_address: HashMap<&str, &Arc<Endpoint>> = HashMap::new();
         for endpoint in former.into_iter().flat_map(Cluster::endpoints) {
             by_address.insert(&endpoint.blueprint.address, endpoint);
@@ -109,7 +109,7 @@ impl Assembly {
             self.keep_or_make(blueprint, plan.trust.as_ref(), former)
         });
         let endpoints = endpoints.collect();
-        Cluster::new(plan.cluster, endpoints)
+        Cluster::new(plan.cluster, endpoints).succeed(former)
     }
 
     fn keep_or_make(
@@ -210,6 +210,7 @@ fn blueprint(
         protocol: cluster.protocol,
         health: cluster.health.clone(),
         breaker: cluster.breaker,
+        outlier: cluster.outlier,
         tls: cluster.tls.clone(),
         trust: trust.map(|trust| trust.peers.fingerprint),
         connect_timeout: cluster.connect_timeout,

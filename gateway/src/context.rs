@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use crate::fleet::Lease;
 use crate::gateway::{Gateway, InFlight, Route, Snapshot};
 use crate::head_timer::HeadTimer;
+use crate::limits::Permit;
 use crate::refusal::Refusal;
 use crate::telemetry::trace::{AttemptSpan, RequestTrace};
 use crate::traffic::budget::RetryToken;
@@ -28,11 +29,17 @@ pub struct Context {
     pub lease: Option<Lease>,
     pub attempt: Option<AttemptSpan>,
     pub tried: SmallVec<[usize; 4]>,
+    /// What the request belongs to, for a cluster that goes by it.
+    pub key: Option<u64>,
     pub token: Option<RetryToken>,
+    /// For the endpoint of the current attempt.
+    pub waited: Duration,
     /// Bounds the wait for the head of an HTTP/1 answer.
     pub head_timer: Option<HeadTimer>,
     /// The last attempt failed for lack of time.
     pub timed_out: bool,
+    /// The last attempt was declined, and another one follows.
+    pub declined: bool,
     /// Why the gateway answers by itself, where an error of pingora's would say less.
     pub refusal: Option<Refusal>,
     /// What the answer's head or trailers said.
@@ -40,6 +47,7 @@ pub struct Context {
     /// Of a plain HTTP answer.
     pub http_status: Option<StatusCode>,
     pub counted: Option<InFlight>,
+    pub permit: Option<Permit>,
 }
 
 pub struct Routed {
@@ -62,13 +70,17 @@ impl Context {
             lease: None,
             attempt: None,
             tried: SmallVec::new(),
+            key: None,
             token: None,
+            waited: Duration::ZERO,
             head_timer: None,
             timed_out: false,
+            declined: false,
             refusal: None,
             status: None,
             http_status: None,
             counted: Some(gateway.enter()),
+            permit: None,
         }
     }
 
@@ -118,6 +130,13 @@ impl Routed {
 
     pub fn route(&self) -> &Route {
         &self.snapshot.routes[self.index]
+    }
+
+    /// By when the answer must have begun, of a gRPC stream when it must be over.
+    pub fn deadline(&self) -> Deadline {
+        self.head_deadline
+            .or(self.stream_deadline)
+            .unwrap_or(Deadline::NEVER)
     }
 
     /// How long this attempt may wait for the head of a plain HTTP answer. None: not bounded.

@@ -13,9 +13,12 @@ use forebay_config::gateway as config;
 
 use crate::cache::ResponseCache;
 use crate::fleet::Cluster;
+use crate::limits::{Concurrency, RateLimits};
+use crate::memory::Memory;
 use crate::telemetry::discovery::Discoveries;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::telemetry::trace::Tracing;
+use crate::traffic::affinity::Affinity;
 use crate::traffic::budget::RetryBudget;
 use crate::traffic::hedge::Hedging;
 use crate::traffic::retry::Backoff;
@@ -25,6 +28,7 @@ pub struct Gateway {
     snapshot: ArcSwap<Snapshot>,
     pub tracing: Tracing,
     pub discoveries: Discoveries,
+    pub memory: Arc<Memory>,
     in_flight: Arc<AtomicUsize>,
     connections: Arc<AtomicUsize>,
     unrouted: AtomicU64,
@@ -41,6 +45,10 @@ pub struct Snapshot {
     pub max_request_bytes: u64,
     /// Longest of all routes: how long that may take.
     pub max_timeout: Duration,
+    /// Some cluster goes by what stands in the messages of gRPC calls.
+    pub reads_messages: bool,
+    /// Some cluster goes by the client's address.
+    pub reads_source: bool,
 }
 
 /// A route ready to serve.
@@ -53,6 +61,9 @@ pub struct Route {
     pub hedging: Option<Arc<Hedging>>,
     /// None: the route keeps no answers.
     pub cache: Option<Arc<ResponseCache>>,
+    /// None: it takes whatever comes, over time and at a time.
+    pub rates: Option<Arc<RateLimits>>,
+    pub concurrency: Option<Arc<Concurrency>>,
     pub metrics: Arc<RouteMetrics>,
 }
 
@@ -62,6 +73,7 @@ pub struct InFlight(Arc<AtomicUsize>);
 impl Gateway {
     pub fn new(snapshot: Snapshot, tracing: Tracing) -> Self {
         Self {
+            memory: Memory::new(snapshot.config.max_buffered),
             snapshot: ArcSwap::from_pointee(snapshot),
             tracing,
             discoveries: Discoveries::default(),
@@ -78,6 +90,7 @@ impl Gateway {
     }
 
     pub fn replace(&self, snapshot: Snapshot) {
+        self.memory.resize(snapshot.config.max_buffered);
         self.snapshot.store(Arc::new(snapshot));
     }
 
@@ -169,6 +182,8 @@ impl Snapshot {
                     ),
                     hedging: hedging(route, former.copied()),
                     cache: cache(route, former.copied()),
+                    rates: rates(route, former.copied()),
+                    concurrency: concurrency(route, former.copied()),
                     metrics: former
                         .map(|former| former.metrics.clone())
                         .unwrap_or_default(),
@@ -185,6 +200,11 @@ impl Snapshot {
             config.routes.len(),
             "a validated route names a cluster that exists"
         );
+        let affinities = || {
+            clusters
+                .iter()
+                .filter_map(|cluster| cluster.affinity.as_ref())
+        };
         Self {
             router: Router::new(&config.routes),
             max_request_bytes: config
@@ -199,6 +219,8 @@ impl Snapshot {
                 .map(|route| route.timeout)
                 .max()
                 .unwrap_or_default(),
+            reads_messages: affinities().any(Affinity::reads_messages),
+            reads_source: affinities().any(|affinity| affinity.source),
             routes,
             clusters,
             config,
@@ -236,6 +258,29 @@ fn cache(route: &config::Route, former: Option<&Route>) -> Option<Arc<ResponseCa
     });
     let kept = same.and_then(|former| former.cache.clone());
     Some(kept.unwrap_or_else(|| Arc::new(ResponseCache::new(config.clone()))))
+}
+
+/// Buckets stay as full as they are while the limits are the same.
+fn rates(route: &config::Route, former: Option<&Route>) -> Option<Arc<RateLimits>> {
+    let same = former.filter(|former| former.config.rate_limits == route.rate_limits);
+    match same {
+        Some(former) => former.rates.clone(),
+        None => RateLimits::new(&route.rate_limits, Instant::now()).map(Arc::new),
+    }
+}
+
+/// What was learned stays while the settings are the same; whoever is served counts on while there is a limit.
+fn concurrency(route: &config::Route, former: Option<&Route>) -> Option<Arc<Concurrency>> {
+    let same = former.filter(|former| {
+        former.config.adaptive_limit == route.adaptive_limit
+            && former.config.max_concurrent == route.max_concurrent
+    });
+    if let Some(same) = same {
+        return same.concurrency.clone();
+    }
+    let former = former.and_then(|former| former.concurrency.as_deref());
+    let (most, adaptive) = (route.max_concurrent, route.adaptive_limit);
+    Concurrency::new(most, adaptive, former, Instant::now()).map(Arc::new)
 }
 
 impl Drop for InFlight {

@@ -11,7 +11,9 @@ mod front;
 mod gateway;
 mod handover;
 mod head_timer;
+mod limits;
 mod membership;
+mod memory;
 mod notify;
 mod plan;
 mod protocol;
@@ -87,6 +89,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let gateway = Arc::new(Gateway::new(snapshot, tracing));
     let membership = Membership::new(gateway.clone(), config.clone(), assembly);
     membership.start();
+    fleet::watch_outliers(Arc::downgrade(&gateway), control.handle());
     if args.upgrade {
         // Ready before it asks, so that it serves at once.
         reload::await_first_probes(&gateway.snapshot());

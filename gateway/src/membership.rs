@@ -5,21 +5,25 @@
 //! What a source named last stays until it names something else, over reloads too while its table is the same.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use forebay_config::gateway as config;
 use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::assembly::{Assembly, AssemblyError};
-use crate::fleet::discovery::{Found, Source};
+use crate::fleet::discovery::{Patience, Source};
 use crate::gateway::{Gateway, Snapshot};
 use crate::telemetry::discovery::Look;
 
-/// How long the first looks may hold up the start.
+/// The endpoints that a source names, or why it names none.
+type Answer = Result<Vec<config::Endpoint>, String>;
+
+/// How long the first answers may hold up the start.
 const FIRST_LOOK: Duration = Duration::from_secs(3);
 
 pub struct Membership {
@@ -70,8 +74,8 @@ impl Membership {
         self.state.lock().config.clone()
     }
 
-    /// Looks once at every source, then goes on looking in the background. Returns when all answered, or after
-    /// `FIRST_LOOK`: what answers later comes later.
+    /// Asks every source, then listens on in the background. Returns when all have answered, or after `FIRST_LOOK`:
+    /// what answers later comes later.
     pub fn start(self: &Arc<Self>) {
         let clusters = self.state.lock().config.clusters.clone();
         let firsts = clusters.into_iter().filter_map(|cluster| {
@@ -85,61 +89,41 @@ impl Membership {
         }
     }
 
-    /// Starts to look; the receiver hears when the first look is over.
+    /// Starts to ask; the receiver hears when the first answer, or failure, is there.
     fn watch(
         self: &Arc<Self>,
         cluster: String,
         discovery: config::Discovery,
-    ) -> tokio::sync::oneshot::Receiver<()> {
-        let (first, looked) = tokio::sync::oneshot::channel();
-        let membership = Arc::downgrade(self);
-        let (name, settings) = (cluster.clone(), discovery.clone());
-        let task = self.control().spawn(async move {
-            let mut first = Some(first);
-            loop {
-                let outcome = look(&settings).await;
-                let Some(membership) = membership.upgrade() else {
-                    return;
-                };
-                let name = name.clone();
-                let kind = settings.source.kind();
-                let taken_in =
-                    tokio::task::spawn_blocking(move || membership.take_in(&name, kind, outcome));
-                let fresh_for = taken_in.await.ok().flatten().unwrap_or(settings.interval);
-                drop(first.take());
-                tokio::time::sleep(fresh_for).await;
-            }
-        });
+    ) -> oneshot::Receiver<()> {
+        let (first, looked) = oneshot::channel();
+        let listening = listen(
+            Arc::downgrade(self),
+            cluster.clone(),
+            discovery.clone(),
+            first,
+        );
+        let task = self.control().spawn(listening);
         let watcher = Watcher { discovery, task };
         self.state.lock().watchers.insert(cluster, watcher);
         looked
     }
 
-    /// What a look came to; how long it holds, None if it failed.
-    fn take_in(
-        &self,
-        cluster: &str,
-        kind: &'static str,
-        outcome: Result<Found, String>,
-    ) -> Option<Duration> {
-        let result = outcome.and_then(|found| {
-            let changed = self.found(cluster, found.endpoints)?;
-            Ok((changed, found.fresh_for))
-        });
-        match result {
-            Ok((changed, fresh_for)) => {
-                self.gateway
-                    .discoveries
-                    .record(cluster, kind, Look::Answered { changed });
-                Some(fresh_for)
+    /// What a source came to; whether it is in force now.
+    fn take_in(&self, cluster: &str, kind: &'static str, answer: Answer) -> bool {
+        let changed = answer.and_then(|endpoints| self.found(cluster, endpoints));
+        let discoveries = &self.gateway.discoveries;
+        match changed {
+            Ok(changed) => {
+                discoveries.record(cluster, kind, Look::Answered { changed });
+                true
             }
             Err(reason) => {
-                if self.gateway.discoveries.record(cluster, kind, Look::Failed) {
+                if discoveries.record(cluster, kind, Look::Failed) {
                     log::warn!(
                         "discovery of cluster '{cluster}' failed, its last endpoints stay: {reason}"
                     );
                 }
-                None
+                false
             }
         }
     }
@@ -162,10 +146,10 @@ impl Membership {
             .assembly
             .with_cluster(&running, members)
             .map_err(|problems| one_line(&problems))?;
-        log::info!(
-            "discovery of cluster '{cluster}': {} endpoints",
-            endpoints.len()
-        );
+        match endpoints.len() {
+            0 => log::warn!("discovery of cluster '{cluster}' names no endpoints"),
+            count => log::info!("discovery of cluster '{cluster}': {count} endpoints"),
+        }
         state.found.insert(cluster.to_owned(), endpoints);
         self.gateway.replace(snapshot);
         Ok(true)
@@ -220,8 +204,38 @@ impl Membership {
     }
 }
 
-async fn look(discovery: &config::Discovery) -> Result<Found, String> {
-    Source::new(discovery)?.look().await
+/// Takes in what the source of a cluster says, for as long as there is a membership. `first` is dropped after its first
+/// answer.
+async fn listen(
+    membership: Weak<Membership>,
+    cluster: String,
+    discovery: config::Discovery,
+    first: oneshot::Sender<()>,
+) {
+    let mut first = Some(first);
+    let mut source = Source::new(&discovery);
+    let mut patience = Patience::new(discovery.interval);
+    loop {
+        let answer = source.next().await;
+        let answered = answer.is_ok();
+        let Some(membership) = membership.upgrade() else {
+            return;
+        };
+        let (cluster, kind) = (cluster.clone(), discovery.source.kind());
+        let taken_in =
+            tokio::task::spawn_blocking(move || membership.take_in(&cluster, kind, answer));
+        let in_force = taken_in.await.unwrap_or(false);
+        drop(first.take());
+        if in_force {
+            patience.answered(Instant::now());
+            continue;
+        }
+        tokio::time::sleep(patience.failed(Instant::now(), fastrand::u64(..))).await;
+        if answered {
+            // It was refused here, and the source would not say it again.
+            source = Source::new(&discovery);
+        }
+    }
 }
 
 /// The written endpoints, then the found ones that are not written.

@@ -1,10 +1,13 @@
 //! Which data path a request takes, decided from its head alone.
 
+use std::net::IpAddr;
+
 use forebay_config::gateway::{Mode, Protocol};
 use forebay_proto::rest;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use pingora::http::RequestHeader;
+use pingora::protocols::http::ServerSession;
 
 use crate::gateway::Snapshot;
 use crate::protocol::method::Method;
@@ -69,6 +72,15 @@ fn route_mode(
 ) -> Option<(Protocol, Mode)> {
     let route = snapshot.route(&request_head(head, model, version))?;
     Some((route.cluster.config.protocol, route.config.mode))
+}
+
+/// The client's address; None where no cluster goes by it.
+pub fn source(snapshot: &Snapshot, session: &ServerSession) -> Option<IpAddr> {
+    if !snapshot.reads_source {
+        return None;
+    }
+    let address = session.client_addr()?.as_inet()?;
+    Some(address.ip())
 }
 
 /// What routes are matched against.

@@ -9,6 +9,8 @@ use forebay_proto::rest::RestError;
 use forebay_proto::status::{self, Code};
 use http::StatusCode;
 
+use crate::fleet::{Cluster, Unserved};
+
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Refusal {
     #[error("no route for {method} {path}")]
@@ -19,6 +21,23 @@ pub enum Refusal {
     GrpcOverHttp1,
     #[error("cluster '{0}' has no healthy endpoint")]
     NoHealthyEndpoint(String),
+    #[error("cluster '{cluster}' is overloaded: {why}")]
+    Overloaded {
+        cluster: String,
+        why: &'static str,
+        retry_after: Duration,
+    },
+    #[error("too many requests {by}: at most {requests} in {per:?}")]
+    RateLimited {
+        requests: u32,
+        per: Duration,
+        by: &'static str,
+        retry_after: Duration,
+    },
+    #[error("too many requests at a time on this route: at most {most}")]
+    TooManyAtATime { most: usize, retry_after: Duration },
+    #[error("the gateway keeps as much in memory as it may")]
+    OutOfMemory { retry_after: Duration },
     #[error("no answer from cluster '{cluster}' within {timeout:?}")]
     TimedOut { cluster: String, timeout: Duration },
     #[error("the request body did not arrive within {0:?}")]
@@ -48,12 +67,48 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Of a request that found no endpoint of `cluster`, or waited for one in vain.
+    pub fn unserved(cluster: &Cluster, unserved: Unserved) -> Self {
+        let (why, retry_after) = match unserved {
+            Unserved::NoEndpoint => return Self::NoHealthyEndpoint(cluster.config.name.clone()),
+            Unserved::QueueFull(pause) => ("as many requests wait as may", pause),
+            Unserved::Hopeless(pause) => ("the request's deadline cannot be met", pause),
+            Unserved::LongWait(pause) => ("the wait is longer than max_wait", pause),
+            Unserved::Expired => (
+                "the deadline passed while the request waited",
+                Duration::ZERO,
+            ),
+        };
+        Self::Overloaded {
+            cluster: cluster.config.name.clone(),
+            why,
+            retry_after,
+        }
+    }
+
+    /// When it may pay to ask again: `Retry-After` over HTTP, `grpc-retry-pushback-ms` over gRPC.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Overloaded { retry_after, .. }
+            | Self::OutOfMemory { retry_after }
+            | Self::RateLimited { retry_after, .. }
+            | Self::TooManyAtATime { retry_after, .. } => Some(*retry_after),
+            _ => None,
+        }
+    }
+
     pub fn code(&self) -> Code {
         match self {
             Self::NoRoute { .. } | Self::NotGrpc { .. } => Code::Unimplemented,
-            Self::NoHealthyEndpoint(_) | Self::Upstream { .. } => Code::Unavailable,
+            Self::NoHealthyEndpoint(_) | Self::Upstream { .. } | Self::OutOfMemory { .. } => {
+                Code::Unavailable
+            }
             Self::TimedOut { .. } | Self::BodyTimedOut(_) => Code::DeadlineExceeded,
-            Self::TooLarge { .. } | Self::AnswerTooLarge { .. } => Code::ResourceExhausted,
+            Self::TooLarge { .. }
+            | Self::AnswerTooLarge { .. }
+            | Self::Overloaded { .. }
+            | Self::RateLimited { .. }
+            | Self::TooManyAtATime { .. } => Code::ResourceExhausted,
             Self::BadAnswer { .. } => Code::Internal,
             Self::BadRequest(_) | Self::UnsupportedEncoding(_) | Self::GrpcOverHttp1 => {
                 Code::InvalidArgument
@@ -107,6 +162,40 @@ mod tests {
             (Refusal::GrpcOverHttp1, Code::InvalidArgument, 505),
             (
                 Refusal::NoHealthyEndpoint(cluster()),
+                Code::Unavailable,
+                503,
+            ),
+            (
+                Refusal::Overloaded {
+                    cluster: cluster(),
+                    why: "w",
+                    retry_after: second,
+                },
+                Code::ResourceExhausted,
+                429,
+            ),
+            (
+                Refusal::RateLimited {
+                    requests: 1,
+                    per: second,
+                    by: "b",
+                    retry_after: second,
+                },
+                Code::ResourceExhausted,
+                429,
+            ),
+            (
+                Refusal::TooManyAtATime {
+                    most: 1,
+                    retry_after: second,
+                },
+                Code::ResourceExhausted,
+                429,
+            ),
+            (
+                Refusal::OutOfMemory {
+                    retry_after: second,
+                },
                 Code::Unavailable,
                 503,
             ),

@@ -8,6 +8,8 @@ use anyhow::Context;
 use async_trait::async_trait;
 use forebay_config::gateway as config;
 use parking_lot::Mutex;
+use pingora::connectors::ConnectorOptions;
+use pingora::connectors::http::v1::Connector;
 use pingora::listeners::tls::TlsSettings;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
@@ -74,6 +76,9 @@ pub fn run(
         &server.configuration,
         Proxy {
             gateway: gateway.clone(),
+            connector: Connector::new(Some(ConnectorOptions::from_server_conf(
+                &server.configuration,
+            ))),
         },
     ));
     for listener in &config.listeners {

@@ -1,5 +1,5 @@
-//! What travels on the wire: messages and services of the Open Inference Protocol, of gRPC health checking and
-//! of ORCA load reports, and the pure rules about them (tensors, framing, statuses, the REST mapping).
+//! What travels on the wire: messages and services of the Open Inference Protocol, of gRPC health checking,
+//! of ORCA load reports and of etcd, and the pure rules about them (tensors, framing, statuses, the REST mapping).
 //!
 //! The code under `generated/` is checked in and made from `proto/*.proto`; `tests/generated.rs` holds the two
 //! together and says how to refresh them.
@@ -32,6 +32,16 @@ pub const MODEL_CONFIG_DESCRIPTORS: &[u8] = include_bytes!("generated/model_conf
 )]
 pub mod health {
     include!("generated/grpc.health.v1.rs");
+}
+
+/// What the gateway asks of etcd, version 3 of its API.
+#[allow(
+    clippy::all,
+    clippy::allow_attributes,
+    reason = "generated code is not written to our lints"
+)]
+pub mod etcd {
+    include!("generated/etcdserverpb.rs");
 }
 
 /// ORCA load reports, and the service that streams them.

@@ -24,6 +24,9 @@ const SHARED_BYTES: [&str; 3] = [
     ".inference.InferTensorContents.bytes_contents",
 ];
 
+/// What the gateway asks of others and nobody asks of us.
+const CLIENT_FILES: [&str; 1] = ["etcd.proto"];
+
 /// What reads a model's configuration as text goes by this.
 const MODEL_CONFIG: (&str, &str) = ("model_config.proto", "model_config.binpb");
 
@@ -33,7 +36,15 @@ fn generate(into: &Path) {
     let described = compiler.open_file(MODEL_CONFIG.0).unwrap();
     let text_format = described.encode_file_descriptor_set();
     fs::write(into.join(MODEL_CONFIG.1), text_format).unwrap();
-    let descriptors = protox::compile(FILES, [include]).unwrap();
+    let descriptors = protox::compile(FILES, [&include]).unwrap();
+    let clients = protox::compile(CLIENT_FILES, [&include]).unwrap();
+    tonic_prost_build::configure()
+        .out_dir(into)
+        .build_transport(false)
+        .build_server(false)
+        .emit_rerun_if_changed(false)
+        .compile_fds(clients)
+        .unwrap();
     tonic_prost_build::configure()
         .out_dir(into)
         .build_transport(false)

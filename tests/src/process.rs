@@ -55,6 +55,21 @@ pub fn run(name: &str, arguments: &[&str], time: Duration) -> anyhow::Result<End
     })
 }
 
+/// Bytes of memory that are resident, of the process with this number.
+pub fn memory_of(process: u32) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .context("VmRSS")?;
+    let kibibytes: u64 = line
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .with_context(|| line.to_owned())?;
+    Ok(kibibytes * 1024)
+}
+
 impl Process {
     pub fn start(name: &str, arguments: &[&str]) -> anyhow::Result<Self> {
         Self::spawn(name, Command::new(binary(name)?).args(arguments))
@@ -170,17 +185,7 @@ impl Process {
 
     /// Bytes of memory that are resident.
     pub fn memory(&self) -> anyhow::Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .context("VmRSS")?;
-        let kibibytes: u64 = line
-            .trim()
-            .trim_end_matches(" kB")
-            .parse()
-            .with_context(|| line.to_owned())?;
-        Ok(kibibytes * 1024)
+        memory_of(self.id())
     }
 
     /// Of a process that has ended: standard output closes after standard error's last line was read.

@@ -10,10 +10,9 @@ use anyhow::{Context, ensure};
 use forebay_tests::client::{self, floats};
 use forebay_tests::folder;
 use forebay_tests::gateway::{Gateway, endpoints};
-use forebay_tests::load::{Report, open_loop};
+use forebay_tests::members::{load, until_members};
 use forebay_tests::nameserver::{Nameserver, Service};
 use forebay_tests::upstream::grpc::Upstream;
-use tokio::task::JoinHandle;
 
 const ROW: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,39 +33,6 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 
 fn list(addresses: impl IntoIterator<Item = SocketAddr>) -> String {
     format!("endpoints = {}\n", endpoints(addresses))
-}
-
-/// Sends until told to stop.
-async fn load(gateway: &Gateway, time: Duration) -> anyhow::Result<JoinHandle<Report>> {
-    let inference = client::inference(gateway.address()).await?;
-    Ok(tokio::spawn(open_loop(150, time, move |_| {
-        let mut inference = inference.clone();
-        async move {
-            inference.model_infer(floats("m", &ROW)).await?;
-            Ok(())
-        }
-    })))
-}
-
-/// Until the cluster has just these endpoints, and all take traffic.
-async fn until_members(gateway: &Gateway, wanted: &[SocketAddr]) -> anyhow::Result<()> {
-    let mut wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
-    wanted.sort();
-    let is_member = |found: &[serde_json::Value]| {
-        let mut addresses: Vec<&str> = found
-            .iter()
-            .filter_map(|endpoint| endpoint["address"].as_str())
-            .collect();
-        addresses.sort_unstable();
-        let healthy = |endpoint: &serde_json::Value| {
-            endpoint["health"] == "healthy" || endpoint["health"] == "unchecked"
-        };
-        addresses == wanted && found.iter().all(healthy)
-    };
-    gateway
-        .until(&format!("members {wanted:?}"), PATIENCE, is_member)
-        .await
-        .map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]

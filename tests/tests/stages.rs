@@ -1,9 +1,12 @@
 //! Retries heed how far a worker says that a request got.
 
 use forebay_tests::client::{self, floats};
+use forebay_tests::faulty::Faulty;
 use forebay_tests::folder;
 use forebay_tests::gateway::{Gateway, endpoints};
+use forebay_tests::strict::Multiplexed;
 use forebay_tests::upstream::grpc::{Behaviour, PUSHBACK, Upstream};
+use forebay_tests::wire::frame;
 use tonic::{Code, Status};
 
 const ROW: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
@@ -128,4 +131,43 @@ async fn another_endpoint_has_room() -> anyhow::Result<()> {
     assert_eq!(idle.infers(), 8);
     assert!(full.infers() > 0, "the full one was never asked");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_declined_goes_elsewhere() -> anyhow::Result<()> {
+    let servers = [Faulty::start(&[])?, Faulty::start(&[])?];
+    let folder = folder!()?;
+    let gateway = Gateway::start(
+        &folder,
+        &format!(
+            "[[listeners]]\naddress = '127.0.0.1:0'\n[[routes]]\ncluster = 'workers'\nmode = 'stream'\n\
+             [[clusters]]\nname = 'workers'\npolicy = 'round_robin'\nbreaker = false\n\
+             health = {{ probe = 'tcp' }}\nendpoints = {}\n",
+            endpoints(servers.iter().map(|server| server.address))
+        ),
+    )?;
+    gateway.all_healthy().await?;
+    servers[0].control("fault=errors&share=1").await?;
+    let calls = Multiplexed::new(gateway.address(), 1);
+    let path = "/inference.GRPCInferenceService/ModelStreamInfer";
+    for _ in 0..4 {
+        assert_eq!(calls.call(0, path, frame(0, b"any")).await?.len(), 1605);
+    }
+    assert_eq!(
+        servers[0].count("failed").await?,
+        2,
+        "every other one came here first"
+    );
+    // When all decline, the client gets what the last one said.
+    servers[1].control("fault=errors&share=1").await?;
+    let error = calls
+        .call(0, path, frame(0, b"any"))
+        .await
+        .expect_err("declined");
+    let error = format!("{error:#}");
+    assert!(
+        error.contains("\"14\"") && error.contains("x-forebay-endpoint"),
+        "{error}"
+    );
+    gateway.all_idle().await
 }

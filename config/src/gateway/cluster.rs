@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Discovery;
+use super::{Affinity, Discovery, Limit};
 use crate::problem::Problems;
 use crate::read;
 
@@ -12,15 +12,21 @@ pub struct Cluster {
     pub name: String,
     pub protocol: Protocol,
     pub policy: Policy,
+    /// Set for `Policy::RingHash` and for no other.
+    pub affinity: Option<Affinity>,
     /// At least one, unless there is a discovery; addresses are unique within the cluster.
     pub endpoints: Vec<Endpoint>,
     /// Where more endpoints come from; None: there are no others.
     pub discovery: Option<Discovery>,
     pub connect_timeout: Duration,
+    /// None: endpoints get whatever comes.
+    pub limit: Option<Limit>,
     /// None: endpoints count as healthy from the start.
     pub health: Option<Health>,
     /// None: no circuit breaker.
     pub breaker: Option<Breaker>,
+    /// None: endpoints are not compared with each other.
+    pub outlier: Option<Outlier>,
     /// None: plain text (h2c or HTTP/1.1).
     pub tls: Option<UpstreamTls>,
 }
@@ -40,6 +46,7 @@ pub enum Policy {
     LeastRequest,
     PeakEwma,
     LeastWork,
+    RingHash,
 }
 
 impl Policy {
@@ -51,6 +58,7 @@ impl Policy {
             Self::LeastRequest => "least_request",
             Self::PeakEwma => "peak_ewma",
             Self::LeastWork => "least_work",
+            Self::RingHash => "ring_hash",
         }
     }
 }
@@ -64,6 +72,14 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// One that a source names; no weight: the default one.
+    ///
+    /// # Errors
+    /// What would be right.
+    pub fn named(address: &str, weight: Option<u64>) -> Result<Self, String> {
+        read::endpoint_named(address, weight)
+    }
+
     /// The text of a discovery file; every problem at once.
     pub fn parse_file(text: &str) -> Result<Vec<Self>, Problems> {
         read::endpoints_file(text)
@@ -102,6 +118,22 @@ pub struct Breaker {
     /// Requests in the window below which `success_rate` is not looked at.
     pub minimum_requests: u32,
     pub open_for: Duration,
+}
+
+/// Endpoints that fail much more often than the others of their cluster are left out for a while.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outlier {
+    /// What endpoints are compared by.
+    pub window: Duration,
+    /// Requests in the window below which an endpoint is not compared, nor the others with it; 1 or more.
+    pub minimum_requests: u32,
+    /// Least difference between its share of failures and that of all others together, 0.0 to 1.0.
+    pub margin: f64,
+    /// Length of the first ejection; one more of it each time that it is ejected again.
+    pub eject_for: Duration,
+    pub eject_max: Duration,
+    /// Share of the endpoints that may be out at the same time, 0.0 to 1.0; one at least, and never all.
+    pub max_ejected: f64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

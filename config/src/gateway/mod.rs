@@ -1,22 +1,29 @@
 //! The validated gateway configuration: a file per table.
 
+mod affinity;
 mod cluster;
 mod discovery;
+mod limit;
 mod listener;
+mod rate_limit;
 mod route;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use affinity::Affinity;
 pub use cluster::{
-    Breaker, Cluster, Endpoint, Health, HealthProbe, Identity, Policy, Protocol, UpstreamTls,
+    Breaker, Cluster, Endpoint, Health, HealthProbe, Identity, Outlier, Policy, Protocol,
+    UpstreamTls,
 };
-pub use discovery::{Discovery, DiscoverySource};
+pub use discovery::{Consul, Discovery, DiscoverySource, Etcd, Login, SourceTls};
+pub use limit::{Limit, Queue};
 pub use listener::{Listener, ListenerTls};
+pub use rate_limit::{RateKey, RateLimit};
 pub use route::{
-    Cache, HeaderMatch, HeaderValueMatch, Hedge, HostMatch, Match, Mode, ModelMatch, PathMatch,
-    Retry, Route,
+    AdaptiveLimit, Cache, HeaderMatch, HeaderValueMatch, Hedge, HostMatch, Match, Mode, ModelMatch,
+    PathMatch, Retry, Route,
 };
 
 use crate::problem::Problems;
@@ -34,6 +41,9 @@ pub struct Gateway {
     pub drain_timeout: Duration,
     /// Where the next version asks for the listening sockets; no upgrade without a gap when `None`.
     pub upgrade_socket: Option<PathBuf>,
+    /// Bytes of request bodies and held-back answers that all requests together may keep in memory; at least twice the
+    /// largest body that a route takes. None: what suits the machine, resolved by the shell.
+    pub max_buffered: Option<u64>,
     /// Metrics, health and state over HTTP; off when `None`.
     pub admin: Option<SocketAddr>,
     pub telemetry: Telemetry,

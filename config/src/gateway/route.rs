@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::RateLimit;
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     pub name: String,
@@ -14,11 +16,26 @@ pub struct Route {
     pub timeout: Duration,
     /// Largest request body of a unary call in bytes; larger ones get 413 / RESOURCE_EXHAUSTED.
     pub max_request_bytes: u64,
+    /// Requests that are served at a time; 0: no limit.
+    pub max_concurrent: u32,
+    /// None: `max_concurrent` alone counts, else that is 0.
+    pub adaptive_limit: Option<AdaptiveLimit>,
+    /// No two have the same key, number and time.
+    pub rate_limits: Vec<RateLimit>,
     pub retry: Retry,
     /// None: no hedging. Only for unary calls that may be repeated (`retry.idempotent`).
     pub hedge: Option<Hedge>,
     /// None: no answer is given twice. Only where `retry.idempotent` and calls may be unary.
     pub cache: Option<Cache>,
+}
+
+/// How many requests are served at a time is learned from how long answers take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdaptiveLimit {
+    /// 1 or more.
+    pub min: u32,
+    /// `min` or more.
+    pub max: u32,
 }
 
 /// A second attempt beside the first when that takes longer than most; the answer that comes first counts.
@@ -46,10 +63,12 @@ pub struct Cache {
 /// Which data path a request takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// Unary calls of the Open Inference Protocol and of grpc.health are unary; all else streams.
+    /// Unary calls of the Open Inference Protocol and of grpc.health are unary; all else streams, but for plain requests
+    /// whose bodies pingora could not replay.
     #[default]
     Auto,
-    /// Every gRPC call on this route is unary (one message each way).
+    /// Every gRPC call on this route is unary (one message each way); plain requests are read whole and answers to them
+    /// held back.
     Unary,
     /// Everything is streamed, inference too.
     Stream,

@@ -34,7 +34,7 @@ pub(super) fn cache(route: &Table<'_>, around: &Around<'_>) -> Read<Option<Cache
         return value.wrong("no cache beside mode = \"stream\": what streams is not kept");
     }
     if around.protocol == Some(Protocol::Http) {
-        return value.wrong("no cache on a route to a cluster with protocol = \"http\", as everything streams there");
+        return value.wrong("no cache on a route to a cluster with protocol = \"http\", as only gRPC calls are kept");
     }
     if around.retry.is_some_and(|retry| !retry.idempotent) {
         return value.wrong("no cache beside retry.idempotent = false: a call that is not to be repeated has effects");

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Keys, Read, Table, Value, address, discovery, endpoints, health, names};
+use super::{
+    Keys, Read, Table, Value, address, affinity, discovery, endpoints, health, limit, names,
+    outlier,
+};
 use crate::defaults;
 use crate::gateway::{Breaker, Cluster, Endpoint, Identity, Policy, Protocol, UpstreamTls};
 
@@ -10,11 +13,15 @@ const KEYS: Keys = &[
     "name",
     "protocol",
     "policy",
+    "affinity",
     "endpoints",
     "discovery",
     "connect_timeout",
+    "max_requests",
+    "queue",
     "health",
     "breaker",
+    "outlier",
     "tls",
 ];
 const BREAKER_KEYS: Keys = &[
@@ -27,12 +34,15 @@ const BREAKER_KEYS: Keys = &[
 const TLS_KEYS: Keys = &["server_name", "ca", "certificate", "key"];
 
 const PROTOCOLS: [(&str, Protocol); 2] = [("grpc", Protocol::Grpc), ("http", Protocol::Http)];
-const POLICIES: [(&str, Policy); 5] = [
+/// What balancers call `weighted` is round robin here, which heeds the weights.
+const POLICIES: [(&str, Policy); 7] = [
     ("round_robin", Policy::RoundRobin),
     ("random", Policy::Random),
     ("least_request", Policy::LeastRequest),
     ("peak_ewma", Policy::PeakEwma),
     ("least_work", Policy::LeastWork),
+    ("ring_hash", Policy::RingHash),
+    ("weighted", Policy::RoundRobin),
 ];
 
 const SERVER_NAME: &str = "the name or IP address that the certificate is verified against (verification cannot be turned off)";
@@ -43,23 +53,29 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
     let name = names::required_name(&table);
     let protocol = table.or("protocol", Protocol::Grpc, |value| value.choice(&PROTOCOLS));
     let policy = table.or("policy", Policy::LeastWork, |value| value.choice(&POLICIES));
+    let affinity = affinity::affinity(&table, policy.ok());
     let discovery = discovery::discovery(&table);
     let endpoints = written(&table, discovery != Ok(None));
     let connect_timeout = table.or("connect_timeout", defaults::CONNECT_TIMEOUT, |value| {
         value.duration(Duration::from_millis(1)..=Duration::from_secs(300))
     });
+    let limit = limit::limit(&table);
     let health = health::health(&table, protocol.ok());
     let breaker = breaker(&table);
+    let outlier = outlier::outlier(&table);
     let tls = table.optional("tls", |value| tls(&value.table(TLS_KEYS)?));
     Ok(Cluster {
         name: name?,
         protocol: protocol?,
         policy: policy?,
+        affinity: affinity?,
         endpoints: endpoints?,
         discovery: discovery?,
         connect_timeout: connect_timeout?,
+        limit: limit?,
         health: health?,
         breaker: breaker?,
+        outlier: outlier?,
         tls: tls?,
     })
 }
@@ -123,8 +139,6 @@ fn breaker(cluster: &Table<'_>) -> Read<Option<Breaker>> {
 }
 
 fn tls(table: &Table<'_>) -> Read<UpstreamTls> {
-    let is_verifiable =
-        |text: &str| address::is_name(text) || text.parse::<std::net::IpAddr>().is_ok();
     let server_name = table.required("server_name", SERVER_NAME, |value| {
         value
             .string_that(SERVER_NAME, is_verifiable)
@@ -139,8 +153,13 @@ fn tls(table: &Table<'_>) -> Read<UpstreamTls> {
     })
 }
 
+/// What a certificate can be verified against.
+pub(super) fn is_verifiable(name: &str) -> bool {
+    address::is_name(name) || name.parse::<std::net::IpAddr>().is_ok()
+}
+
 /// Both files or neither.
-fn identity(table: &Table<'_>) -> Read<Option<Identity>> {
+pub(super) fn identity(table: &Table<'_>) -> Read<Option<Identity>> {
     let certificate = table.optional("certificate", |value| value.file());
     let key = table.optional("key", |value| value.file());
     match (certificate?, key?) {

@@ -1,16 +1,29 @@
 //! `[clusters.discovery]`, and the file that one of its sources names.
 
+mod consul;
+mod etcd;
+mod server;
+
 use std::time::Duration;
 
-use super::{Keys, Read, Table, Value, address, document, endpoints};
+use super::{Keys, Read, Table, Value, address, all, document, endpoints, names};
 use crate::defaults;
 use crate::gateway::{Discovery, DiscoverySource, Endpoint};
 use crate::problem::Problems;
 
-const KEYS: Keys = &["file", "dns", "srv", "interval", "nameserver"];
+const KEYS: Keys = &[
+    "file",
+    "dns",
+    "srv",
+    "etcd",
+    "consul",
+    "interval",
+    "nameserver",
+];
 const FILE_KEYS: Keys = &["endpoints"];
 
-const SOURCES: &str = r#"one of file, dns and srv, such as dns = "workers.internal:8001""#;
+const SOURCES: &str =
+    r#"one of file, dns, srv, etcd and consul, such as dns = "workers.internal:8001""#;
 const DNS: &str = r#"a name and a port, such as "workers.internal:8001""#;
 const SRV: &str = r#"the name of SRV records, such as "_grpc._tcp.workers.internal""#;
 
@@ -25,17 +38,21 @@ pub(super) fn discovery(cluster: &Table<'_>) -> Read<Option<Discovery>> {
     let file = table.optional("file", |value| value.file().map(DiscoverySource::File));
     let dns = table.optional("dns", |value| dns(&value));
     let srv = table.optional("srv", |value| srv(&value));
+    let etcd = table.optional("etcd", |value| etcd::etcd(&value));
+    let consul = table.optional("consul", |value| consul::consul(&value));
+    let others = [("file", &file), ("etcd", &etcd), ("consul", &consul)];
+    let other = others.iter().find(|(_, read)| **read != Ok(None));
     let nameserver = table.optional("nameserver", |value| {
         let expected = r#"the IP address and port of a DNS server, such as "10.0.0.2:53""#;
-        match address::socket_address_of(&value, expected)? {
-            address if address.port() == 0 => value.wrong(expected),
-            _ if !matches!(file, Ok(None)) => {
-                value.wrong("no such key beside file: it is for dns and srv")
-            }
-            address => Ok(address),
+        match (address::socket_address_of(&value, expected)?, other) {
+            (address, _) if address.port() == 0 => value.wrong(expected),
+            (_, Some((source, _))) => value.wrong(format!(
+                "no such key beside {source}: it is for dns and srv"
+            )),
+            (address, None) => Ok(address),
         }
     });
-    let written = [file, dns, srv];
+    let written = [file, dns, srv, etcd, consul];
     if written.iter().filter(|source| **source != Ok(None)).count() != 1 {
         return value.wrong(SOURCES);
     }

@@ -1,10 +1,13 @@
 //! Lists of endpoints, as a cluster or a discovery file has them.
 
+use std::ops::RangeInclusive;
+
 use super::{Keys, Read, Value, address, all, names};
 use crate::defaults;
 use crate::gateway::Endpoint;
 
 const KEYS: Keys = &["address", "weight"];
+const WEIGHTS: RangeInclusive<u32> = 1..=1000;
 
 pub(super) const EXPECTED: &str =
     r#"addresses, such as ["10.0.0.7:8001", { address = "10.0.0.8:8001", weight = 2 }]"#;
@@ -35,7 +38,7 @@ fn endpoint(value: &Value<'_>) -> Read<Endpoint> {
         |value| endpoint_address(&value),
     );
     let weight = table.or("weight", defaults::ENDPOINT_WEIGHT, |value| {
-        value.integer(1..=1000)
+        value.integer(WEIGHTS)
     });
     Ok(Endpoint {
         address: address?,
@@ -47,4 +50,21 @@ fn endpoint_address(value: &Value<'_>) -> Read<String> {
     let text = value.string(r#"host:port, such as "10.0.0.7:8001""#)?;
     address::host_and_port(text).or_else(|expected| value.wrong(expected))?;
     Ok(text.to_owned())
+}
+
+/// One that is named outside of a document; the error is what would be right.
+pub(crate) fn named(address: &str, weight: Option<u64>) -> Result<Endpoint, String> {
+    address::host_and_port(address)?;
+    let weight = weight.map_or(Ok(defaults::ENDPOINT_WEIGHT), u32::try_from);
+    match weight {
+        Ok(weight) if WEIGHTS.contains(&weight) => Ok(Endpoint {
+            address: address.to_owned(),
+            weight,
+        }),
+        _ => Err(format!(
+            "a weight from {} to {}",
+            WEIGHTS.start(),
+            WEIGHTS.end()
+        )),
+    }
 }

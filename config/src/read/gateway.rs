@@ -12,12 +12,14 @@ use super::{
 use crate::defaults;
 use crate::gateway::{Cluster, Gateway, Listener, Match, Route};
 use crate::problem::Problems;
+use crate::units;
 
 const KEYS: Keys = &[
     "threads",
     "drain_delay",
     "drain_timeout",
     "upgrade_socket",
+    "max_buffered",
     "admin",
     "telemetry",
     "listeners",
@@ -43,17 +45,21 @@ fn root(table: &Table<'_>) -> Read<Gateway> {
         value.duration(Duration::ZERO..=LONGEST_DRAIN)
     });
     let upgrade_socket = table.optional("upgrade_socket", upgrade_socket);
+    let max_buffered = table.optional("max_buffered", |value| value.bytes(1..=1 << 50));
     let admin = table.optional("admin", admin);
     let telemetry = telemetry::telemetry(table, defaults::GATEWAY_SERVICE_NAME);
     let listeners = listeners(table);
     let apart = addresses_apart(table);
     let (clusters, routes) = clusters_and_routes(table);
     apart?;
+    let roomy = room_for_two(table, &max_buffered, &routes);
+    roomy?;
     Ok(Gateway {
         threads: threads?,
         drain_delay: drain_delay?,
         drain_timeout: drain_timeout?,
         upgrade_socket: upgrade_socket?,
+        max_buffered: max_buffered?,
         admin: admin?,
         telemetry: telemetry?,
         listeners: listeners?,
@@ -66,6 +72,26 @@ fn upgrade_socket(value: Value<'_>) -> Read<PathBuf> {
     let fits = |text: &str| (1..=LONGEST_SOCKET_PATH).contains(&text.len()) && !text.contains('\0');
     let expected = format!("the path of a socket, at most {LONGEST_SOCKET_PATH} bytes long");
     value.string_that(&expected, fits).map(PathBuf::from)
+}
+
+/// A body and what is made of it must both find room, or the largest ones would never get through.
+fn room_for_two(
+    root: &Table<'_>,
+    max_buffered: &Read<Option<u64>>,
+    routes: &Read<Vec<Route>>,
+) -> Read<()> {
+    let (Ok(Some(most)), Ok(routes)) = (max_buffered, routes) else {
+        return Ok(());
+    };
+    let largest = routes.iter().map(|route| route.max_request_bytes).max();
+    let least = largest.unwrap_or_default().saturating_mul(2);
+    match root.get("max_buffered") {
+        Some(value) if *most < least => value.wrong(format!(
+            "at least {}, twice the largest max_request_size",
+            units::format_bytes(least)
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn admin(value: Value<'_>) -> Read<SocketAddr> {

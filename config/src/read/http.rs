@@ -1,5 +1,15 @@
 //! The few grammars of HTTP that a configuration can break (RFC 9110, RFC 3986).
 
+use super::{Read, Value};
+
+/// The name of a header that requests bring, in lower case.
+pub(super) fn header_name(value: &Value<'_>) -> Read<String> {
+    let is_name = |text: &str| is_token(text) && !text.eq_ignore_ascii_case("host");
+    let expected = r#"the name of a header, such as "x-tenant", and not host"#;
+    let name = value.string_that(expected, is_name)?;
+    Ok(name.to_ascii_lowercase())
+}
+
 /// A method or the name of a header.
 pub(super) fn is_token(text: &str) -> bool {
     !text.is_empty()

@@ -4,7 +4,9 @@
 //! puts them together with `?`: so a wrong value never hides the next one. `Err(Wrong)` can only be had by
 //! recording a problem, hence a reader that fails has always said why.
 
+mod adaptive_limit;
 mod address;
+mod affinity;
 mod batching;
 mod cache;
 mod cluster;
@@ -14,14 +16,17 @@ mod endpoints;
 mod gateway;
 mod health;
 mod http;
+mod limit;
 mod listener;
 mod matches;
 mod model;
 mod names;
 mod nearest;
+mod outlier;
 mod padding;
 mod pipeline;
 mod provider;
+mod rate_limit;
 mod repository;
 mod route;
 mod security;
@@ -32,6 +37,7 @@ mod value;
 mod worker;
 
 pub(crate) use discovery::endpoints_file;
+pub(crate) use endpoints::named as endpoint_named;
 pub(crate) use gateway::gateway;
 pub(crate) use worker::worker;
 

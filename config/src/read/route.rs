@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::cache::{self, Around};
-use super::{Keys, Read, Table, Value, matches, names, nearest};
+use super::{Keys, Read, Table, Value, adaptive_limit, matches, names, nearest, rate_limit};
 use crate::defaults;
 use crate::gateway::{Hedge, Match, Mode, Protocol, Retry, Route};
 use crate::units;
@@ -15,6 +15,9 @@ const KEYS: Keys = &[
     "mode",
     "timeout",
     "max_request_size",
+    "max_concurrent",
+    "adaptive_limit",
+    "rate_limits",
     "match",
     "retry",
     "hedge",
@@ -68,6 +71,9 @@ pub(super) fn catch_all(cluster: &str) -> Route {
         mode: Mode::Auto,
         timeout: defaults::ROUTE_TIMEOUT,
         max_request_bytes: defaults::MAX_REQUEST_BYTES,
+        max_concurrent: 0,
+        adaptive_limit: None,
+        rate_limits: Vec::new(),
         retry: Retry::default(),
         hedge: None,
         cache: None,
@@ -93,20 +99,20 @@ fn settings(
     let protocol = cluster
         .ok()
         .and_then(|cluster| clusters.get(cluster).copied().flatten());
-    let mode = table.or("mode", Mode::Auto, |value| match (value.choice(&MODES)?, protocol) {
-        (Mode::Unary, Some(Protocol::Http)) => {
-            value.wrong(r#""auto" or "stream", as the cluster has protocol = "http" and unary calls are gRPC"#)
-        }
-        (mode, _) => Ok(mode),
-    });
+    let mode = table.or("mode", Mode::Auto, |value| value.choice(&MODES));
     let timeout = table.or("timeout", defaults::ROUTE_TIMEOUT, |value| {
         value.duration(SHORTEST..=LONGEST)
     });
     let max_request_bytes = table.or("max_request_size", defaults::MAX_REQUEST_BYTES, |value| {
         value.bytes(1..=LARGEST_MESSAGE)
     });
+    let max_concurrent = table.or("max_concurrent", 0, |value| {
+        value.integer(0..=adaptive_limit::MOST_CONCURRENT)
+    });
+    let adaptive_limit = adaptive_limit::adaptive_limit(table, protocol, max_concurrent.ok());
+    let rate_limits = rate_limit::rate_limits(table);
     let retry = retry(table, timeout.unwrap_or(LONGEST));
-    let hedge = hedge(table, retry.as_ref().ok());
+    let hedge = hedge(table, retry.as_ref().ok(), protocol);
     let around = Around {
         mode: mode.ok(),
         protocol,
@@ -120,6 +126,9 @@ fn settings(
         mode: mode?,
         timeout: timeout?,
         max_request_bytes: max_request_bytes?,
+        max_concurrent: max_concurrent?,
+        adaptive_limit: adaptive_limit?,
+        rate_limits: rate_limits?,
         retry: retry?,
         hedge: hedge?,
         cache: cache?,
@@ -191,10 +200,19 @@ fn retry(route: &Table<'_>, timeout: Duration) -> Read<Retry> {
     })
 }
 
-fn hedge(route: &Table<'_>, retry: Option<&Retry>) -> Read<Option<Hedge>> {
+fn hedge(
+    route: &Table<'_>,
+    retry: Option<&Retry>,
+    protocol: Option<Protocol>,
+) -> Read<Option<Hedge>> {
     let Some(value) = route.get("hedge") else {
         return Ok(None);
     };
+    if protocol == Some(Protocol::Http) && value.as_bool() != Some(false) {
+        return value.wrong(
+            r#"no hedge, as the cluster has protocol = "http" and only gRPC calls are hedged"#,
+        );
+    }
     if retry.is_some_and(|retry| !retry.idempotent) {
         return value
             .wrong("no hedge beside retry.idempotent = false: both attempts may be executed");

@@ -9,13 +9,22 @@ use smallvec::SmallVec;
 use super::ask::Ask;
 use super::endpoint::{Endpoint, EndpointView};
 use super::lease::Lease;
-use crate::traffic::balance::{self, Candidate, Draw, Policy};
+use super::waiting::WaitingRoom;
+use crate::traffic::affinity::Affinity;
+use crate::traffic::balance::{self, Candidate, Draw, Policy, Rendezvous, RingHash};
+use crate::traffic::{hash, outlier};
 
 pub struct Cluster {
     pub config: config::Cluster,
+    /// What requests belong to; None: it makes no difference.
+    pub affinity: Option<Affinity>,
     policy: Box<dyn Policy>,
+    /// For requests with a key.
+    ring: Option<RingHash>,
     members: Vec<Member>,
     draw: Draw,
+    /// With a limit: where requests wait for an endpoint that has room.
+    room: Option<Arc<WaitingRoom>>,
 }
 
 type Candidates = SmallVec<[Candidate; 16]>;
@@ -25,9 +34,13 @@ struct Member {
     weight: u32,
 }
 
-/// Every endpoint is unhealthy, not yet probed, or held back by its breaker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoEndpoint;
+/// Why there is no lease now.
+pub enum NoLease<'a> {
+    /// Every endpoint is unhealthy, not yet probed, or held back by its breaker.
+    NoEndpoint,
+    /// Endpoints could take requests, but have as many as they may have, or others wait already.
+    Busy(&'a Arc<WaitingRoom>),
+}
 
 impl Cluster {
     pub fn new(config: config::Cluster, endpoints: Vec<Arc<Endpoint>>) -> Self {
@@ -39,28 +52,109 @@ impl Cluster {
                 weight: entry.weight,
             })
             .collect();
+        let ring = |affinity: &config::Affinity| {
+            let identity = |member: &Member| hash::of(member.endpoint.blueprint.address.as_bytes());
+            let places = members.iter().enumerate();
+            let places = places.map(|(index, member)| (index, identity(member), member.weight));
+            RingHash::new(affinity.bound, Rendezvous::new(places))
+        };
         Self {
             policy: balance::build(config.policy),
+            affinity: config.affinity.as_ref().map(Affinity::new),
+            ring: config.affinity.as_ref().map(ring),
             config,
             draw: Draw::new(members.iter().map(|member| member.weight)),
             members,
+            room: None,
         }
     }
 
+    /// Takes the place of the cluster of that name before: whoever waits there is served here.
+    pub fn succeed(mut self, former: Option<&Self>) -> Arc<Self> {
+        let limit = self.config.limit.as_ref();
+        let room = former
+            .and_then(|former| former.room.clone())
+            .or_else(|| limit.map(|_| Arc::default()));
+        self.room = room.clone().filter(|_| limit.is_some());
+        let cluster = Arc::new(self);
+        if let Some(room) = room {
+            for endpoint in cluster.endpoints() {
+                endpoint.tell(cluster.room.clone());
+            }
+            room.serve_from(&cluster, Instant::now());
+        }
+        cluster
+    }
+
     /// Leases the endpoint that the policy prefers, avoiding those already tried while another one can
-    /// take the request.
-    pub fn lease(&self, ask: &Ask<'_>) -> Result<Lease, NoEndpoint> {
+    /// take the request. Who comes while others wait has to wait behind them.
+    pub fn lease(&self, ask: &Ask<'_>) -> Result<Lease, NoLease<'_>> {
+        match &self.room {
+            None => self.lease_now(ask).ok_or(NoLease::NoEndpoint),
+            Some(room) if room.is_waited_in() => Err(NoLease::Busy(room)),
+            Some(room) => self
+                .lease_now(ask)
+                .ok_or_else(|| match self.is_open(ask.now) {
+                    true => NoLease::Busy(room),
+                    false => NoLease::NoEndpoint,
+                }),
+        }
+    }
+
+    /// The same, but never one of those tried, and never while others wait.
+    pub fn lease_other(&self, ask: &Ask<'_>) -> Option<Lease> {
+        let waited = self.room.as_ref().is_some_and(|room| room.is_waited_in());
+        if waited { None } else { self.other_now(ask) }
+    }
+
+    /// Without regard to those who wait: for the one whose turn it is.
+    pub(super) fn lease_now(&self, ask: &Ask<'_>) -> Option<Lease> {
         let again = || {
             let tried = ask.tried.iter();
             let tried = tried.filter_map(|index| self.candidate(*index, ask.now));
             self.choose(&mut tried.collect(), ask)
         };
-        self.lease_other(ask).or_else(again).ok_or(NoEndpoint)
+        self.other_now(ask)
+            .or_else(again)
+            .or_else(|| self.lease_ejected(ask))
+            .or_else(|| self.lease_lone(ask))
     }
 
-    /// The same, but never one of those tried. Of a large fleet some members are drawn; all are looked at only
-    /// when none of those can take the request.
-    pub fn lease_other(&self, ask: &Ask<'_>) -> Option<Lease> {
+    /// A probe before its time, when no endpoint takes the request: each endpoint in turn, as `random` begins.
+    fn lease_lone(&self, ask: &Ask<'_>) -> Option<Lease> {
+        let count = self.members.len();
+        let first = usize::try_from(ask.random).unwrap_or_default() % count.max(1);
+        (first..count).chain(0..first).find_map(|index| {
+            let endpoint = &self.members.get(index)?.endpoint;
+            Lease::take_lone(endpoint, index, ask.now, self.most())
+        })
+    }
+
+    /// One that was left out for doing worse than the others, which is better than none.
+    fn lease_ejected(&self, ask: &Ask<'_>) -> Option<Lease> {
+        let candidate = |(index, member): (usize, &Member)| self.look(index, member, ask.now);
+        let members = || self.members.iter().enumerate();
+        let (ejected, others): (Vec<_>, Vec<_>) =
+            members().partition(|(_, member)| member.endpoint.is_ejected(ask.now));
+        // Others that merely have no room are waited for.
+        if ejected.is_empty() || others.into_iter().any(|other| candidate(other).is_some()) {
+            return None;
+        }
+        let roomy = |(_, member): &(usize, &Member)| member.endpoint.active() < self.most();
+        let candidates = ejected.into_iter().filter(roomy).filter_map(candidate);
+        self.choose(&mut candidates.collect(), ask)
+    }
+
+    /// Whether some endpoint may take traffic, room there or not.
+    pub(super) fn is_open(&self, now: Instant) -> bool {
+        self.members
+            .iter()
+            .any(|member| self.look(0, member, now).is_some())
+    }
+
+    /// None of those tried. Of a large fleet some members are drawn; all are looked at only when none of those can
+    /// take the request.
+    fn other_now(&self, ask: &Ask<'_>) -> Option<Lease> {
         if self.members.len() > balance::FULL_SCAN {
             let mut drawn = Candidates::new();
             for index in self.draw.positions(ask.random) {
@@ -81,21 +175,102 @@ impl Cluster {
     /// The member as a choice; None when it may not take traffic now.
     fn candidate(&self, index: usize, now: Instant) -> Option<Candidate> {
         let member = self.members.get(index)?;
-        let policy = self.config.policy;
+        if member.endpoint.is_ejected(now) || member.endpoint.active() >= self.most() {
+            return None;
+        }
+        self.look(index, member, now)
+    }
+
+    /// The same, be it ejected or full.
+    fn look(&self, index: usize, member: &Member, now: Instant) -> Option<Candidate> {
+        let policy = match self.config.policy {
+            // What requests without a key are placed by.
+            config::Policy::RingHash => config::Policy::LeastWork,
+            policy => policy,
+        };
         member.endpoint.candidate(index, member.weight, policy, now)
     }
 
+    /// Leaves out for a while who fails much more often than the others. Where requests go by a key, one caller's
+    /// values all meet the same endpoint and would get it ejected, so there it is not done.
+    pub fn eject_outliers(&self, now: Instant) {
+        let Some(config) = self.config.outlier.as_ref().filter(|_| self.ring.is_none()) else {
+            return;
+        };
+        let readings = self
+            .members
+            .iter()
+            .map(|member| member.endpoint.conduct(now));
+        let readings: Vec<_> = readings.map(Option::unwrap_or_default).collect();
+        for position in outlier::judge(config, &readings) {
+            self.members[position].endpoint.eject(now);
+        }
+    }
+
+    /// What each endpoint may have in flight.
+    fn most(&self) -> u32 {
+        let limit = self.config.limit.as_ref();
+        limit.map_or(u32::MAX, |limit| limit.max_requests)
+    }
+
     fn choose(&self, candidates: &mut Candidates, ask: &Ask<'_>) -> Option<Lease> {
+        if let (Some(ring), Some(key)) = (&self.ring, ask.key)
+            && let Some(lease) = self.choose_by_key(ring, key, candidates, ask)
+        {
+            return Some(lease);
+        }
         while !candidates.is_empty() {
             let position = self.policy.choose(candidates, ask.random)?;
             let index = candidates.get(position)?.index;
-            if let Some(lease) = Lease::take(&self.members[index].endpoint, index, ask.now) {
+            if let Some(lease) = self.take(index, ask) {
                 return Some(lease);
             }
-            // Another thread took the breaker's only probe between the look and the lease.
+            // Another thread took the breaker's only probe, or the last room, between the look and the lease.
             candidates.swap_remove(position);
         }
         None
+    }
+
+    fn take(&self, index: usize, ask: &Ask<'_>) -> Option<Lease> {
+        let endpoint = &self.members.get(index)?.endpoint;
+        let lease = Lease::take(endpoint, index, ask.now, self.most())?;
+        let lone = lease.is_probe() && !self.is_in_service(ask.now);
+        Some(if lone { lease.lone() } else { lease })
+    }
+
+    /// With a limit: where requests wait.
+    pub fn room(&self) -> Option<&Arc<WaitingRoom>> {
+        self.room.as_ref()
+    }
+
+    /// Some member takes any request.
+    fn is_in_service(&self, now: Instant) -> bool {
+        self.members
+            .iter()
+            .any(|member| member.endpoint.is_in_service(now))
+    }
+
+    /// `known` may be some of many: the key's own places are looked at too, if they were not tried.
+    fn choose_by_key(
+        &self,
+        ring: &RingHash,
+        key: u64,
+        known: &mut Candidates,
+        ask: &Ask<'_>,
+    ) -> Option<Lease> {
+        let mut lost = SmallVec::<[usize; 4]>::new();
+        loop {
+            let look = |index| {
+                let out = ask.tried.contains(&index) || lost.contains(&index);
+                (!out).then(|| self.candidate(index, ask.now)).flatten()
+            };
+            let index = ring.choose(key, ask.random, known, look)?;
+            if let Some(lease) = self.take(index, ask) {
+                return Some(lease);
+            }
+            lost.push(index);
+            known.retain(|candidate| candidate.index != index);
+        }
     }
 
     /// The number of members.

@@ -14,13 +14,16 @@ use http::uri::{Authority, Scheme};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
+use super::waiting::WaitingRoom;
 use crate::security::tls::PeerTrust;
 use crate::traffic::balance::Candidate;
 use crate::traffic::breaker::{Breaker, BreakerState, Permit, Transition};
 use crate::traffic::ewma::PeakEwma;
 use crate::traffic::health::{HealthMachine, HealthState};
+use crate::traffic::outlier::{Reading, Standing};
 use crate::traffic::retry::Outcome;
 use crate::traffic::service_line::ServiceLine;
+use crate::traffic::window::Window;
 use crate::upstream::{Channels, Target};
 
 /// Decay of the latency average and its value before the first answer; Finagle's and linkerd's defaults.
@@ -39,6 +42,7 @@ pub struct EndpointBlueprint {
     pub protocol: config::Protocol,
     pub health: Option<config::Health>,
     pub breaker: Option<config::Breaker>,
+    pub outlier: Option<config::Outlier>,
     pub tls: Option<config::UpstreamTls>,
     /// What roots, client certificate and key were when they were read; rotated ones make another endpoint.
     pub trust: Option<u64>,
@@ -53,6 +57,7 @@ impl EndpointBlueprint {
         self.same_place_as(other)
             && self.health == other.health
             && self.breaker == other.breaker
+            && self.outlier == other.outlier
             && self.connect_timeout == other.connect_timeout
             && self.trust == other.trust
     }
@@ -84,6 +89,8 @@ pub struct Endpoint {
     last_answer: AtomicU64,
     /// The same, of the last time a request came while none was in flight.
     busy_since: AtomicU64,
+    /// The same, of the end of its last ejection.
+    ejected_until: AtomicU64,
     prober: Mutex<Option<AbortHandle>>,
 }
 
@@ -92,6 +99,16 @@ struct Vital {
     breaker: Option<Breaker>,
     latency: PeakEwma,
     line: ServiceLine,
+    /// Of its cluster, if that has a limit: told when the endpoint could take another request.
+    room: Option<Arc<WaitingRoom>>,
+    /// None: it is not compared with the others of its cluster.
+    conduct: Option<Conduct>,
+}
+
+/// What an endpoint is judged by beside its peers.
+struct Conduct {
+    window: Window,
+    standing: Standing,
 }
 
 impl Vital {
@@ -106,6 +123,9 @@ impl Vital {
     fn well_again(&mut self, now: Instant) {
         self.latency = PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now);
         self.line = ServiceLine::new(now);
+        if let Some(conduct) = self.conduct.as_mut() {
+            conduct.window.clear();
+        }
     }
 }
 
@@ -118,12 +138,27 @@ pub(super) struct Entry {
     load: u32,
 }
 
+impl Entry {
+    pub(super) fn is_probe(&self) -> bool {
+        self.permit.is_some_and(|permit| permit.is_probe())
+    }
+
+    /// Known to be made while no other endpoint takes requests.
+    pub(super) fn lone(self) -> Self {
+        Self {
+            permit: self.permit.map(Permit::lone),
+            ..self
+        }
+    }
+}
+
 #[derive(Default)]
 pub struct EndpointCounters {
     pub requests: AtomicU64,
     pub failures: AtomicU64,
     pub cancelled: AtomicU64,
     pub probes_failed: AtomicU64,
+    pub ejections: AtomicU64,
 }
 
 /// A reading for the admin interface and the metrics.
@@ -132,10 +167,13 @@ pub struct EndpointView {
     pub address: String,
     pub health: &'static str,
     pub breaker: &'static str,
+    /// Left out for so much longer, since it failed more often than its peers; 0: it is not.
+    pub ejected_ms: f64,
     pub active: u32,
     pub requests: u64,
     pub failures: u64,
     pub cancelled: u64,
+    pub ejections: u64,
     pub ewma_ms: f64,
 }
 
@@ -156,6 +194,11 @@ impl Endpoint {
             breaker: blueprint.breaker.map(Breaker::new),
             latency: PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now),
             line: ServiceLine::new(now),
+            conduct: blueprint.outlier.map(|outlier| Conduct {
+                window: Window::new(outlier.window),
+                standing: Standing::new(now),
+            }),
+            room: None,
         };
         Arc::new(Self {
             scheme: if target.tls.is_some() {
@@ -174,6 +217,7 @@ impl Endpoint {
             born: now,
             last_answer: AtomicU64::new(0),
             busy_since: AtomicU64::new(0),
+            ejected_until: AtomicU64::new(0),
             prober: Mutex::new(None),
         })
     }
@@ -230,22 +274,56 @@ impl Endpoint {
         })
     }
 
-    /// Asks the breaker for leave and counts the request; None when the breaker says no.
-    pub(super) fn enter(&self, now: Instant) -> Option<Entry> {
-        let permit = match self.vital.lock().breaker.as_mut() {
+    /// Asks the breaker for leave and counts the request; None when the breaker says no, or `most` are in flight.
+    pub(super) fn enter(&self, now: Instant, most: u32) -> Option<Entry> {
+        let mut vital = self.vital.lock();
+        // Counted up under the lock alone, so never beyond `most`.
+        if self.active() >= most {
+            return None;
+        }
+        let permit = match vital.breaker.as_mut() {
             None => None,
             Some(breaker) => Some(breaker.admit(now)?),
         };
+        Some(self.count(permit, now))
+    }
+
+    /// The same for a request that no other endpoint takes: an open breaker lets it through sooner. None also where
+    /// the endpoint is not healthy.
+    pub(super) fn enter_lone(&self, now: Instant, most: u32) -> Option<Entry> {
+        let mut vital = self.vital.lock();
+        if self.active() >= most {
+            return None;
+        }
+        let health = vital.health.as_ref().map(HealthMachine::state);
+        if health.is_some_and(|state| state != HealthState::Healthy) {
+            return None;
+        }
+        let permit = vital.breaker.as_mut()?.admit_lone(now)?;
+        Some(self.count(Some(permit), now))
+    }
+
+    /// Under the lock of `vital`.
+    fn count(&self, permit: Option<Permit>, now: Instant) -> Entry {
         let others = self.active.fetch_add(1, Ordering::Relaxed);
         if others == 0 {
             self.busy_since.store(self.nanos(now), Ordering::Relaxed);
         }
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
-        Some(Entry {
+        Entry {
             permit,
             started: now,
             load: others.saturating_add(1),
-        })
+        }
+    }
+
+    /// Takes any request: it is healthy, and its breaker closed or off.
+    pub(super) fn is_in_service(&self, now: Instant) -> bool {
+        let vital = self.vital.lock();
+        let health = vital.health.as_ref().map(HealthMachine::state);
+        let breaker = vital.breaker.as_ref().map(|breaker| breaker.state(now));
+        health.is_none_or(|state| state == HealthState::Healthy)
+            && breaker.is_none_or(|state| state == BreakerState::Closed)
     }
 
     /// The latency of a request that goes on being answered.
@@ -256,7 +334,8 @@ impl Endpoint {
     /// The other end of `enter`: `outcome` is None for a call that was given up before it was answered.
     pub(super) fn leave(&self, entry: Entry, now: Instant, outcome: Option<Outcome>) {
         let permit = entry.permit;
-        self.active.fetch_sub(1, Ordering::Relaxed);
+        // Sequentially consistent with `active` and the waiting room's count, see there.
+        self.active.fetch_sub(1, Ordering::SeqCst);
         let mut vital = self.vital.lock();
         let mut transition = None;
         match outcome {
@@ -274,8 +353,14 @@ impl Endpoint {
                         vital.latency.penalize(now, FAILURE_PENALTY);
                         vital.line.penalize(now);
                     }
-                    Outcome::Fault => vital.line.penalize(now),
+                    Outcome::Fault | Outcome::Busy => vital.line.penalize(now),
                     Outcome::Neutral => {}
+                }
+                let failed = matches!(outcome, Outcome::Failure | Outcome::Fault);
+                if let Some(conduct) = vital.conduct.as_mut()
+                    && (failed || outcome == Outcome::Success)
+                {
+                    conduct.window.record(now, !failed);
                 }
                 if let (Some(breaker), Some(permit)) = (vital.breaker.as_mut(), permit) {
                     transition = breaker.on_result(now, permit, outcome != Outcome::Failure);
@@ -285,9 +370,15 @@ impl Endpoint {
                 }
             }
         }
+        let room = vital.room.clone();
         drop(vital);
         if !matches!(outcome, None | Some(Outcome::Failure)) {
             self.note_answer(now);
+        }
+        if let Some(room) = room {
+            let now = Instant::now();
+            let held = now.saturating_duration_since(entry.started);
+            room.freed(held, outcome == Some(Outcome::Success), now);
         }
         if let Some(transition) = transition {
             log::warn!(
@@ -310,13 +401,22 @@ impl Endpoint {
             .as_mut()
             .and_then(|health| health.record(passed));
         if changed == Some(HealthState::Healthy) {
-            vital.well_again(Instant::now());
+            let now = Instant::now();
+            vital.well_again(now);
+            if let Some(conduct) = vital.conduct.as_mut() {
+                conduct.standing.readmit(now);
+                self.ejected_until.store(0, Ordering::Relaxed);
+            }
             if let Some(breaker) = vital.breaker.as_mut() {
                 breaker.end_pause();
             }
         }
+        let room = vital.room.clone();
         drop(vital);
         let Some(state) = changed else { return };
+        if let Some(room) = room {
+            room.look_again(Instant::now());
+        }
         let (address, cluster) = (&self.blueprint.address, &self.blueprint.cluster);
         match state {
             HealthState::Healthy => log::info!("{address} in cluster '{cluster}' is healthy"),
@@ -329,6 +429,45 @@ impl Endpoint {
         }
     }
 
+    /// What it did within the window, to be compared with others; None: it is not compared.
+    pub(super) fn conduct(&self, now: Instant) -> Option<Reading> {
+        let vital = self.vital.lock();
+        let conduct = vital.conduct.as_ref()?;
+        let (succeeded, failed) = conduct.window.totals(now);
+        Some(Reading {
+            succeeded,
+            failed,
+            ejected: conduct.standing.left(now) > Duration::ZERO,
+        })
+    }
+
+    /// Leaves it out for a while, after which it begins anew.
+    pub(super) fn eject(&self, now: Instant) {
+        let mut vital = self.vital.lock();
+        let (Some(config), Some(conduct)) = (&self.blueprint.outlier, vital.conduct.as_mut())
+        else {
+            return;
+        };
+        conduct.standing.eject(config, now);
+        let (succeeded, failed) = conduct.window.totals(now);
+        conduct.window.clear();
+        let left = conduct.standing.left(now);
+        self.ejected_until
+            .store(self.nanos(now + left), Ordering::Relaxed);
+        drop(vital);
+        self.counters.ejections.fetch_add(1, Ordering::Relaxed);
+        let (address, cluster) = (&self.blueprint.address, &self.blueprint.cluster);
+        log::warn!(
+            "{address} in cluster '{cluster}' is left out for {left:?}: {failed} of its {} requests failed, \
+             many more than of the others",
+            succeeded + failed
+        );
+    }
+
+    pub(super) fn is_ejected(&self, now: Instant) -> bool {
+        self.nanos(now) < self.ejected_until.load(Ordering::Relaxed)
+    }
+
     pub fn is_healthy(&self) -> bool {
         self.vital
             .lock()
@@ -338,7 +477,12 @@ impl Endpoint {
     }
 
     pub fn active(&self) -> u32 {
-        self.active.load(Ordering::Relaxed)
+        self.active.load(Ordering::SeqCst)
+    }
+
+    /// Whom to tell from now on when a request leaves or the endpoint's health changes.
+    pub(super) fn tell(&self, room: Option<Arc<WaitingRoom>>) {
+        self.vital.lock().room = room;
     }
 
     pub fn view(&self, now: Instant) -> EndpointView {
@@ -357,10 +501,14 @@ impl Endpoint {
                 Some(BreakerState::Open) => "open",
                 Some(BreakerState::HalfOpen) => "half_open",
             },
+            ejected_ms: vital.conduct.as_ref().map_or(0.0, |conduct| {
+                conduct.standing.left(now).as_secs_f64() * 1e3
+            }),
             active: self.active(),
             requests: self.counters.requests.load(Ordering::Relaxed),
             failures: self.counters.failures.load(Ordering::Relaxed),
             cancelled: self.counters.cancelled.load(Ordering::Relaxed),
+            ejections: self.counters.ejections.load(Ordering::Relaxed),
             ewma_ms: vital.latency.get(now) * 1e3,
         }
     }

@@ -18,15 +18,47 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// None when the endpoint's breaker admits nothing now.
-    pub(super) fn take(endpoint: &Arc<Endpoint>, index: usize, now: Instant) -> Option<Self> {
-        let entry = endpoint.enter(now)?;
+    /// None when the endpoint's breaker admits nothing now, or `most` requests are in flight there.
+    pub(super) fn take(
+        endpoint: &Arc<Endpoint>,
+        index: usize,
+        now: Instant,
+        most: u32,
+    ) -> Option<Self> {
+        let entry = endpoint.enter(now, most)?;
         Some(Self {
             endpoint: endpoint.clone(),
             index,
             entry,
             outcome: None,
         })
+    }
+
+    /// For a request that no other endpoint takes.
+    pub(super) fn take_lone(
+        endpoint: &Arc<Endpoint>,
+        index: usize,
+        now: Instant,
+        most: u32,
+    ) -> Option<Self> {
+        let entry = endpoint.enter_lone(now, most)?;
+        Some(Self {
+            endpoint: endpoint.clone(),
+            index,
+            entry,
+            outcome: None,
+        })
+    }
+
+    /// Whether it decides about the endpoint's breaker.
+    pub(super) fn is_probe(&self) -> bool {
+        self.entry.is_probe()
+    }
+
+    /// The same, known to be taken while no other endpoint takes requests.
+    pub(super) fn lone(mut self) -> Self {
+        self.entry = self.entry.lone();
+        self
     }
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
@@ -55,7 +87,7 @@ impl Drop for Lease {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use forebay_config::gateway as config;
@@ -66,7 +98,7 @@ mod tests {
     use crate::upstream::Target;
 
     /// A cluster of `size` endpoints without health checks, so that all take traffic.
-    fn cluster(size: u16, policy: config::Policy, now: Instant) -> Cluster {
+    pub fn cluster(size: u16, policy: config::Policy, now: Instant) -> Cluster {
         let addresses: Vec<String> = (0..size)
             .map(|n| format!("127.0.0.1:{}", 20_000 + n))
             .collect();
@@ -87,6 +119,7 @@ mod tests {
                     protocol: config::Protocol::Grpc,
                     health: None,
                     breaker: Some(breaker),
+                    outlier: Some(config::Outlier::default()),
                     tls: None,
                     trust: None,
                     connect_timeout: Duration::from_secs(1),
@@ -104,21 +137,38 @@ mod tests {
             name: "c".into(),
             protocol: config::Protocol::Grpc,
             policy,
+            affinity: (policy == config::Policy::RingHash).then_some(config::Affinity {
+                parameter: None,
+                header: None,
+                cookie: None,
+                model: false,
+                source: true,
+                bound: 1.25,
+            }),
             endpoints: addresses
                 .into_iter()
                 .map(|address| config::Endpoint { address, weight: 1 })
                 .collect(),
             discovery: None,
             connect_timeout: Duration::from_secs(1),
+            limit: None,
             health: None,
             breaker: Some(breaker),
+            outlier: Some(config::Outlier::default()),
             tls: None,
         };
         Cluster::new(config, endpoints)
     }
 
+    /// Each with a key of its own.
     fn ask(tried: &[usize], random: u64, now: Instant) -> Ask<'_> {
-        Ask { tried, random, now }
+        let key = Some(random);
+        Ask {
+            tried,
+            key,
+            random,
+            now,
+        }
     }
 
     #[derive(Debug, Clone)]
@@ -140,6 +190,7 @@ mod tests {
             Just(Some(Outcome::Success)),
             Just(Some(Outcome::Failure)),
             Just(Some(Outcome::Fault)),
+            Just(Some(Outcome::Busy)),
             Just(Some(Outcome::Neutral)),
         ];
         prop_oneof![
@@ -208,12 +259,38 @@ mod tests {
         );
     }
 
-    const POLICIES: [config::Policy; 5] = [
+    #[test]
+    fn a_key_keeps_its_endpoint_and_moves_on_to_its_next() {
+        let now = Instant::now();
+        for size in [5, 1_000] {
+            let cluster = cluster(size, config::Policy::RingHash, now);
+            let keyed = |key, random| ask(&[], random, now).with_key(Some(key));
+            for key in 0..50 {
+                let home = cluster.lease(&keyed(key, 1)).ok().unwrap().index;
+                let tried = [home];
+                let retry = |random| Ask {
+                    tried: &tried,
+                    ..keyed(key, random)
+                };
+                let second = cluster.lease(&retry(2)).ok().unwrap().index;
+                assert_ne!(home, second);
+                for random in 3..20 {
+                    let again = cluster.lease(&keyed(key, random)).ok().unwrap().index;
+                    assert_eq!(again, home);
+                    let again = cluster.lease(&retry(random)).ok().unwrap();
+                    assert_eq!(again.index, second, "a retry's endpoint is the key's too");
+                }
+            }
+        }
+    }
+
+    const POLICIES: [config::Policy; 6] = [
         config::Policy::RoundRobin,
         config::Policy::Random,
         config::Policy::LeastRequest,
         config::Policy::PeakEwma,
         config::Policy::LeastWork,
+        config::Policy::RingHash,
     ];
 
     #[test]
@@ -245,18 +322,17 @@ mod tests {
     #[test]
     fn the_last_one_of_a_large_fleet_that_may_take_traffic_is_found() {
         let now = Instant::now();
-        let cluster = cluster(1_000, config::Policy::LeastWork, now);
-        for (index, endpoint) in cluster
-            .endpoints()
-            .enumerate()
-            .filter(|(index, _)| *index != 777)
-        {
-            for _ in 0..3 {
-                let lease = Lease::take(endpoint, index, now).unwrap();
-                lease.finish(Outcome::Failure, now);
+        for policy in [config::Policy::LeastWork, config::Policy::RingHash] {
+            let cluster = cluster(1_000, policy, now);
+            let others = cluster.endpoints().enumerate();
+            for (index, endpoint) in others.filter(|(index, _)| *index != 777) {
+                for _ in 0..3 {
+                    let lease = Lease::take(endpoint, index, now, u32::MAX).unwrap();
+                    lease.finish(Outcome::Failure, now);
+                }
             }
+            assert_eq!(cluster.lease(&ask(&[], 5, now)).ok().unwrap().index, 777);
         }
-        assert_eq!(cluster.lease(&ask(&[], 5, now)).ok().unwrap().index, 777);
     }
 
     /// `cargo test --release -p forebay-gateway choosing -- --ignored --nocapture`

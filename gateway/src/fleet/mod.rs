@@ -6,10 +6,14 @@ pub mod discovery;
 mod endpoint;
 mod health_loop;
 mod lease;
+mod outlier_loop;
 mod probe;
+mod waiting;
 
 pub use ask::Ask;
-pub use cluster::Cluster;
+pub use cluster::{Cluster, NoLease};
 pub use endpoint::{Endpoint, EndpointBlueprint, EndpointView};
 pub use health_loop::start as watch_health;
 pub use lease::Lease;
+pub use outlier_loop::start as watch_outliers;
+pub use waiting::{Caller, Unserved, WaitingRoom};

@@ -152,6 +152,8 @@ fn give(link: &Link, sockets: &Sockets) -> Result<bool, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use forebay_config::gateway as config;
 
     use super::*;
@@ -230,7 +232,9 @@ mod tests {
         let place = Place::new("unopened");
         let door = Door::build(&place.0).expect("a door");
         let beside = door.beside.clone();
-        assert!(beside.exists() && !place.0.exists());
+        let mode = beside.metadata().expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "nobody else may ask");
+        assert!(!place.0.exists());
         drop(door);
         assert!(!beside.exists());
         std::fs::write(&place.0, "precious").expect("written");

@@ -83,9 +83,19 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn delimited(&mut self) -> Result<&'a [u8], Stop> {
+    pub fn delimited(&mut self) -> Result<&'a [u8], Stop> {
         let length = i32::try_from(self.varint()?).map_err(|_| Stop::Malformed)?;
         self.bytes(usize::try_from(length).map_err(|_| Stop::Malformed)?)
+    }
+
+    /// The value of a field as it stands there, without the length that a string or message begins with.
+    pub fn value(&mut self, wire_type: u8) -> Result<&'a [u8], Stop> {
+        if wire_type == 2 {
+            return self.delimited();
+        }
+        let before = self.rest;
+        self.skip(wire_type)?;
+        Ok(&before[..before.len() - self.rest.len()])
     }
 
     fn bytes(&mut self, length: usize) -> Result<&'a [u8], Stop> {

@@ -5,6 +5,7 @@ use std::time::Instant;
 use forebay_proto::status;
 use http::HeaderMap;
 use http::header::HeaderValue;
+use pingora::http::ResponseHeader;
 use pingora::prelude::Error;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::Session;
@@ -12,8 +13,8 @@ use pingora::{ErrorSource, ErrorType, Result};
 
 use crate::context::Context;
 use crate::refusal::Refusal;
-use crate::traffic::retry::Failure;
-use crate::unary;
+use crate::traffic::retry::{Failure, Stage};
+use crate::unary::{self, headers};
 
 /// Ends the attempt that failed and says whether there may be another. `repeatable`: the request can be sent
 /// again, as far as its method and its body go.
@@ -30,13 +31,48 @@ pub fn judge(ctx: &mut Context, failure: Failure, repeatable: bool) -> bool {
     } else {
         ctx.end_attempt(failure.outcome(), Err(failure.describe()));
     }
+    has_leave(ctx, repeatable && failure.is_retryable(true), now)
+}
+
+/// A stream that its endpoint declined before it began: the error that has pingora ask another one. None: the answer
+/// is for the client. Only what came without a message has its status in the head.
+pub fn declined(session: &Session, head: &ResponseHeader, ctx: &mut Context) -> Option<Box<Error>> {
+    if !ctx.is_grpc {
+        return None;
+    }
+    let status = head
+        .headers
+        .get("grpc-status")?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()?;
+    let stage = head.headers.get(headers::STAGE);
+    let failure = Failure::answered(
+        status,
+        stage.and_then(|stage| Stage::parse(stage.as_bytes())),
+    );
+    let route = ctx.route()?;
+    let repeatable = failure.is_retryable(route.config.retry.idempotent)
+        && !session.as_ref().retry_buffer_truncated()
+        && (failure != Failure::Full || ctx.tried.len() < route.cluster.size());
+    if !has_leave(ctx, repeatable, Instant::now()) {
+        return None;
+    }
+    ctx.end_attempt(failure.outcome(), Err(failure.describe()));
+    ctx.declined = true;
+    let mut error = Error::explain(ErrorType::HTTPStatus(503), failure.describe()).into_up();
+    error.set_retry(true);
+    Some(error)
+}
+
+/// Whether there may be another attempt, for which a token is held from now on.
+fn has_leave(ctx: &mut Context, repeatable: bool, now: Instant) -> bool {
     let Some(routed) = &ctx.routed else {
         return false;
     };
     let route = routed.route();
-    if ctx.tried.len() >= route.config.retry.attempts as usize
-        || !(repeatable && failure.is_retryable(true))
-        || late
+    if ctx.tried.len() >= route.config.retry.attempts as usize || !repeatable || routed.is_late(now)
     {
         return false;
     }

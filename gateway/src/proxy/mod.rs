@@ -2,11 +2,14 @@
 //!
 //! pingora's proxy moves the bytes; each phase here is a short step: route, lease, adjust headers, judge the
 //! outcome. Unary inference over HTTP/1 arrives here too, since pingora reads HTTP/1 heads, and is handed to
-//! `unary` in the first phase.
+//! `unary` in the first phase; plain requests that are kept for further attempts, to `whole`.
 
+mod affinity;
 mod failure;
 mod peer;
 mod request;
+mod turn;
+mod whole;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -19,6 +22,7 @@ use forebay_proto::status::{self, Code};
 use http::header::{self, HeaderMap};
 use http::{StatusCode, Version};
 use opentelemetry::KeyValue;
+use pingora::connectors::http::v1::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, HttpPeer};
 use pingora::protocols::Digest;
@@ -26,15 +30,17 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::{ErrorSource, ErrorType, Result};
 
 use crate::context::{Context, Routed};
-use crate::fleet::Ask;
+use crate::fleet::{Ask, NoLease, Unserved};
 use crate::gateway::{Gateway, Snapshot};
 use crate::head_timer::HeadTimer;
+use crate::limits;
 use crate::plan::{self, Plan};
 use crate::protocol::method::Method;
 use crate::protocol::peek::{Peek, peek_framed};
 use crate::protocol::rest_model::RestModel;
 use crate::refusal::Refusal;
 use crate::telemetry::trace::TRACEPARENT;
+use crate::traffic::affinity::Seen;
 use crate::traffic::retry::{Failure, Outcome};
 use crate::unary::{self, headers};
 
@@ -46,6 +52,8 @@ pub const CLIENT_SILENCE: Duration = Duration::from_secs(60);
 
 pub struct Proxy {
     pub gateway: Arc<Gateway>,
+    /// For what does not go through pingora's own.
+    pub connector: Connector,
 }
 
 #[async_trait]
@@ -78,7 +86,10 @@ impl ProxyHttp for Proxy {
             &format!("{} {}", head.method, head.uri.path()),
         );
         let found = match self.find_route(&snapshot, session).await {
-            Ok(found) => found,
+            Ok((found, key)) => {
+                ctx.key = key;
+                found
+            }
             Err(refusal) => {
                 self.gateway.count_unrouted();
                 return failure::refuse(session, ctx, refusal).await;
@@ -93,20 +104,27 @@ impl ProxyHttp for Proxy {
             let (method, path) = (head.method.to_string(), head.uri.path().to_owned());
             return failure::refuse(session, ctx, Refusal::NoRoute { method, path }).await;
         }
+        let is_whole = route.cluster.config.protocol == Protocol::Http
+            && !ctx.is_grpc
+            && whole::takes(&route.config, session.req_header());
         let client = headers::client_timeout(&session.req_header().headers);
-        ctx.routed = Some(Routed::new(
-            snapshot,
-            found,
-            ctx.started,
-            client,
-            ctx.is_grpc,
-        ));
+        let routed = Routed::new(snapshot, found, ctx.started, client, ctx.is_grpc);
+        let route = ctx.routed.insert(routed).route();
+        let permit =
+            limits::take(route, &session.downstream_session).and_then(|()| limits::enter(route));
+        match permit {
+            Ok(permit) => ctx.permit = permit,
+            Err(refusal) => return failure::refuse(session, ctx, refusal).await,
+        }
+        if is_whole {
+            return whole::serve(self, session, ctx).await;
+        }
         Ok(false)
     }
 
     async fn upstream_peer(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         ctx: &mut Context,
     ) -> Result<Box<HttpPeer>> {
         let Some(routed) = &ctx.routed else {
@@ -129,14 +147,28 @@ impl ProxyHttp for Proxy {
                 "the deadline has passed",
             ));
         }
-        let Ok(lease) = cluster.lease(&Ask::new(&ctx.tried, now)) else {
-            if ctx.refusal.is_none() {
-                ctx.refusal = Some(Refusal::NoHealthyEndpoint(cluster.config.name.clone()));
+        let mut now = now;
+        let ask = Ask::new(&ctx.tried, now).with_key(ctx.key);
+        let leased = match cluster.lease(&ask) {
+            Ok(lease) => Ok(lease),
+            Err(NoLease::NoEndpoint) => Err(Refusal::unserved(cluster, Unserved::NoEndpoint)),
+            Err(NoLease::Busy(room)) => {
+                let turn = turn::wait(room, session, routed, &ask).await;
+                now = Instant::now();
+                turn.map(|(lease, waited)| {
+                    ctx.waited = waited;
+                    lease
+                })
             }
-            return Err(Error::explain(
-                ErrorType::HTTPStatus(503),
-                "no healthy endpoint",
-            ));
+        };
+        let lease = match leased {
+            Ok(lease) => lease,
+            Err(refusal) => {
+                let status = refusal.http().as_u16();
+                ctx.refusal.get_or_insert(refusal);
+                let error = ErrorType::HTTPStatus(status);
+                return Err(Error::explain(error, "no endpoint"));
+            }
         };
         let left = routed
             .stream_deadline
@@ -182,12 +214,25 @@ impl ProxyHttp for Proxy {
                 attributes.push(KeyValue::new("forebay.cluster", cluster.name.clone()));
                 attributes.push(KeyValue::new("forebay.policy", cluster.policy.name()));
             }
+            if !ctx.waited.is_zero() {
+                let waited = ctx.waited.as_secs_f64();
+                attributes.push(KeyValue::new("forebay.queue.seconds", waited));
+            }
             attributes
         });
         if let Some(value) = added.remove(TRACEPARENT) {
             upstream.insert_header(TRACEPARENT, value)?;
         }
         Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        failure::declined(session, response, ctx).map_or(Ok(()), Err)
     }
 
     async fn response_filter(
@@ -296,6 +341,10 @@ impl ProxyHttp for Proxy {
         let mut error = error.more_context(format!("endpoint {peer}"));
         // pingora leaves errors of kept connections undecided, and panics when such an error is asked.
         error.retry.decide_reuse(reused);
+        if std::mem::take(&mut ctx.declined) {
+            error.set_retry(true);
+            return error;
+        }
         if *error.esource() != ErrorSource::Upstream {
             error.set_retry(false);
             return error;
@@ -390,21 +439,26 @@ impl Proxy {
         }
     }
 
-    /// The route's position; reads the head of a stream's first message when routes look at models.
+    /// The route's position, and the request's key where the cluster goes by one; reads the head of a stream's first
+    /// message when routes or clusters look into it.
     async fn find_route(
         &self,
         snapshot: &Snapshot,
         session: &mut Session,
-    ) -> Result<usize, Refusal> {
-        let fields = Method::of(session.req_header().uri.path()).model_fields();
+    ) -> Result<(usize, Option<u64>), Refusal> {
+        let method = Method::of(session.req_header().uri.path());
+        let fields = method.model_fields();
         let mut seen = Vec::new();
         if let Some(fields) = fields
-            && snapshot.routes_by_model()
+            && (snapshot.routes_by_model() || snapshot.reads_messages)
         {
             session.as_mut().enable_retry_buffering();
+            let enough = |seen: &[u8]| {
+                peek_framed(seen, fields, false) != Peek::NeedMore
+                    && (!snapshot.reads_messages || affinity::is_enough(seen))
+            };
             let reading = async {
-                while seen.len() < PEEK_LIMIT && peek_framed(&seen, fields, false) == Peek::NeedMore
-                {
+                while seen.len() < PEEK_LIMIT && !enough(&seen) {
                     match session.downstream_session.read_request_body().await {
                         Ok(Some(chunk)) => seen.extend_from_slice(&chunk),
                         Ok(None) => break,
@@ -430,12 +484,22 @@ impl Proxy {
             (None, Some(named)) => named.name_and_version(),
             (None, None) => (None, None),
         };
-        snapshot
+        let found = snapshot
             .find(&plan::request_head(head, model, version))
             .ok_or_else(|| Refusal::NoRoute {
                 method: head.method.to_string(),
                 path: path.to_owned(),
+            })?;
+        let affinity = snapshot.routes[found].cluster.affinity.as_ref();
+        let key = affinity.and_then(|affinity| {
+            affinity.key(&Seen {
+                headers: &head.headers,
+                source: plan::source(snapshot, &session.downstream_session),
+                model: named.as_ref().and_then(|named| named.name_and_version().0),
+                message: affinity::message(&seen, method),
             })
+        });
+        Ok((found, key))
     }
 }
 

@@ -10,7 +10,7 @@ pub struct Discoveries(Mutex<BTreeMap<String, Discovery>>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discovery {
-    /// `file`, `dns` or `srv`.
+    /// As it is written in the configuration.
     pub kind: &'static str,
     /// The last look was answered.
     pub up: bool,

@@ -12,6 +12,7 @@ use forebay_proto::status::Code;
 use crate::gateway::Gateway;
 use crate::telemetry::cache;
 use crate::telemetry::discovery::Discovery;
+use crate::telemetry::{limits, waiting};
 
 /// Upper bounds in seconds; a last bucket without bound follows.
 const BOUNDS: [f64; 14] = [
@@ -69,7 +70,7 @@ impl Histogram {
         self.nanos.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    fn write(&self, out: &mut Text, name: &str, labels: &str) {
+    pub(super) fn write(&self, out: &mut Text, name: &str, labels: &str) {
         let mut total = 0;
         for (bucket, bound) in self
             .buckets
@@ -162,6 +163,8 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
             .write(&mut out, "forebay_request_duration_seconds", &labels);
     }
     endpoints(&mut out, gateway, now);
+    waiting::write(&mut out, &snapshot);
+    limits::write(&mut out, &snapshot);
     discoveries(&mut out, gateway);
     cache::write(&mut out, &snapshot.routes);
     out.head(
@@ -180,6 +183,31 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
         "",
         gateway.connections() as f64,
     );
+    let memory = &gateway.memory;
+    let figures = [
+        (
+            "forebay_buffered_bytes",
+            "gauge",
+            "Bodies and held-back answers in memory.",
+            memory.held(),
+        ),
+        (
+            "forebay_buffered_limit_bytes",
+            "gauge",
+            "What they may take.",
+            memory.most(),
+        ),
+        (
+            "forebay_buffered_refused_total",
+            "counter",
+            "Requests that found no room in memory.",
+            memory.refused(),
+        ),
+    ];
+    for (name, kind, help, value) in figures {
+        out.head(name, kind, help);
+        out.line(name, "", value as f64);
+    }
     out.head(
         "forebay_unrouted_total",
         "counter",
@@ -203,7 +231,7 @@ fn endpoints(out: &mut Text, gateway: &Gateway, now: Instant) {
         }
     }
     type Reading = fn(&crate::fleet::EndpointView) -> f64;
-    let series: [(&str, &str, &str, Reading); 7] = [
+    let series: [(&str, &str, &str, Reading); 9] = [
         (
             "forebay_endpoint_requests_total",
             "counter",
@@ -239,6 +267,18 @@ fn endpoints(out: &mut Text, gateway: &Gateway, now: Instant) {
             "gauge",
             "1 while the circuit breaker is open or half open.",
             |v| f64::from(u8::from(matches!(v.breaker, "open" | "half_open"))),
+        ),
+        (
+            "forebay_endpoint_ejected",
+            "gauge",
+            "1 while the endpoint is left out for failing more often than its peers.",
+            |v| f64::from(u8::from(v.ejected_ms > 0.0)),
+        ),
+        (
+            "forebay_endpoint_ejections_total",
+            "counter",
+            "Times that the endpoint was left out.",
+            |v| v.ejections as f64,
         ),
         (
             "forebay_endpoint_latency_seconds",

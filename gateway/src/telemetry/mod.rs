@@ -2,6 +2,8 @@
 
 mod cache;
 pub mod discovery;
+mod limits;
 pub mod log_setup;
 pub mod metrics;
 pub mod trace;
+mod waiting;

@@ -4,6 +4,10 @@
 //! only when a call fails, so a success never opens it. Once open it rejects everything until its time is up, then
 //! lets exactly one request through; that probe closes it or opens it again.
 //!
+//! When no other endpoint takes requests either, an opening protects nobody and only delays the moment at which the end
+//! of an outage is noticed. So a request that has nowhere else to go may be a probe after `LONE_PAUSE`, and when it fails
+//! the breaker opens for no longer than that again: what fails together is not this endpoint's own trouble.
+//!
 //! Every opening is twice as long as the one before, up to ten times `open_for`; after it has stayed closed for
 //! that longest time, the next opening is short again.
 //!
@@ -17,6 +21,9 @@ use super::window::Window;
 
 /// The longest opening, as a multiple of the first.
 const MAX_GROWTH: u32 = 10;
+
+/// How long an open breaker holds back what has nowhere else to go.
+const LONE_PAUSE: Duration = Duration::from_millis(250);
 
 /// What metrics and the admin interface show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +40,22 @@ pub enum BreakerState {
 pub struct Permit {
     generation: u64,
     is_probe: bool,
+    /// No other endpoint takes requests.
+    is_lone: bool,
+}
+
+impl Permit {
+    pub fn is_probe(&self) -> bool {
+        self.is_probe
+    }
+
+    /// The same, known to be given while no other endpoint takes requests.
+    pub fn lone(self) -> Self {
+        Self {
+            is_lone: true,
+            ..self
+        }
+    }
 }
 
 /// A change worth reporting.
@@ -104,18 +127,34 @@ impl Breaker {
             return Some(Permit {
                 generation: self.generation,
                 is_probe: false,
+                is_lone: false,
             });
         }
-        if !self.would_admit(now) {
-            return None;
-        }
+        self.would_admit(now).then(|| self.probe(now))
+    }
+
+    /// For a request that no other endpoint takes; None: rejected.
+    pub fn admit_lone(&mut self, now: Instant) -> Option<Permit> {
+        let early = match self.state {
+            State::Open { since, .. } => now.saturating_duration_since(since) >= LONE_PAUSE,
+            State::Closed { .. } | State::HalfOpen { .. } => false,
+        };
+        let permit = match early {
+            true => Some(self.probe(now)),
+            false => self.admit(now),
+        };
+        permit.map(Permit::lone)
+    }
+
+    fn probe(&mut self, now: Instant) -> Permit {
         self.enter(State::HalfOpen {
             probe_started: Some(now),
         });
-        Some(Permit {
+        Permit {
             generation: self.generation,
             is_probe: true,
-        })
+            is_lone: false,
+        }
     }
 
     /// How the admitted request ended; `ok` is false where the endpoint is to blame.
@@ -141,6 +180,9 @@ impl Breaker {
                     window.clear();
                 }
                 Some(Transition::Closed)
+            }
+            State::HalfOpen { .. } if permit.is_lone => {
+                Some(self.open_for(now, self.config.open_for.min(LONE_PAUSE)))
             }
             State::HalfOpen { .. } => Some(self.open(now)),
             // Opening begins a generation in which no permit is given.
@@ -203,6 +245,10 @@ impl Breaker {
             .saturating_mul(1 << doublings)
             .min(longest);
         self.openings = self.openings.saturating_add(1);
+        self.open_for(now, open_for)
+    }
+
+    fn open_for(&mut self, now: Instant, open_for: Duration) -> Transition {
         self.enter(State::Open {
             since: now,
             open_for,

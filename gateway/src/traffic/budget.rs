@@ -2,8 +2,9 @@
 //!
 //! Two allowances, either of which grants a retry:
 //!
-//! - *at a time*: `max(min, ratio × active)` retries under way, with the cluster's active requests at the moment of
-//!   asking (Envoy's retry budget);
+//! - *at a time*: `ratio × active` retries under way, with the cluster's active requests at the moment of asking
+//!   (Envoy's retry budget), and always `min`. Where attempts fail at once, few are active and `min` at a time could
+//!   still be hundreds a second, so of these there are `min` in each tenth of a second;
 //! - *saved up*: each success puts `ratio` of a retry into a reserve that fades with a time constant of five
 //!   seconds, as linkerd's budget does in its way. An endpoint that dies with a third of the traffic in flight
 //!   breaks more requests at once than a fifth of the active ones, and each of them deserves its second try; when
@@ -19,6 +20,8 @@ use parking_lot::Mutex;
 
 /// How long what was saved up lasts.
 const FADE: Duration = Duration::from_secs(5);
+/// In which `min` retries are allowed whatever the load.
+const FLOOR: Duration = Duration::from_millis(100);
 
 /// Shared by all requests of a route.
 #[derive(Debug)]
@@ -27,6 +30,14 @@ pub struct RetryBudget {
     ratio: f64,
     min: usize,
     reserve: Mutex<Reserve>,
+    floor: Mutex<Floor>,
+}
+
+/// What is left of the retries that are always allowed.
+#[derive(Debug, Default)]
+struct Floor {
+    used: f64,
+    stamp: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +58,7 @@ impl RetryBudget {
             ratio,
             min: min as usize,
             reserve: Mutex::default(),
+            floor: Mutex::default(),
         }
     }
 
@@ -59,13 +71,8 @@ impl RetryBudget {
 
     /// None: the budget is spent, the failure stands. `active` counts the cluster's requests under way.
     pub fn try_acquire(&self, active: usize, now: Instant) -> Option<RetryToken> {
-        let allowed = self.min.max((self.ratio * active as f64) as usize);
-        let within = self
-            .in_use
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                (used < allowed).then_some(used + 1)
-            });
-        if within.is_err() {
+        let allowed = (self.ratio * active as f64) as usize;
+        if !self.enter(allowed) && !self.enter_floor(now) {
             if !self.reserve.lock().withdraw(now) {
                 return None;
             }
@@ -74,9 +81,38 @@ impl RetryBudget {
         Some(RetryToken(Arc::clone(&self.in_use)))
     }
 
+    /// Counts one more, if that makes no more than `allowed`.
+    fn enter(&self, allowed: usize) -> bool {
+        let enter = |used| (used < allowed).then_some(used + 1);
+        self.in_use
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter)
+            .is_ok()
+    }
+
+    fn enter_floor(&self, now: Instant) -> bool {
+        let mut floor = self.floor.lock();
+        floor.recover(now, self.min);
+        let entered = floor.used + 1.0 <= self.min as f64 && self.enter(self.min);
+        if entered {
+            floor.used += 1.0;
+        }
+        entered
+    }
+
     /// Retries under way.
     pub fn in_use(&self) -> usize {
         self.in_use.load(Ordering::Relaxed)
+    }
+}
+
+impl Floor {
+    fn recover(&mut self, now: Instant, min: usize) {
+        let since = self
+            .stamp
+            .map_or(Duration::ZERO, |stamp| now.saturating_duration_since(stamp));
+        let recovered = min as f64 * since.as_secs_f64() / FLOOR.as_secs_f64();
+        self.used = (self.used - recovered).max(0.0);
+        self.stamp = Some(self.stamp.map_or(now, |stamp| stamp.max(now)));
     }
 }
 
@@ -153,6 +189,22 @@ mod tests {
     }
 
     #[test]
+    fn the_minimum_is_one_of_time_too() {
+        let budget = RetryBudget::new(0.2, 3);
+        let start = now();
+        // Attempts that fail within a millisecond, and never more than one retry under way.
+        let granted = (0..1000).filter(|millisecond| {
+            let later = start + Duration::from_millis(*millisecond);
+            budget.try_acquire(1, later).is_some()
+        });
+        assert_eq!(
+            granted.count(),
+            3 + 29,
+            "three at once, and thirty a second"
+        );
+    }
+
+    #[test]
     fn the_share_of_active_requests_counts_above_the_minimum() {
         let budget = RetryBudget::new(0.2, 3);
         let tokens: Vec<_> = std::iter::from_fn(|| budget.try_acquire(29, now())).collect();
@@ -165,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_dropped_token_returns() {
-        let budget = RetryBudget::new(0.0, 1);
+        let budget = RetryBudget::new(0.001, 0);
         let token = budget.try_acquire(1_000, now());
         assert!(token.is_some());
         assert!(budget.try_acquire(1_000, now()).is_none());

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 pub struct Deadline(Option<Instant>);
 
 impl Deadline {
+    pub const NEVER: Self = Self(None);
+
     /// The earlier of both, counted from `now`. For a call that only `grpc_timeout` bounds, `route_timeout` is
     /// `Duration::MAX`.
     pub fn from(now: Instant, route_timeout: Duration, grpc_timeout: Option<Duration>) -> Self {

@@ -3,15 +3,21 @@
 //! Everything here is pure: the clock and randomness come in as arguments (`now`, `random`), nothing is
 //! awaited, and no runtime is imported. Shells read the clock, ask, and do the I/O.
 
+pub mod affinity;
 pub mod balance;
 pub mod breaker;
 pub mod budget;
 pub mod cache;
 pub mod deadline;
 pub mod ewma;
+pub mod gradient;
+pub mod hash;
 pub mod health;
 pub mod hedge;
+pub mod outlier;
 pub mod quantile;
+pub mod queue;
+pub mod rate;
 pub mod retry;
 pub mod route;
 pub mod service_line;

@@ -34,10 +34,11 @@ pub enum Outcome {
     Success,
     /// The endpoint's fault: it counts against it.
     Failure,
-    /// It answered with an internal error, or that its queue is full. Whether an internal error is its fault or that
-    /// of the values it was given cannot be told, and a full queue is none, so it costs it preference, but does not
-    /// open its breaker.
+    /// It answered with an internal error. Whether that is its fault or that of the values it was given cannot be told
+    /// from one answer, so it costs it preference and counts when endpoints are compared, but does not open its breaker.
     Fault,
+    /// Its queue is full, which is no fault at all and costs it preference only.
+    Busy,
     /// The caller's fault (bad argument, unknown model): the endpoint works, but the latency says nothing.
     Neutral,
 }
@@ -160,9 +161,9 @@ impl Failure {
             | Self::Begun
             | Self::Status(code::UNAVAILABLE)
             | Self::HttpStatus(502..=504) => Outcome::Failure,
-            Self::Full
-            | Self::Status(code::UNKNOWN | code::INTERNAL | code::DATA_LOSS)
+            Self::Status(code::UNKNOWN | code::INTERNAL | code::DATA_LOSS)
             | Self::HttpStatus(500 | 505..=599) => Outcome::Fault,
+            Self::Full => Outcome::Busy,
             Self::Stale | Self::Status(_) | Self::HttpStatus(_) => Outcome::Neutral,
         }
     }
@@ -249,7 +250,7 @@ mod tests {
             assert_eq!(queued.is_retryable(false), [8, 14].contains(&status));
             assert!(!begun.is_retryable(false), "{status} was begun");
         }
-        assert_eq!(Failure::Full.outcome(), Outcome::Fault);
+        assert_eq!(Failure::Full.outcome(), Outcome::Busy);
         assert_eq!(Failure::Begun.outcome(), Outcome::Failure);
     }
 

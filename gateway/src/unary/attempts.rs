@@ -5,6 +5,7 @@
 //! has room: from then on no endpoint is asked twice, and a second full one ends the call. Each attempt may have a second one beside it,
 //! see `hedge`.
 
+use std::net::IpAddr;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -14,9 +15,11 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
 use opentelemetry::KeyValue;
 use smallvec::SmallVec;
 
-use super::{headers, hedge};
-use crate::fleet::{Ask, Cluster, Endpoint, Lease};
+use super::{affinity, headers, hedge};
+use crate::fleet::{Ask, Caller, Cluster, Endpoint, Lease, NoLease, Unserved};
 use crate::gateway::Route;
+use crate::memory::Held;
+use crate::protocol::server_timing;
 use crate::refusal::Refusal;
 use crate::telemetry::trace::{AttemptSpan, RequestTrace};
 use crate::traffic::deadline::Deadline;
@@ -33,6 +36,10 @@ pub struct Call {
     pub client_timeout: Option<Duration>,
     /// Answers up to this many bytes are held back until they are complete.
     pub hold_back: usize,
+    /// What the request itself takes.
+    pub held: Held,
+    /// The client's address, where some cluster goes by it.
+    pub source: Option<IpAddr>,
 }
 
 impl Call {
@@ -105,24 +112,49 @@ pub async fn run(
     trace: &RequestTrace,
 ) -> Result<Answered, Refusal> {
     let retry = &route.config.retry;
+    let key = affinity::key(cluster, call);
     let mut tried = Tried::new();
     let mut last: Option<Failed> = None;
     let mut token = None;
     let mut full = false;
     for number in 1..=retry.attempts {
-        let now = Instant::now();
-        let time = call.deadline.attempt_timeout(now, retry.per_try_timeout);
-        let ask = Ask::new(&tried, now);
-        let lease = match full {
-            true => cluster.lease_other(&ask),
-            false => cluster.lease(&ask).ok(),
+        let mut now = Instant::now();
+        let ask = Ask::new(&tried, now).with_key(key);
+        let mut waited = Duration::ZERO;
+        let leased = match full {
+            true => cluster.lease_other(&ask).ok_or(Unserved::NoEndpoint),
+            false => match cluster.lease(&ask) {
+                Ok(lease) => Ok(lease),
+                Err(NoLease::NoEndpoint) => Err(Unserved::NoEndpoint),
+                Err(NoLease::Busy(room)) => {
+                    let caller = Caller {
+                        headers: &call.headers,
+                        route: &route.config.name,
+                        deadline: call.deadline,
+                        tried: &tried,
+                        key,
+                    };
+                    // On the heap, as few calls wait and all would carry its room.
+                    let turn = match room.join(&caller, now) {
+                        Ok(waiting) => Box::pin(waiting.turn()).await,
+                        Err(unserved) => Err(unserved),
+                    };
+                    now = Instant::now();
+                    turn.map(|(lease, time)| {
+                        waited = time;
+                        lease
+                    })
+                }
+            },
         };
-        let (Some(time), Some(lease)) = (time, lease) else {
-            return match last {
-                Some(failed) => failed.into_result(route, cluster, call),
-                None if time.is_none() => Err(timed_out(route, cluster, call)),
-                None => Err(Refusal::NoHealthyEndpoint(cluster.config.name.clone())),
-            };
+        let time = call.deadline.attempt_timeout(now, retry.per_try_timeout);
+        let (time, lease) = match (time, leased, last) {
+            (Some(time), Ok(lease), _) => (time, lease),
+            (_, _, Some(failed)) => return failed.into_result(route, cluster, call),
+            (None, ..) | (_, Err(Unserved::Expired), _) => {
+                return Err(timed_out(route, cluster, call));
+            }
+            (_, Err(unserved), _) => return Err(Refusal::unserved(cluster, unserved)),
         };
         let attempt = Attempt {
             route,
@@ -133,14 +165,22 @@ pub async fn run(
             started: now,
             time,
             number,
+            waited,
+            key,
         };
         let failed = match pin!(hedge::run(attempt, &mut tried)).await {
             Ok(answered) => {
                 route.budget.succeeded(now);
+                learn(route, &answered, now);
                 return Ok(answered);
             }
             Err(failed) => failed,
         };
+        if let (Some(concurrency), Failure::Full | Failure::TimedOut) =
+            (&route.concurrency, failed.failure)
+        {
+            concurrency.overloaded(Instant::now());
+        }
         let still_full = full && failed.failure == Failure::Full;
         full |= failed.failure == Failure::Full;
         if number == retry.attempts
@@ -175,6 +215,9 @@ pub(super) struct Attempt<'a> {
     pub(super) time: Duration,
     /// From 1.
     pub(super) number: u32,
+    /// For its endpoint.
+    pub(super) waited: Duration,
+    pub(super) key: Option<u64>,
 }
 
 impl Attempt<'_> {
@@ -195,7 +238,13 @@ impl Attempt<'_> {
         let endpoint = lease.endpoint().clone();
         let request = request(&call.path, request_headers, &endpoint);
         let body = call.body.clone();
-        let exchanging = exchange(&endpoint.channels, request, body, call.hold_back);
+        let exchanging = exchange(
+            &endpoint.channels,
+            request,
+            body,
+            call.hold_back,
+            call.held.another(),
+        );
         let result = pin!(pingora::time::timeout(time, exchanging)).await;
         let now = Instant::now();
         let (failure, answer) = match result {
@@ -263,7 +312,7 @@ impl Attempt<'_> {
     }
 
     fn attributes(&self) -> Vec<KeyValue> {
-        vec![
+        let mut attributes = vec![
             KeyValue::new(
                 "server.address",
                 self.lease.endpoint().blueprint.address.clone(),
@@ -271,7 +320,12 @@ impl Attempt<'_> {
             KeyValue::new("forebay.cluster", self.cluster.config.name.clone()),
             KeyValue::new("forebay.policy", self.cluster.config.policy.name()),
             KeyValue::new("forebay.retry", i64::from(self.number) - 1),
-        ]
+        ];
+        if !self.waited.is_zero() {
+            let waited = self.waited.as_secs_f64();
+            attributes.push(KeyValue::new("forebay.queue.seconds", waited));
+        }
+        attributes
     }
 }
 
@@ -311,6 +365,19 @@ impl Failed {
                 failure: failure.describe(),
             }),
         }
+    }
+}
+
+/// What the answer to an attempt that began `then` says about how much the route can take.
+fn learn(route: &Route, answered: &Answered, then: Instant) {
+    let Some(concurrency) = &route.concurrency else {
+        return;
+    };
+    if answered.status == 0 && answered.tail.is_none() {
+        let now = Instant::now();
+        let trailers = answered.answer.trailers.as_ref();
+        let timing = trailers.and_then(server_timing::timing);
+        concurrency.answered(now.saturating_duration_since(then), timing, now);
     }
 }
 

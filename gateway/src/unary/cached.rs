@@ -72,14 +72,15 @@ pub(super) async fn run(
         match cache.look(asked.key, asked.wish, now) {
             Next::Answer(kept) => {
                 cache.count(Served::Hit);
-                return answer(route, &kept, &asked, Served::Hit, Some(kept.age(now)));
+                let age = Some(kept.age(now));
+                return answer(route, &kept, &asked, &call, Served::Hit, age);
             }
             Next::Lead(leading) => break leading,
             Next::Wait(_) if failed >= MOST_FAILED_RUNS => break cache.alone(asked.key),
             Next::Wait(waiting) => match wait(cache, &call, waiting).await {
                 Waited::Answered(kept) => {
                     cache.count(Served::Shared);
-                    return answer(route, &kept, &asked, Served::Shared, None);
+                    return answer(route, &kept, &asked, &call, Served::Shared, None);
                 }
                 Waited::Left => {}
                 Waited::Failed => failed += 1,
@@ -210,6 +211,7 @@ fn answer(
     route: &Route,
     kept: &Kept,
     asked: &Asked,
+    call: &Call,
     served: Served,
     age: Option<Duration>,
 ) -> Result<Answered, Refusal> {
@@ -239,6 +241,7 @@ fn answer(
             body,
             trailers: Some(trailers),
             rest: None,
+            held: call.held.another(),
         },
         status: 0,
         endpoint: kept.endpoint.clone(),

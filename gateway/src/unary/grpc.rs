@@ -18,6 +18,7 @@ use super::course;
 use super::inflate::inflate;
 use super::{body, headers};
 use crate::gateway::{Gateway, Route, Snapshot};
+use crate::limits::{self, Permit};
 use crate::plan;
 use crate::protocol::method::Method;
 use crate::protocol::peek::{ModelRef, Peek, peek_framed, peek_model};
@@ -40,7 +41,17 @@ pub async fn serve(
     let started = Instant::now();
     let _counted = gateway.enter();
     let mut trace = begin(gateway, session);
-    let result = pin!(handle(gateway, snapshot, session, method, started, &trace)).await;
+    let mut permit = None;
+    let result = pin!(handle(
+        gateway,
+        snapshot,
+        session,
+        method,
+        started,
+        &trace,
+        &mut permit
+    ))
+    .await;
     let (route, code, error) = match result {
         Ok((route, answered)) => {
             let code = Code::from_i32(i32::from(answered.status));
@@ -76,6 +87,7 @@ async fn handle<'s>(
     method: Method,
     started: Instant,
     trace: &RequestTrace,
+    permit: &mut Option<Permit>,
 ) -> Handled<'s> {
     let head = session.req_header();
     let client_timeout = headers::client_timeout(&head.headers);
@@ -90,22 +102,32 @@ async fn handle<'s>(
             })?,
         ),
     };
+    if let Some(route) = early {
+        limits::take(route, session).map_err(|refusal| (early, refusal))?;
+    }
     let limit = early.map_or(snapshot.max_request_bytes, |route| {
         route.config.max_request_bytes
     });
     let time = early.map_or(snapshot.max_timeout, |route| route.config.timeout);
     let time = client_timeout.map_or(time, |own| own.min(time));
-    let mut message = pin!(body::read(session, limit, time))
+    let mut held = gateway.memory.hold();
+    let mut message = pin!(body::read(session, limit, time, &mut held))
         .await
         .map_err(|refusal| (early, refusal))?;
     let head = session.req_header();
     let route = match early {
         Some(route) => route,
-        None => route_by_model(snapshot, head, method, &mut message).map_err(|refusal| {
-            gateway.count_unrouted();
-            (None, refusal)
-        })?,
+        None => {
+            let route = route_by_model(snapshot, head, method, &mut message);
+            let route = route.map_err(|refusal| {
+                gateway.count_unrouted();
+                (None, refusal)
+            })?;
+            limits::take(route, session).map_err(|refusal| (Some(route), refusal))?;
+            route
+        }
     };
+    *permit = limits::enter(route).map_err(|refusal| (Some(route), refusal))?;
     if message.len() as u64 > route.config.max_request_bytes {
         let limit = route.config.max_request_bytes;
         return Err((Some(route), Refusal::TooLarge { limit }));
@@ -123,6 +145,8 @@ async fn handle<'s>(
         deadline: Deadline::from(started, route.config.timeout, client_timeout),
         client_timeout,
         hold_back: HOLD_BACK,
+        held,
+        source: plan::source(snapshot, session),
     };
     let mut run = pin!(course::run(route, call, trace));
     // A client that resets its stream ends the attempts, which resets them in turn.
@@ -284,14 +308,17 @@ pub fn refuse(session: &mut ServerSession, refusal: &Refusal) {
     let Some(session) = http2(session) else {
         return;
     };
-    let mut headers = HeaderMap::with_capacity(4);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert("grpc-status", HeaderValue::from(refusal.code() as i32));
+    let mut response = HeaderMap::with_capacity(4);
+    response.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response.insert("grpc-status", HeaderValue::from(refusal.code() as i32));
     if let Ok(message) = HeaderValue::from_str(&status::encode_message(&refusal.to_string())) {
-        headers.insert("grpc-message", message);
+        response.insert("grpc-message", message);
+    }
+    if let Some(pause) = refusal.retry_after() {
+        response.insert("grpc-retry-pushback-ms", headers::pushback(pause));
     }
     let (mut parts, ()) = http::Response::new(()).into_parts();
-    parts.headers = headers;
+    parts.headers = response;
     if let Err(error) = session.write_response_header(Box::new(ResponseHeader::from(parts)), true) {
         log::debug!("refusal not written: {error}");
     }

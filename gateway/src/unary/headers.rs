@@ -102,6 +102,18 @@ pub fn set_timeout(headers: &mut HeaderMap, left: Duration) {
     }
 }
 
+/// For `grpc-retry-pushback-ms` (gRFC A6).
+pub fn pushback(pause: Duration) -> HeaderValue {
+    let milliseconds = pause.as_nanos().div_ceil(1_000_000);
+    HeaderValue::from(u64::try_from(milliseconds).unwrap_or(u64::MAX))
+}
+
+/// For `Retry-After` (RFC 9110, section 10.2.3): whole seconds, at least one.
+pub fn retry_after(pause: Duration) -> HeaderValue {
+    let seconds = pause.as_nanos().div_ceil(1_000_000_000).max(1);
+    HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,6 +165,15 @@ mod tests {
         strip_answer(&mut answer);
         let want = map(&[("grpc-status", "0"), ("forebay-stage", "done")]);
         assert_eq!(answer, want);
+    }
+
+    #[test]
+    fn pauses_are_never_shorter_than_meant() {
+        let pause = Duration::from_micros(1_200_001);
+        assert_eq!(pushback(pause), "1201");
+        assert_eq!(retry_after(pause), "2");
+        assert_eq!(pushback(Duration::ZERO), "0");
+        assert_eq!(retry_after(Duration::ZERO), "1");
     }
 
     #[test]

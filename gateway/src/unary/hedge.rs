@@ -6,7 +6,7 @@
 //! upstream. An attempt that fails leaves the field to the other.
 
 use std::pin::pin;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::attempts::{Answered, Attempt, Failed, Tried};
 use crate::fleet::Ask;
@@ -21,6 +21,7 @@ pub(super) async fn run(attempt: Attempt<'_>, tried: &mut Tried) -> Result<Answe
         trace,
         started,
         number,
+        key,
         ..
     } = attempt;
     let Some(hedging) = &route.hedging else {
@@ -45,7 +46,7 @@ pub(super) async fn run(attempt: Attempt<'_>, tried: &mut Tried) -> Result<Answe
         .deadline
         .attempt_timeout(now, route.config.retry.per_try_timeout);
     let token = route.budget.try_acquire(cluster.active(), now);
-    let lease = cluster.lease_other(&Ask::new(tried, now));
+    let lease = cluster.lease_other(&Ask::new(tried, now).with_key(key));
     let (Some(time), Some(_token), Some(lease)) = (time, token, lease) else {
         return first
             .await
@@ -62,6 +63,8 @@ pub(super) async fn run(attempt: Attempt<'_>, tried: &mut Tried) -> Result<Answe
         started: now,
         time,
         number: number + 1,
+        waited: Duration::ZERO,
+        key,
     };
     // On the heap, as few calls need it and all would carry its room.
     let mut second = Box::pin(second.run());

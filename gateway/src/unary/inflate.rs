@@ -44,6 +44,26 @@ pub fn inflate(encoding: &[u8], body: &[u8], limit: u64) -> Result<Bytes, Refusa
     }
 }
 
+/// At most the first `most` bytes of what comes out, and fewer where the input ends or is malformed.
+pub fn inflate_head(encoding: &[u8], body: &[u8], most: usize) -> Bytes {
+    let mut plain = vec![0; most];
+    let mut reader: Box<dyn Read + '_> = match encoding {
+        b"gzip" => Box::new(GzDecoder::new(body)),
+        b"deflate" => Box::new(ZlibDecoder::new(body)),
+        b"identity" => Box::new(body),
+        _ => return Bytes::new(),
+    };
+    let mut length = 0;
+    while length < most {
+        match reader.read(&mut plain[length..]) {
+            Ok(0) | Err(_) => break,
+            Ok(read) => length += read,
+        }
+    }
+    plain.truncate(length);
+    plain.into()
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;

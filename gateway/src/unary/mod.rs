@@ -4,6 +4,7 @@
 //! The endpoint is chosen after the body is here, so a slow client holds no lease; the body is kept, so any
 //! attempt can be repeated whatever its size. Attempts go over the gateway's own HTTP/2 channels.
 
+mod affinity;
 mod attempts;
 mod body;
 mod cached;
@@ -14,5 +15,6 @@ mod hedge;
 mod inflate;
 mod rest;
 
+pub use body::read as read_body;
 pub use grpc::{refuse as refuse_grpc, serve as serve_grpc};
 pub use rest::{refuse as refuse_rest, serve as serve_rest};

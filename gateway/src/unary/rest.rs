@@ -20,6 +20,8 @@ use super::course;
 use super::inflate::inflate;
 use super::{body, headers};
 use crate::gateway::{Gateway, Route, Snapshot};
+use crate::limits::{self, Permit};
+use crate::memory::Held;
 use crate::plan;
 use crate::protocol::rest_model::RestModel;
 use crate::protocol::transcode::{self, Page};
@@ -37,7 +39,8 @@ pub async fn serve(gateway: &Gateway, snapshot: &Snapshot, session: &mut ServerS
         &head.headers,
         &format!("{} {}", head.method, head.uri.path()),
     );
-    let result = handle(gateway, snapshot, session, started, &trace).await;
+    let mut permit = None;
+    let result = handle(gateway, snapshot, session, started, &trace, &mut permit).await;
     if gateway.is_closing() {
         session.set_keepalive(None);
     }
@@ -73,6 +76,8 @@ struct Reply {
     endpoint: HeaderValue,
     /// What the route's cache says of it.
     cache: HeaderMap,
+    /// What it takes.
+    held: Held,
 }
 
 type Handled<'s> = Result<(&'s Route, Reply), (Option<&'s Route>, Refusal)>;
@@ -83,6 +88,7 @@ async fn handle<'s>(
     session: &mut ServerSession,
     started: Instant,
     trace: &RequestTrace,
+    permit: &mut Option<Permit>,
 ) -> Handled<'s> {
     let head = session.req_header();
     let path = head.uri.path().to_owned();
@@ -101,17 +107,21 @@ async fn handle<'s>(
         return Err((None, no_route(head)));
     };
     let fail = |refusal| (Some(route), refusal);
+    limits::take(route, session).map_err(fail)?;
     let limit = route.config.max_request_bytes;
-    let body = body::read(session, limit, route.config.timeout)
+    let mut held = gateway.memory.hold();
+    let body = body::read(session, limit, route.config.timeout, &mut held)
         .await
         .map_err(fail)?
         .make_contiguous()
         .clone();
+    *permit = limits::enter(route).map_err(fail)?;
     let head = session.req_header();
-    let body = plain(&head.headers, body, limit).map_err(fail)?;
+    let body = plain(&head.headers, body, limit, &mut held).map_err(fail)?;
     let json_length = json_length(&head.headers).map_err(fail)?;
     let outgoing =
         transcode::request(&call, &body, json_length).map_err(|error| fail(error.into()))?;
+    held.grow(outgoing.message.len()).map_err(fail)?;
     let client_timeout = headers::client_timeout(&head.headers);
     let sent = Call {
         path: PathAndQuery::from_static(call.grpc_path()),
@@ -121,6 +131,8 @@ async fn handle<'s>(
         client_timeout,
         // JSON needs all of it: the route's bound on bodies holds for answers too.
         hold_back: usize::try_from(limit).unwrap_or(usize::MAX),
+        held,
+        source: plan::source(snapshot, session),
     };
     let answered = tokio::select! {
         biased;
@@ -149,6 +161,9 @@ fn reply(
         endpoint,
         ..
     } = answered;
+    if answer.rest.is_some() && answer.body.len() as u64 <= route.config.max_request_bytes {
+        return Err(answer.held.refuse());
+    }
     if answer.rest.is_some() {
         return Err(Refusal::AnswerTooLarge {
             cluster: route.config.cluster.clone(),
@@ -179,16 +194,20 @@ fn reply(
             code,
             endpoint,
             cache,
+            held: answer.held,
         });
     }
     let message =
         framing::unary_message(answer.body.make_contiguous()).map_err(|e| bad(e.to_string()))?;
     let page = transcode::answer(call, message, form)?;
+    let mut held = answer.held;
+    held.must_grow(page.body.len());
     Ok(Reply {
         page,
         code,
         endpoint,
         cache,
+        held,
     })
 }
 
@@ -197,6 +216,7 @@ async fn write(session: &mut ServerSession, reply: Reply) {
         page,
         endpoint,
         cache: mut response,
+        held: _held,
         ..
     } = reply;
     let kind = if page.json_length.is_some() {
@@ -233,6 +253,9 @@ pub async fn refuse(session: &mut ServerSession, refusal: &Refusal) {
     {
         response.insert(header::ALLOW, HeaderValue::from_static(allow));
     }
+    if let Some(pause) = refusal.retry_after() {
+        response.insert(header::RETRY_AFTER, headers::retry_after(pause));
+    }
     if !session.is_body_done() {
         // What is left of the body is not read: the connection cannot carry another request.
         session.set_keepalive(None);
@@ -262,9 +285,13 @@ async fn send(
 }
 
 /// Undoes `Content-Encoding`.
-fn plain(request: &HeaderMap, body: Bytes, limit: u64) -> Result<Bytes, Refusal> {
+fn plain(request: &HeaderMap, body: Bytes, limit: u64, held: &mut Held) -> Result<Bytes, Refusal> {
     match request.get(header::CONTENT_ENCODING) {
-        Some(encoding) if encoding != "identity" => inflate(encoding.as_bytes(), &body, limit),
+        Some(encoding) if encoding != "identity" => {
+            let inflated = inflate(encoding.as_bytes(), &body, limit)?;
+            held.grow(inflated.len())?;
+            Ok(inflated)
+        }
         _ => Ok(body),
     }
 }

@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 
 use super::channel::Channels;
 use super::connect::ConnectError;
+use crate::memory::Held;
 use crate::traffic::retry::Failure;
 
 /// A request or answer body as it was read: chunks that are shared, never copied.
@@ -29,6 +30,8 @@ pub struct Answer {
     pub trailers: Option<HeaderMap>,
     /// What did not fit into `body`; its trailers follow it.
     pub rest: Option<RecvStream>,
+    /// What `body` takes.
+    pub held: Held,
 }
 
 impl Message {
@@ -49,6 +52,20 @@ impl Message {
 
     pub fn chunks(self) -> impl ExactSizeIterator<Item = Bytes> {
         self.chunks.into_iter()
+    }
+
+    /// The first bytes, at most `most`; copied only when they are in several pieces.
+    pub fn head(&self, most: usize) -> Bytes {
+        match self.chunks.as_slice() {
+            [] => Bytes::new(),
+            [first, ..] if first.len() >= most.min(self.length) => {
+                first.slice(..most.min(first.len()))
+            }
+            chunks => {
+                let bytes = chunks.iter().flat_map(|chunk| chunk.iter());
+                bytes.copied().take(most).collect()
+            }
+        }
     }
 
     /// In one piece; copies only when there are several.
@@ -72,7 +89,7 @@ impl From<Bytes> for Message {
 }
 
 /// Sends `request` with `body` over the endpoint's connection and reads the answer, of which at most
-/// `hold_back` bytes (and one frame) are held back.
+/// `hold_back` bytes (and one frame) are held back, and no more than find room in `held`.
 ///
 /// A pooled connection that turns out to be dead before the request left is replaced once, at no cost to the
 /// caller's retries.
@@ -81,6 +98,7 @@ pub async fn exchange(
     request: http::Request<()>,
     body: Message,
     hold_back: usize,
+    mut held: Held,
 ) -> Result<Answer, Failure> {
     let mut reconnected = false;
     let (sender, generation) = loop {
@@ -125,13 +143,19 @@ pub async fn exchange(
     while let Some(chunk) = incoming.data().await {
         let chunk = chunk.map_err(failed)?;
         let _ = incoming.flow_control().release_capacity(chunk.len());
+        let length = chunk.len();
         body.push(chunk);
-        if body.len() > hold_back {
+        let room = held.try_grow(length);
+        if !room {
+            held.must_grow(length);
+        }
+        if !room || body.len() > hold_back {
             return Ok(Answer {
                 head,
                 body,
                 trailers: None,
                 rest: Some(incoming),
+                held,
             });
         }
     }
@@ -141,6 +165,7 @@ pub async fn exchange(
         body,
         trailers,
         rest: None,
+        held,
     })
 }
 

@@ -10,5 +10,5 @@ mod connect;
 mod exchange;
 
 pub use channel::Channels;
-pub use connect::{ClientTls, ConnectError, Target};
+pub use connect::{ClientTls, ConnectError, Target, Transport};
 pub use exchange::{Answer, Message, exchange};

@@ -206,6 +206,8 @@ async fn ask(
         refused(error)
     })?;
     progress.stage = Stage::Done;
+    // An answer out of the cache took no time, and an ensemble's is spread over its steps.
+    progress.timing = Some(answer.timing).filter(|timing| !timing.compute.is_zero());
     if let Some(span) = &mut progress.span
         && model.cache().is_some()
     {

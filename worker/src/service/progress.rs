@@ -9,13 +9,16 @@ use std::time::Instant;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::inference::InferError;
+use crate::inference::{InferError, Timing};
 use crate::load::{self, Load};
 use crate::served::Served;
 use crate::telemetry::spans::ServerSpan;
 
 /// Trailer or header with the stage.
 pub const STAGE: HeaderName = HeaderName::from_static("forebay-stage");
+
+/// Trailer or header with where its time went (W3C Server Timing): `queue;dur=3.1, run;dur=12.4`, in milliseconds.
+const TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// How far a request got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -65,6 +68,8 @@ pub struct Progress {
     pub stage: Stage,
     /// Who was asked, once that is known.
     pub model: Option<Arc<Served>>,
+    /// Once the model ran for it.
+    pub timing: Option<Timing>,
 }
 
 impl Progress {
@@ -73,16 +78,32 @@ impl Progress {
             span,
             stage: Stage::default(),
             model: None,
+            timing: None,
         }
     }
 
     /// Adds what callers want to know to an answer's trailers, or to its headers where there are none: the stage,
-    /// and how loaded the model is.
+    /// how loaded the model is, and, where it ran, how long the request was queued and how long its batch took.
     pub fn tell(&self, load: &Load, metadata: &mut HeaderMap) {
         metadata.insert(STAGE, HeaderValue::from_static(self.stage.name()));
         let report = load.trailer(self.model.as_deref(), Instant::now());
         metadata.insert(load::TRAILER, report);
+        if let Some(timing) = &self.timing
+            && let Ok(value) = HeaderValue::from_str(&describe(timing))
+        {
+            metadata.insert(TIMING, value);
+        }
     }
+}
+
+fn describe(timing: &Timing) -> String {
+    let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    let run = timing.input + timing.compute + timing.output;
+    format!(
+        "queue;dur={:.3}, run;dur={:.3}",
+        milliseconds(timing.queue),
+        milliseconds(run)
+    )
 }
 
 #[cfg(test)]
@@ -120,6 +141,27 @@ mod tests {
         for error in &begun {
             assert_eq!(Stage::from(error), Stage::Executing, "{error}");
         }
+    }
+
+    #[test]
+    fn where_the_time_went_is_told_in_milliseconds() {
+        let timing = Timing {
+            queue: Duration::from_micros(3_100),
+            input: Duration::from_micros(400),
+            compute: Duration::from_millis(12),
+            output: Duration::from_micros(50),
+            batch_rows: 4,
+        };
+        let progress = Progress {
+            timing: Some(timing),
+            ..Progress::default()
+        };
+        let mut metadata = HeaderMap::new();
+        progress.tell(&Load::default(), &mut metadata);
+        assert_eq!(metadata["server-timing"], "queue;dur=3.100, run;dur=12.450");
+        let mut metadata = HeaderMap::new();
+        Progress::default().tell(&Load::default(), &mut metadata);
+        assert!(!metadata.contains_key("server-timing"), "nothing ran");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use hickory_resolver::config::{
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::RData;
 
-use super::Found;
+use super::polled::Found;
 
 const HEAVIEST: u16 = 1000;
 /// A target's record may have no weight (0) or one beyond what an endpoint may have.
@@ -41,9 +41,7 @@ impl DnsSource {
                 host: host.clone(),
                 port: *port,
             },
-            DiscoverySource::File(path) => {
-                return Err(format!("'{}' is no DNS name", path.display()));
-            }
+            other => return Err(format!("{} has no DNS names", other.kind())),
         };
         let provider = TokioRuntimeProvider::default();
         let mut builder = match discovery.nameserver {

@@ -1,53 +1,57 @@
-//! Sources of endpoints that come and go: what each of them says now, and for how long that holds.
+//! Sources of endpoints that come and go: what each of them says now, and when it says something else.
 //!
-//! A source only looks and reports; whether anything changed, and what becomes of it, is `membership`'s. A look that
-//! fails changes nothing: the endpoints that were named last stay. A DNS name without records counts as failed too,
-//! since that is what a name server says when it lost its zone.
+//! A source is asked for its next answer, and takes its time: what can only be looked at is looked at again when the
+//! last answer is old, and what tells changes by itself is listened to. Whether anything changed, and what becomes of
+//! it, is `membership`'s. A source that fails changes nothing: the endpoints that were named last stay. A DNS name
+//! without records counts as failed too, since that is what a name server says when it lost its zone. The others can
+//! tell "there are none" from "I do not know", so an empty answer of theirs is believed.
 
+mod consul;
 mod dns;
+mod etcd;
 mod file;
-
-use std::time::Duration;
+mod patience;
+mod polled;
+mod server;
 
 use forebay_config::gateway as config;
 
-use dns::DnsSource;
-use file::FileSource;
-
-/// What a look found.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Found {
-    /// Sorted by address, none twice.
-    pub endpoints: Vec<config::Endpoint>,
-    /// Until the next look is worth it.
-    pub fresh_for: Duration,
-}
+use consul::ConsulSource;
+use etcd::EtcdSource;
+pub use patience::Patience;
+use polled::Polled;
 
 pub enum Source {
-    File(FileSource),
-    Dns(Box<DnsSource>),
+    Polled(Box<Polled>),
+    Etcd(Box<EtcdSource>),
+    Consul(Box<ConsulSource>),
 }
 
 impl Source {
-    /// # Errors
-    /// The system's name servers are asked for and not configured.
-    pub fn new(discovery: &config::Discovery) -> Result<Self, String> {
+    pub fn new(discovery: &config::Discovery) -> Self {
         match &discovery.source {
-            config::DiscoverySource::File(path) => {
-                Ok(Self::File(FileSource::new(path, discovery.interval)))
+            config::DiscoverySource::File(_)
+            | config::DiscoverySource::Dns { .. }
+            | config::DiscoverySource::Srv(_) => Self::Polled(Box::new(Polled::new(discovery))),
+            config::DiscoverySource::Etcd(settings) => {
+                Self::Etcd(Box::new(EtcdSource::new(settings)))
             }
-            config::DiscoverySource::Dns { .. } | config::DiscoverySource::Srv(_) => {
-                DnsSource::new(discovery).map(|source| Self::Dns(Box::new(source)))
+            config::DiscoverySource::Consul(settings) => {
+                Self::Consul(Box::new(ConsulSource::new(settings)))
             }
         }
     }
 
+    /// All endpoints, sorted by address, none twice: the first time as soon as they are known, then when they may
+    /// have changed, and after a failure as soon as the source answers again.
+    ///
     /// # Errors
-    /// Why the source says nothing, in one line.
-    pub async fn look(&self) -> Result<Found, String> {
+    /// Why the source says nothing, in one line. When it is asked again it goes on where it was.
+    pub async fn next(&mut self) -> Result<Vec<config::Endpoint>, String> {
         match self {
-            Self::File(source) => source.look().await,
-            Self::Dns(source) => source.look().await,
+            Self::Polled(source) => source.next().await,
+            Self::Etcd(source) => source.next().await,
+            Self::Consul(source) => source.next().await,
         }
     }
 }

@@ -5,6 +5,8 @@
 //! never looks elsewhere. What is in
 //! flight is counted by the shell's leases, so only round robin keeps state of its own.
 //!
+//! `RingHash` stands apart: it goes by a key of the request, and names the endpoints that it wants to see.
+//!
 //! To add a policy: a variant of `forebay_config::gateway::Policy`, a file here, an arm in `build`.
 
 mod draw;
@@ -12,6 +14,8 @@ mod least_request;
 mod least_work;
 mod peak_ewma;
 mod random;
+mod rendezvous;
+mod ring_hash;
 mod round_robin;
 mod sample;
 
@@ -23,6 +27,8 @@ use least_request::LeastRequest;
 use least_work::LeastWork;
 use peak_ewma::PeakEwma;
 use random::Random;
+pub use rendezvous::Rendezvous;
+pub use ring_hash::RingHash;
 use round_robin::RoundRobin;
 
 use crate::traffic::service_line::Expectation;
@@ -61,6 +67,7 @@ pub fn build(policy: forebay_config::gateway::Policy) -> Box<dyn Policy> {
         Configured::Random => Box::new(Random),
         Configured::LeastRequest => Box::new(LeastRequest),
         Configured::PeakEwma => Box::new(PeakEwma),
-        Configured::LeastWork => Box::new(LeastWork),
+        // Requests without a key are placed by it.
+        Configured::LeastWork | Configured::RingHash => Box::new(LeastWork),
     }
 }

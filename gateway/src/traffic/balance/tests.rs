@@ -5,15 +5,25 @@ use std::collections::VecDeque;
 use forebay_config::gateway::Policy as Configured;
 use proptest::prelude::*;
 
+use super::ring_hash::tests::ring;
 use super::{Candidate, Policy, build};
 
-const POLICIES: [Configured; 5] = [
+const POLICIES: [Configured; 6] = [
     Configured::RoundRobin,
     Configured::Random,
     Configured::LeastRequest,
     Configured::PeakEwma,
     Configured::LeastWork,
+    Configured::RingHash,
 ];
+
+/// For a fleet with these weights.
+fn policy(configured: Configured, weights: &[u32]) -> Box<dyn Policy> {
+    match configured {
+        Configured::RingHash => Box::new(ring(weights, 1.25)),
+        other => build(other),
+    }
+}
 
 /// SplitMix64: moves the state on, and gives a well-mixed number from it.
 pub(super) fn next(state: &mut u64) -> u64 {
@@ -83,7 +93,7 @@ proptest! {
         sets in prop::collection::vec((prop::collection::vec(candidate(), 0..20), any::<u64>()), 1..20)
     ) {
         for configured in POLICIES {
-            let policy = build(configured);
+            let policy = policy(configured, &[1; 64]);
             for (candidates, random) in &sets {
                 match policy.choose(candidates, *random) {
                     Some(position) => prop_assert!(position < candidates.len(), "{configured:?}"),
@@ -99,7 +109,7 @@ proptest! {
         const PICKS: usize = 5_000;
         let total: u32 = weights.iter().sum();
         for configured in POLICIES {
-            let counts = shares(&*build(configured), fleet(&weights), 10 * total as usize, PICKS, seed);
+            let counts = shares(&*policy(configured, &weights), fleet(&weights), 10 * total as usize, PICKS, seed);
             for (weight, count) in weights.iter().zip(&counts) {
                 let expected = PICKS as f64 * f64::from(*weight) / f64::from(total);
                 let allowed = 0.1 * expected + 6.0 * expected.sqrt();
@@ -115,7 +125,7 @@ proptest! {
     #[test]
     fn nobody_starves(size in 1_usize..40, seed in any::<u64>()) {
         for configured in POLICIES {
-            let counts = shares(&*build(configured), fleet(&vec![1; size]), 1, 60 * size, seed);
+            let counts = shares(&*policy(configured, &vec![1; size]), fleet(&vec![1; size]), 1, 60 * size, seed);
             prop_assert!(counts.iter().all(|count| *count > 0), "{configured:?} gave {counts:?}");
         }
     }
@@ -124,6 +134,10 @@ proptest! {
 #[test]
 fn no_candidate_no_choice() {
     for configured in POLICIES {
-        assert_eq!(build(configured).choose(&[], 7), None, "{configured:?}");
+        assert_eq!(
+            policy(configured, &[1]).choose(&[], 7),
+            None,
+            "{configured:?}"
+        );
     }
 }

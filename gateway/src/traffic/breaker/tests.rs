@@ -305,3 +305,47 @@ fn passed_health_checks_end_the_pause() {
         Some(Transition::Closed)
     );
 }
+
+#[test]
+fn a_pause_is_short_for_what_has_nowhere_else_to_go() {
+    let now = Instant::now();
+    let mut breaker = Breaker::new(in_a_row(1));
+    assert_eq!(call(&mut breaker, now, false), opened(SECOND));
+    assert_eq!(breaker.admit_lone(now + LONE_PAUSE / 2), None);
+    let mut later = now;
+    // However long the outage, and whether the probe came early or on time.
+    for pause in [LONE_PAUSE, LONE_PAUSE, 10 * SECOND] {
+        later += pause;
+        let probe = breaker.admit_lone(later).expect("a probe");
+        assert_eq!(breaker.admit_lone(later), None, "one at a time");
+        assert_eq!(breaker.admit(later), None);
+        assert_eq!(breaker.on_result(later, probe, false), opened(LONE_PAUSE));
+    }
+    later += LONE_PAUSE;
+    let probe = breaker.admit(later).expect("its time is up");
+    assert_eq!(
+        breaker.on_result(later, probe, true),
+        Some(Transition::Closed)
+    );
+    assert_eq!(
+        call(&mut breaker, later, false),
+        opened(2 * SECOND),
+        "the second opening of its own"
+    );
+    let lone = breaker.admit_lone(later + LONE_PAUSE).expect("a probe");
+    breaker.on_cancel(lone);
+    assert_eq!(breaker.state(later + LONE_PAUSE), BreakerState::HalfOpen);
+}
+
+#[test]
+fn a_closed_breaker_admits_the_lone_as_any_other() {
+    let now = Instant::now();
+    let mut breaker = Breaker::new(in_a_row(1));
+    let permit = breaker.admit_lone(now).expect("closed");
+    assert!(!permit.is_probe());
+    assert_eq!(
+        breaker.on_result(now, permit, false),
+        opened(SECOND),
+        "a whole opening"
+    );
+}

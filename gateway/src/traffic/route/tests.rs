@@ -15,6 +15,9 @@ fn route(matches: Match) -> Route {
         cluster: String::new(),
         mode: Mode::Auto,
         timeout: Duration::from_secs(1),
+        max_concurrent: 0,
+        adaptive_limit: None,
+        rate_limits: Vec::new(),
         max_request_bytes: 1,
         retry: Retry {
             attempts: 1,

@@ -1,0 +1,310 @@
+//! Where requests wait while every endpoint of a cluster has as many in flight as it may have.
+//!
+//! Slots are handed over: whoever frees one takes the queue's lock, leases an endpoint for the one whose turn it is,
+//! and sends it the lease, from whatever thread. So a slot goes to exactly one request, nobody can take it in
+//! between, and whoever goes away with a lease under way drops it, which hands it on. What order they wait in is
+//! decided in `traffic::queue`.
+//!
+//! Nobody is forgotten: a newcomer is counted as waiting before it looks for a free slot once more, and a slot is
+//! freed before its owner looks whether anybody waits, both with sequential consistency, so that at least one of the
+//! two sees the other. The lock is taken only when somebody waits or joins.
+//!
+//! The room outlives its cluster: after a reload or a discovery those who wait are served from the cluster's new
+//! endpoints. If none of them may take traffic at all, they are sent away, as newcomers then are.
+
+mod counts;
+
+#[cfg(test)]
+mod tests;
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use forebay_config::gateway as config;
+use http::HeaderMap;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use super::ask::Ask;
+use super::cluster::Cluster;
+use super::lease::Lease;
+use crate::traffic::deadline::Deadline;
+use crate::traffic::queue::pace::Pace;
+use crate::traffic::queue::{Next, Place, Queue, Ticket, Urgency};
+pub use counts::WaitingCounts;
+
+/// What is suggested to a client when nothing is known.
+const USUAL_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+pub struct WaitingRoom {
+    /// How many wait; changed under the lock of `state`.
+    waiting: AtomicUsize,
+    state: Mutex<State>,
+    pace: Mutex<Pace>,
+    tenants: RandomState,
+    pub counts: WaitingCounts,
+}
+
+struct State {
+    queue: Queue<Waiter>,
+    settings: Option<config::Queue>,
+    cluster: Weak<Cluster>,
+}
+
+struct Waiter {
+    tried: SmallVec<[usize; 4]>,
+    key: Option<u64>,
+    answer: oneshot::Sender<Result<Lease, Unserved>>,
+}
+
+/// Who asks to wait.
+pub struct Caller<'a> {
+    /// Of the request: they say how urgent it is and whose.
+    pub headers: &'a HeaderMap,
+    pub route: &'a str,
+    pub deadline: Deadline,
+    /// Members that were asked before, by position.
+    pub tried: &'a [usize],
+    /// What the request belongs to, see `Ask`.
+    pub key: Option<u64>,
+}
+
+/// Why a request got no endpoint. The times are when it may pay to ask again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unserved {
+    /// As many wait as may.
+    QueueFull(Duration),
+    /// Its turn would come too late for its deadline.
+    Hopeless(Duration),
+    /// Its turn would come, or has come, later than the cluster lets anybody wait.
+    LongWait(Duration),
+    /// Its deadline passed while it waited.
+    Expired,
+    /// The last endpoint that took traffic went away.
+    NoEndpoint,
+}
+
+/// A request that waits. Dropped, it leaves the queue.
+pub struct Waiting {
+    room: Arc<WaitingRoom>,
+    ticket: Ticket,
+    turn: oneshot::Receiver<Result<Lease, Unserved>>,
+    since: Instant,
+    until: Option<Instant>,
+    /// What becomes of it at `until`.
+    fate: Unserved,
+}
+
+impl Default for WaitingRoom {
+    fn default() -> Self {
+        Self {
+            waiting: AtomicUsize::new(0),
+            state: Mutex::new(State {
+                queue: Queue::new(0),
+                settings: None,
+                cluster: Weak::new(),
+            }),
+            pace: Mutex::default(),
+            tenants: RandomState::new(),
+            counts: WaitingCounts::default(),
+        }
+    }
+}
+
+impl WaitingRoom {
+    pub fn is_waited_in(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// From now on slots are those of `cluster`, and its settings count.
+    pub(super) fn serve_from(&self, cluster: &Arc<Cluster>, now: Instant) {
+        let mut state = self.state.lock();
+        state.cluster = Arc::downgrade(cluster);
+        if let Some(limit) = &cluster.config.limit {
+            state
+                .queue
+                .resize(usize::try_from(limit.queue.size).unwrap_or(usize::MAX));
+            state.settings = Some(limit.queue.clone());
+        }
+        self.hand_out(state, now);
+    }
+
+    /// A slot is free that was `held` for so long; `answered`: until an answer that counts as a success.
+    pub(super) fn freed(&self, held: Duration, answered: bool, now: Instant) {
+        self.pace.lock().freed(held, answered);
+        self.look_again(now);
+    }
+
+    /// Some endpoint may have changed.
+    pub(super) fn look_again(&self, now: Instant) {
+        if self.is_waited_in() {
+            self.hand_out(self.state.lock(), now);
+        }
+    }
+
+    /// Joins those who wait.
+    ///
+    /// # Errors
+    /// There is no room, or it would wait in vain.
+    pub fn join(self: &Arc<Self>, caller: &Caller<'_>, now: Instant) -> Result<Waiting, Unserved> {
+        self.admit(caller, now)
+            .inspect_err(|unserved| self.counts.refused(*unserved))
+    }
+
+    fn admit(self: &Arc<Self>, caller: &Caller<'_>, now: Instant) -> Result<Waiting, Unserved> {
+        let left = caller.deadline.remaining(now).ok_or(Unserved::Expired)?;
+        let mut state = self.state.lock();
+        let settings = state.settings.as_ref();
+        let longest = settings
+            .and_then(|settings| settings.max_wait)
+            .unwrap_or(Duration::MAX);
+        let until = now.checked_add(left.min(longest));
+        let place = self.place(settings, caller, until);
+        let cluster = state.cluster.upgrade();
+        let in_flight = cluster.map_or(0, |cluster| cluster.active());
+        let pace = *self.pace.lock();
+        let expected = pace.wait(state.queue.ahead(&place), in_flight);
+        let pause = expected.unwrap_or(USUAL_PAUSE).min(LONGEST_PAUSE);
+        let expected = expected.unwrap_or_default();
+        if expected.saturating_add(pace.quick()) > left {
+            return Err(Unserved::Hopeless(pause));
+        }
+        if expected > longest {
+            return Err(Unserved::LongWait(pause));
+        }
+        let (answer, turn) = oneshot::channel();
+        let waiter = Waiter {
+            tried: caller.tried.into(),
+            key: caller.key,
+            answer,
+        };
+        let Ok((ticket, pushed_out)) = state.queue.push(place, waiter) else {
+            return Err(Unserved::QueueFull(pause));
+        };
+        if let Some(waiter) = pushed_out {
+            // Whoever waits hears it or is about to leave; there is no lease in it.
+            let _ = waiter.answer.send(Err(Unserved::QueueFull(pause)));
+        }
+        self.waiting.store(state.queue.len(), Ordering::SeqCst);
+        let waiting = Waiting {
+            room: self.clone(),
+            ticket,
+            turn,
+            since: now,
+            until,
+            fate: if left <= longest {
+                Unserved::Expired
+            } else {
+                Unserved::LongWait(pause)
+            },
+        };
+        self.hand_out(state, now);
+        Ok(waiting)
+    }
+
+    fn place(
+        &self,
+        settings: Option<&config::Queue>,
+        caller: &Caller<'_>,
+        until: Option<Instant>,
+    ) -> Place {
+        let header = |name: fn(&config::Queue) -> &Option<String>| {
+            let name = name(settings?).as_deref()?;
+            caller.headers.get(name).map(|value| value.as_bytes())
+        };
+        Place {
+            urgency: header(|settings| &settings.priority_header)
+                .map_or_else(Urgency::default, Urgency::parse),
+            tenant: self
+                .tenants
+                .hash_one(header(|settings| &settings.tenant_header)),
+            route: self.tenants.hash_one(caller.route),
+            until,
+        }
+    }
+
+    /// Gives every free slot to the one whose turn it is, and unlocks.
+    fn hand_out(&self, mut state: parking_lot::MutexGuard<'_, State>, now: Instant) {
+        let Some(cluster) = state.cluster.upgrade() else {
+            return;
+        };
+        // A lease that nobody takes is given back without the lock, as that hands it out again.
+        let mut returned: SmallVec<[Lease; 1]> = SmallVec::new();
+        let mut closed = None;
+        loop {
+            let next = state.queue.next(now, |waiter| {
+                match cluster.lease_now(&Ask::new(&waiter.tried, now).with_key(waiter.key)) {
+                    Some(lease) => Some(Ok(lease)),
+                    None => {
+                        let closed = *closed.get_or_insert_with(|| !cluster.is_open(now));
+                        closed.then_some(Err(Unserved::NoEndpoint))
+                    }
+                }
+            });
+            let (waiter, answer) = match next {
+                Next::Served(waiter, answer) => (waiter, answer),
+                Next::Expired(waiter) => (waiter, Err(Unserved::Expired)),
+                Next::Nobody => break,
+            };
+            if let Err(Ok(lease)) = waiter.answer.send(answer) {
+                returned.push(lease);
+            }
+        }
+        self.waiting.store(state.queue.len(), Ordering::SeqCst);
+        drop(state);
+    }
+}
+
+impl Waiting {
+    /// The lease once it is there, and how long that took.
+    ///
+    /// # Errors
+    /// It waited in vain.
+    pub async fn turn(mut self) -> Result<(Lease, Duration), Unserved> {
+        let turn = &mut self.turn;
+        let told = match self.until {
+            Some(until) => tokio::time::timeout_at(until.into(), turn).await,
+            None => Ok(turn.await),
+        };
+        let outcome = match told {
+            // The room is kept by this very struct, and answers before it drops a waiter.
+            Ok(told) => told.unwrap_or(Err(Unserved::NoEndpoint)),
+            Err(_) => Err(Unserved::Expired),
+        };
+        match outcome {
+            Ok(lease) => {
+                let waited = self.since.elapsed();
+                self.room.counts.waited.record(waited);
+                Ok((lease, waited))
+            }
+            Err(unserved) => {
+                let unserved = match unserved {
+                    Unserved::Expired => self.fate,
+                    other => other,
+                };
+                self.room.counts.refused(unserved);
+                Err(unserved)
+            }
+        }
+    }
+}
+
+impl Drop for Waiting {
+    /// Leaves before the receiver is dropped: whoever is in the queue can be told.
+    fn drop(&mut self) {
+        let mut state = self.room.state.lock();
+        let removed = state.queue.remove(&self.ticket);
+        self.room.waiting.store(state.queue.len(), Ordering::SeqCst);
+        drop(state);
+        drop(removed);
+    }
+}
