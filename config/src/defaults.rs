@@ -28,6 +28,10 @@ pub(crate) const CATCH_ALL_ROUTE: &str = "default";
 pub(crate) const ROUTE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const MAX_REQUEST_BYTES: u64 = 64 << 20;
 
+/// Less than most runs take, and more than a Redis nearby needs.
+pub(crate) const REDIS_TIMEOUT: Duration = Duration::from_millis(20);
+pub(crate) const REDIS_PREFIX: &str = "forebay";
+
 pub(crate) const RATE_PER: Duration = Duration::from_secs(1);
 pub(crate) const AFFINITY_BOUND: f64 = 1.25;
 pub(crate) const ENDPOINT_WEIGHT: u32 = 1;
@@ -89,6 +93,7 @@ impl Default for Cache {
             vary: ["authorization", "cookie", "x-api-key"]
                 .map(str::to_owned)
                 .into(),
+            shared: false,
         }
     }
 }

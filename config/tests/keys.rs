@@ -113,6 +113,22 @@ fn cases() -> Vec<Case> {
             "OTLP",
         ),
         gateway(
+            &[LISTENER, CLUSTER, "[redis]\n"],
+            "address = \"redis:6379\"\n",
+            "redis",
+            "Redis",
+        ),
+        gateway(
+            &[
+                LISTENER,
+                CLUSTER,
+                "[redis]\naddress = \"redis:6379\"\n[redis.tls]\n",
+            ],
+            "",
+            "redis.tls",
+            "TLS to Redis",
+        ),
+        gateway(
             &[CLUSTER, "[[listeners]]\n"],
             "address = \"127.0.0.1:0\"\n",
             "listeners[0]",

@@ -3,6 +3,8 @@
 //! A lock stands around the decisions of `traffic::cache`; what it guards is a table, and nothing is awaited under
 //! it. Whoever leads holds a `Leading`: dropped without an answer, it wakes those who wait, and one of them leads on.
 
+pub mod shared;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -150,10 +152,13 @@ pub struct Leading {
 }
 
 impl Leading {
-    /// The answer, for those who wait and those who come later.
-    pub fn answered(mut self, kept: Arc<Kept>) {
+    /// The answer, for those who wait and those who come later. False: it is for nobody else, as there was a purge.
+    pub fn answered(mut self, kept: Arc<Kept>) -> bool {
+        let run = self.run.as_ref();
+        let current = run.is_some_and(|run| self.cache.shelf.lock().is_current(run));
         self.end(Some(kept.clone()));
         self.tell(Outcome::Answered(kept));
+        current
     }
 
     /// There is none to share.
@@ -238,7 +243,7 @@ mod tests {
         assert!(matches!(*fourth.borrow(), Outcome::Failed));
         let fifth = lead(look());
         let mut sixth = wait(look());
-        fifth.answered(kept(now));
+        assert!(fifth.answered(kept(now)));
         sixth.changed().await.unwrap();
         assert!(matches!(&*sixth.borrow(), Outcome::Answered(answer) if *answer == kept(now)));
         assert!(matches!(look(), Next::Answer(_)));

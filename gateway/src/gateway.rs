@@ -15,6 +15,7 @@ use crate::cache::ResponseCache;
 use crate::fleet::Cluster;
 use crate::limits::{Concurrency, RateLimits};
 use crate::memory::Memory;
+use crate::redis::Redis;
 use crate::telemetry::discovery::Discoveries;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::telemetry::trace::Tracing;
@@ -41,6 +42,8 @@ pub struct Snapshot {
     router: Router,
     pub routes: Vec<Route>,
     pub clusters: Vec<Arc<Cluster>>,
+    /// None: no route shares anything with other gateways.
+    pub redis: Option<Arc<Redis>>,
     /// Largest of all routes: how much is read before the route is known.
     pub max_request_bytes: u64,
     /// Longest of all routes: how long that may take.
@@ -61,6 +64,8 @@ pub struct Route {
     pub hedging: Option<Arc<Hedging>>,
     /// None: the route keeps no answers.
     pub cache: Option<Arc<ResponseCache>>,
+    /// None: the route shares nothing with other gateways.
+    pub redis: Option<Arc<Redis>>,
     /// None: it takes whatever comes, over time and at a time.
     pub rates: Option<Arc<RateLimits>>,
     pub concurrency: Option<Arc<Concurrency>>,
@@ -156,6 +161,7 @@ impl Snapshot {
     pub fn new(
         config: config::Gateway,
         clusters: Vec<Arc<Cluster>>,
+        redis: Option<Arc<Redis>>,
         previous: Option<&Snapshot>,
     ) -> Self {
         let former_routes: HashMap<&str, &Route> = previous
@@ -182,6 +188,7 @@ impl Snapshot {
                     ),
                     hedging: hedging(route, former.copied()),
                     cache: cache(route, former.copied()),
+                    redis: redis.clone().filter(|_| shares(route)),
                     rates: rates(route, former.copied()),
                     concurrency: concurrency(route, former.copied()),
                     metrics: former
@@ -223,6 +230,7 @@ impl Snapshot {
             reads_source: affinities().any(|affinity| affinity.source),
             routes,
             clusters,
+            redis,
             config,
         }
     }
@@ -248,6 +256,10 @@ fn hedging(route: &config::Route, former: Option<&Route>) -> Option<Arc<Hedging>
     let same = former.filter(|former| former.config.hedge == route.hedge);
     let kept = same.and_then(|former| former.hedging.clone());
     Some(kept.unwrap_or_else(|| Arc::new(Hedging::new(config, Instant::now()))))
+}
+
+fn shares(route: &config::Route) -> bool {
+    route.cache.as_ref().is_some_and(|cache| cache.shared)
 }
 
 /// Answers live on while the settings and the cluster are the same.

@@ -18,6 +18,7 @@ mod notify;
 mod plan;
 mod protocol;
 mod proxy;
+mod redis;
 mod refusal;
 mod reload;
 mod security;

@@ -58,6 +58,8 @@ pub struct Cache {
     /// Headers whose values are part of what was asked: clients that differ in one share no answer. Lower case,
     /// sorted, no duplicates.
     pub vary: Vec<String>,
+    /// Answers are also kept in Redis, which is configured then.
+    pub shared: bool,
 }
 
 /// Which data path a request takes.

@@ -7,7 +7,7 @@ use super::{Keys, Read, Table, Value, http};
 use crate::gateway::{Cache, Mode, Protocol, Retry};
 use crate::units;
 
-const KEYS: Keys = &["size", "ttl", "max_entry_size", "vary"];
+const KEYS: Keys = &["size", "ttl", "max_entry_size", "vary", "shared"];
 
 const SHORTEST_TTL: Duration = Duration::from_millis(1);
 const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -59,11 +59,13 @@ pub(super) fn cache(route: &Table<'_>, around: &Around<'_>) -> Read<Option<Cache
         },
     );
     let vary = table.or("vary", default.vary, |value| vary(&value));
+    let shared = table.or("shared", default.shared, |value| value.boolean());
     Ok(Some(Cache {
         bytes: bytes?,
         ttl: ttl?,
         max_entry_bytes: max_entry_bytes?,
         vary: vary?,
+        shared: shared?,
     }))
 }
 

@@ -27,6 +27,7 @@ mod padding;
 mod pipeline;
 mod provider;
 mod rate_limit;
+mod redis;
 mod repository;
 mod route;
 mod security;

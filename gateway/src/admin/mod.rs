@@ -63,7 +63,8 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let now = Instant::now();
     let (status, kind, body) = if request.uri().path() == purge::PATH {
-        let (status, body) = purge::answer(&gateway.snapshot(), &request);
+        let (method, query) = (request.method(), request.uri().query());
+        let (status, body) = purge::answer(&gateway.snapshot(), method, query).await;
         (status, "application/json", body)
     } else if request.method() != Method::GET && request.method() != Method::HEAD {
         (

@@ -1,46 +1,64 @@
-//! `DELETE /cache`: forgets what response caches keep, of all routes or of `?route=`, of all models or of `&model=`.
+//! `DELETE /cache`: forgets what response caches keep, of all routes or of `?route=`, of all models or of `&model=`,
+//! in this process and in Redis.
 //!
 //! A page in a browser cannot send DELETE to another origin unasked, as it could a GET or a POST.
 
-use http::{Method, Request, StatusCode};
+use http::{Method, StatusCode};
 use serde_json::json;
 
+use crate::cache::shared;
 use crate::gateway::{Route, Snapshot};
 use crate::protocol::rest_model::decode;
 
 pub const PATH: &str = "/cache";
 
-pub fn answer<B>(snapshot: &Snapshot, request: &Request<B>) -> (StatusCode, String) {
-    if request.method() != Method::DELETE {
+pub async fn answer(
+    snapshot: &Snapshot,
+    method: &Method,
+    query: Option<&str>,
+) -> (StatusCode, String) {
+    if method != Method::DELETE {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "use DELETE");
     }
-    match Wanted::parse(request.uri().query().unwrap_or_default()) {
-        Ok(wanted) => purge(&snapshot.routes, &wanted),
+    match Wanted::parse(query.unwrap_or_default()) {
+        Ok(wanted) => purge(&snapshot.routes, &wanted).await,
         Err(problem) => refuse(StatusCode::BAD_REQUEST, &problem),
     }
 }
 
-fn purge(routes: &[Route], wanted: &Wanted) -> (StatusCode, String) {
+async fn purge(routes: &[Route], wanted: &Wanted) -> (StatusCode, String) {
     let named = |route: &&Route| {
         let name = wanted.route.as_deref();
         name.is_none_or(|name| name == route.config.name)
     };
-    let mut caches = routes
-        .iter()
-        .filter(named)
-        .filter_map(|route| route.cache.as_ref())
-        .peekable();
-    if caches.peek().is_none() {
+    let cached = |route: &&Route| route.cache.is_some();
+    let routes: Vec<&Route> = routes.iter().filter(named).filter(cached).collect();
+    if routes.is_empty() {
         let problem = match &wanted.route {
             Some(name) => format!("no route '{name}' has a cache"),
             None => "no route has a cache".to_owned(),
         };
         return refuse(StatusCode::NOT_FOUND, &problem);
     }
-    let removed: usize = caches
-        .map(|cache| cache.purge(wanted.model.as_deref()))
-        .sum();
-    (StatusCode::OK, json!({ "removed": removed }).to_string())
+    let model = wanted.model.as_deref();
+    let caches = routes.iter().filter_map(|route| route.cache.as_ref());
+    let removed: usize = caches.map(|cache| cache.purge(model)).sum();
+    let mut answer = json!({ "removed": removed });
+    let mut from_redis = 0;
+    for route in &routes {
+        let Some(redis) = &route.redis else {
+            continue;
+        };
+        match shared::purge(redis, &route.config, model).await {
+            Ok(removed) => from_redis += removed,
+            Err(error) => {
+                answer["error"] = format!("not purged in redis: {error}").into();
+                return (StatusCode::BAD_GATEWAY, answer.to_string());
+            }
+        }
+        answer["removed_from_redis"] = from_redis.into();
+    }
+    (StatusCode::OK, answer.to_string())
 }
 
 fn refuse(status: StatusCode, problem: &str) -> (StatusCode, String) {

@@ -27,6 +27,18 @@ pub fn without_id(message: &[u8]) -> Result<Bytes, Stop> {
     Ok(kept.into())
 }
 
+/// Whether `message` can be kept as it is.
+pub fn is_without_id(message: &[u8]) -> bool {
+    let mut reader = Reader::new(message);
+    loop {
+        match reader.field() {
+            Ok(None) => return true,
+            Ok(Some(field)) if field.number != ID => {}
+            Ok(Some(_)) | Err(_) => return false,
+        }
+    }
+}
+
 /// What goes in front of a kept message of `length` bytes to make it the answer to the request with this id: the frame,
 /// and the id.
 ///
@@ -70,6 +82,7 @@ mod tests {
             ..Default::default()
         };
         let kept = without_id(&answer.encode_to_vec()).unwrap();
+        assert!(is_without_id(&kept) && !is_without_id(&answer.encode_to_vec()));
         for id in ["", "second", &"x".repeat(300)] {
             let framed = [front(kept.len(), id).unwrap(), kept.clone()].concat();
             let message = framing::unary_message(&framed.into()).unwrap();
@@ -84,6 +97,7 @@ mod tests {
 
     #[test]
     fn what_is_no_message_is_not_kept() {
+        assert!(!is_without_id(&[0, 0]));
         assert_eq!(without_id(&[0, 0]), Err(Stop::Malformed));
         assert_eq!(without_id(&[1 << 3 | 2, 9]), Err(Stop::Truncated));
     }

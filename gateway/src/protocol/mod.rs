@@ -11,5 +11,6 @@ pub mod parameter;
 pub mod peek;
 pub mod rest_model;
 pub mod server_timing;
+pub mod shared_answer;
 pub mod transcode;
 mod wire;

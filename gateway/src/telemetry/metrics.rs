@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 use forebay_proto::status::Code;
 
 use crate::gateway::Gateway;
-use crate::telemetry::cache;
 use crate::telemetry::discovery::Discovery;
-use crate::telemetry::{limits, waiting};
+use crate::telemetry::{cache, limits, redis, waiting};
 
 /// Upper bounds in seconds; a last bucket without bound follows.
 const BOUNDS: [f64; 14] = [
@@ -167,6 +166,9 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
     limits::write(&mut out, &snapshot);
     discoveries(&mut out, gateway);
     cache::write(&mut out, &snapshot.routes);
+    if let Some(shared) = &snapshot.redis {
+        redis::write(&mut out, shared);
+    }
     out.head(
         "forebay_requests_in_flight",
         "gauge",

@@ -5,5 +5,6 @@ pub mod discovery;
 mod limits;
 pub mod log_setup;
 pub mod metrics;
+mod redis;
 pub mod trace;
 mod waiting;

@@ -154,6 +154,11 @@ impl<W: Clone> Shelf<W> {
         kept.map_or_else(Vec::new, |kept| self.store.insert(key, kept))
     }
 
+    /// No purge since the run began.
+    pub fn is_current(&self, run: &Run) -> bool {
+        run.purges == self.purges
+    }
+
     /// Forgets the answers of a model, or all; how many that were.
     pub fn purge(&mut self, model: Option<&str>) -> usize {
         self.purges += 1;

@@ -19,6 +19,7 @@ use http::header::{AGE, CONTENT_TYPE, HeaderMap, HeaderValue};
 use super::attempts::{Answered, Call, timed_out};
 use super::inflate::inflate;
 use super::{course, headers};
+use crate::cache::shared::{self, Place};
 use crate::cache::{Leading, Next, Outcome, ResponseCache, Served, Waiting};
 use crate::gateway::Route;
 use crate::protocol::cache_control::{self, Wish};
@@ -75,7 +76,16 @@ pub(super) async fn run(
                 let age = Some(kept.age(now));
                 return answer(route, &kept, &asked, &call, Served::Hit, age);
             }
-            Next::Lead(leading) => break leading,
+            Next::Lead(leading) => match left_by_others(cache, route, &asked).await {
+                None => break leading,
+                Some(kept) => {
+                    let kept = Arc::new(kept);
+                    leading.answered(kept.clone());
+                    cache.count(Served::Hit);
+                    let age = Some(kept.age(Instant::now()));
+                    return answer(route, &kept, &asked, &call, Served::Hit, age);
+                }
+            },
             Next::Wait(_) if failed >= MOST_FAILED_RUNS => break cache.alone(asked.key),
             Next::Wait(waiting) => match wait(cache, &call, waiting).await {
                 Waited::Answered(kept) => {
@@ -98,7 +108,33 @@ pub(super) async fn run(
             return Err(refusal);
         }
     };
-    Ok(mark(keep(leading, cache, asked, answered), Served::Miss))
+    Ok(mark(
+        keep(leading, cache, route, asked, answered),
+        Served::Miss,
+    ))
+}
+
+/// What other gateways keep, for a client that takes what is kept.
+async fn left_by_others(cache: &ResponseCache, route: &Route, asked: &Asked) -> Option<Kept> {
+    let redis = route.redis.as_ref()?;
+    if !asked.wish.takes(Duration::ZERO) {
+        return None;
+    }
+    shared::look(
+        redis,
+        &place(cache, route, asked.key, &asked.model),
+        asked.wish,
+    )
+    .await
+}
+
+fn place<'a>(cache: &'a ResponseCache, route: &'a Route, key: Key, model: &'a str) -> Place<'a> {
+    Place {
+        route: &route.config,
+        cache: &cache.config,
+        model,
+        key,
+    }
 }
 
 /// What is asked, as far as an answer to it may be kept.
@@ -176,13 +212,27 @@ async fn wait(cache: &ResponseCache, call: &Call, mut waiting: Waiting) -> Waite
 }
 
 /// Gives the answer of a run to those who wait for it, as far as it is theirs too.
-fn keep(leading: Leading, cache: &ResponseCache, asked: Asked, mut answered: Answered) -> Answered {
+fn keep(
+    leading: Leading,
+    cache: &ResponseCache,
+    route: &Route,
+    asked: Asked,
+    mut answered: Answered,
+) -> Answered {
     if answered.status != 0 {
         leading.ended(Outcome::Failed);
         return answered;
     }
+    let key = asked.key;
     match keepable(cache, asked, &mut answered) {
-        Some(kept) => leading.answered(Arc::new(kept)),
+        Some(kept) => {
+            let kept = Arc::new(kept);
+            if leading.answered(kept.clone())
+                && let Some(redis) = &route.redis
+            {
+                shared::leave(redis, &place(cache, route, key, &kept.model), &kept);
+            }
+        }
         None => leading.ended(Outcome::NotShared),
     }
     answered
