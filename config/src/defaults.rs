@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::gateway::{AdaptiveLimit, Breaker, Cache, Hedge, Outlier, Retry};
+use crate::gateway::{AdaptiveLimit, Breaker, Cache, Hedge, Outlier, Retry, SlowStart};
 use crate::telemetry::Telemetry;
 use crate::worker::{Model, ModelControl, Provider, ProviderOptions, VersionPolicy, Worker};
 
@@ -34,6 +34,19 @@ pub(crate) const REDIS_PREFIX: &str = "forebay";
 
 pub(crate) const RATE_PER: Duration = Duration::from_secs(1);
 pub(crate) const AFFINITY_BOUND: f64 = 1.25;
+
+pub(crate) const SIDE_WEIGHT: u32 = 1;
+pub(crate) const FALLBACK_STATUS: u16 = 503;
+pub(crate) const FALLBACK_CONTENT_TYPE: &str = "application/json";
+/// UNAVAILABLE.
+pub(crate) const FALLBACK_GRPC_CODE: u8 = 14;
+pub(crate) const FALLBACK_GRPC_MESSAGE: &str = "the service is temporarily unavailable";
+
+pub(crate) const SHADOW_SHARE: f64 = 1.0;
+pub(crate) const SHADOW_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const SHADOW_MAX_REQUESTS: u32 = 16;
+pub(crate) const SHADOW_MAX_BYTES: u64 = 64 << 20;
+
 pub(crate) const ENDPOINT_WEIGHT: u32 = 1;
 pub(crate) const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5);
 /// The agent of this machine.
@@ -50,6 +63,8 @@ pub(crate) const WORKER_PORT: u16 = 8001;
 pub(crate) const WORKER_HTTP_PORT: u16 = 8000;
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) const MAX_MESSAGE_BYTES: u64 = 64 << 20;
+/// Of all requests to a worker together; no less than the largest message that can be allowed.
+const MAX_BODY_BYTES: u64 = 2 << 30;
 
 impl Default for Retry {
     fn default() -> Self {
@@ -123,6 +138,16 @@ impl Default for Outlier {
     }
 }
 
+impl Default for SlowStart {
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(30),
+            aggression: 1.0,
+            least: 0.1,
+        }
+    }
+}
+
 impl Default for Model {
     fn default() -> Self {
         Self {
@@ -171,6 +196,7 @@ pub(crate) fn worker(repository: PathBuf) -> Worker {
         onnxruntime: None,
         threads: None,
         max_message_bytes: MAX_MESSAGE_BYTES,
+        max_body_bytes: MAX_BODY_BYTES,
         drain_timeout: DRAIN_TIMEOUT,
         telemetry: telemetry(WORKER_SERVICE_NAME),
         defaults: Model::default(),

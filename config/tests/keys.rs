@@ -147,6 +147,40 @@ fn cases() -> Vec<Case> {
             "Routes",
         ),
         gateway(
+            &[LISTENER, CLUSTER, "[[routes]]\n[[routes.split]]\n"],
+            "cluster = \"workers\"\n",
+            "routes[0].split[0]",
+            "Split",
+        ),
+        gateway(
+            &[
+                LISTENER,
+                CLUSTER,
+                "[[routes]]\nsplit = [{ cluster = \"workers\" }]\n[routes.sticky]\n",
+            ],
+            "source = true\n",
+            "routes[0].sticky",
+            "Sticky",
+        ),
+        gateway(
+            &[LISTENER, CLUSTER, ROUTE, "[routes.fallback]\n"],
+            "body = \"\"\n",
+            "routes[0].fallback",
+            "Fallback",
+        ),
+        gateway(
+            &[
+                LISTENER,
+                CLUSTER,
+                "[[clusters]]\nname = \"int8\"\nendpoints = [\"127.0.0.1:8002\"]\n",
+                ROUTE,
+                "[routes.shadow]\n",
+            ],
+            "cluster = \"int8\"\n",
+            "routes[0].shadow",
+            "Shadow",
+        ),
+        gateway(
             &[LISTENER, CLUSTER, ROUTE, "[routes.match]\n"],
             "",
             "routes[0].match",
@@ -271,6 +305,12 @@ fn cases() -> Vec<Case> {
             "",
             "clusters[0].outlier",
             "Outliers",
+        ),
+        gateway(
+            &[LISTENER, CLUSTER, "[clusters.slow_start]\n"],
+            "",
+            "clusters[0].slow_start",
+            "Slow start",
         ),
         gateway(
             &[LISTENER, CLUSTER, "[clusters.tls]\n"],

@@ -73,15 +73,19 @@ fn the_smallest_gateway_has_every_default() {
             name: "default".into(),
             matches: Match::default(),
             cluster: "workers".into(),
+            split: None,
+            fallback: None,
             mode: Mode::Auto,
             timeout: Duration::from_secs(60),
             max_request_bytes: 64 << 20,
+            max_rows: None,
             max_concurrent: 0,
             adaptive_limit: None,
             rate_limits: Vec::new(),
             retry,
             hedge: None,
             cache: None,
+            shadow: None,
         }]
     );
     let endpoint = |address: &str| Endpoint {
@@ -94,6 +98,7 @@ fn the_smallest_gateway_has_every_default() {
             name: "workers".into(),
             protocol: Protocol::Grpc,
             policy: Policy::LeastWork,
+            load_reports: LoadReports::Answers,
             affinity: None,
             endpoints: vec![endpoint("127.0.0.1:8001"), endpoint("127.0.0.1:8002")],
             discovery: None,
@@ -103,6 +108,7 @@ fn the_smallest_gateway_has_every_default() {
                 probe: HealthProbe::Grpc {
                     service: String::new()
                 },
+                models: Vec::new(),
                 interval: Duration::from_secs(1),
                 timeout: Duration::from_millis(500),
                 healthy_threshold: 1,
@@ -123,6 +129,7 @@ fn the_smallest_gateway_has_every_default() {
                 eject_max: Duration::from_secs(300),
                 max_ejected: 0.5,
             }),
+            slow_start: None,
             tls: None,
         }]
     );
@@ -186,6 +193,36 @@ fn affinity_is_read_with_its_policy() {
             source: true,
             bound: 2.0,
         })
+    );
+}
+
+#[test]
+fn slow_start_is_off_unless_written() {
+    let slow_start = |keys: &str| cluster(keys).slow_start;
+    assert_eq!(slow_start(""), None);
+    assert_eq!(slow_start("slow_start = false\n"), None);
+    let default = SlowStart {
+        window: Duration::from_secs(30),
+        aggression: 1.0,
+        least: 0.1,
+    };
+    assert_eq!(slow_start("slow_start = true\n"), Some(default));
+    assert_eq!(
+        slow_start("slow_start = { window = \"1m\", aggression = 2 }\n"),
+        Some(SlowStart {
+            window: Duration::from_secs(60),
+            aggression: 2.0,
+            ..default
+        })
+    );
+}
+
+#[test]
+fn probes_ask_about_models() {
+    let health = cluster("health = { models = [\"minilm\", \"resnet\"] }\n").health;
+    assert_eq!(
+        health.map(|health| health.models),
+        Some(vec!["minilm".into(), "resnet".into()])
     );
 }
 
@@ -464,18 +501,100 @@ fn a_discovery_file_is_a_list_of_endpoints() {
     }
 }
 
+/// A route of a configuration with the clusters `workers`, `canary` and `spare`.
+fn route_of_three(keys: &str) -> Route {
+    let more = "[[clusters]]\nname = \"canary\"\nendpoints = [\"127.0.0.1:8002\"]\n\
+                [[clusters]]\nname = \"spare\"\nendpoints = [\"127.0.0.1:8003\"]\n";
+    gateway(&[LISTENER, CLUSTER, more, "[[routes]]\n", keys])
+        .routes
+        .remove(0)
+}
+
 #[test]
-fn a_cache_is_as_small_as_it_is_told() {
-    let cache = |text: &str| {
-        let head = "listeners = [{ address = '127.0.0.1:0' }]\n\
-                    clusters = [{ name = 'w', endpoints = ['127.0.0.1:8001'] }]\n";
-        let text = format!("{head}[[routes]]\ncluster = 'w'\n{text}\n");
-        Gateway::parse(&text).unwrap().routes[0].cache.clone()
+fn a_split_names_its_sides_and_what_keeps_users_on_them() {
+    let route = route_of_three(
+        "sticky = { header = \"X-User\" }\n\
+         split = [{ cluster = \"workers\", weight = 99 }, { cluster = \"canary\" }]\n",
+    );
+    let side = |cluster: &str, weight| Side {
+        cluster: cluster.into(),
+        weight,
     };
-    assert_eq!(cache(""), None);
-    assert_eq!(cache("cache = false"), None);
-    assert_eq!(cache("cache = true"), Some(Cache::default()));
-    let small = cache("cache = { size = '64KiB', vary = ['X-B', 'x-a'] }").unwrap();
-    assert_eq!(small.max_entry_bytes, 64 << 10);
-    assert_eq!(small.vary, ["x-a", "x-b"]);
+    assert_eq!(route.cluster, "workers");
+    assert_eq!(
+        route.split,
+        Some(Split {
+            sides: vec![side("workers", 99), side("canary", 1)],
+            sticky: Some(Sticky::Header("x-user".into())),
+        })
+    );
+    for (keys, sticky) in [
+        ("{ cookie = \"Session\" }", Sticky::Cookie("Session".into())),
+        ("{ source = true }", Sticky::Source),
+    ] {
+        let keys = format!("sticky = {keys}\n[[routes.split]]\ncluster = \"spare\"\n");
+        let split = route_of_three(&keys).split.expect("a split");
+        assert_eq!(split.sticky, Some(sticky));
+    }
+}
+
+#[test]
+fn a_fallback_is_a_cluster_or_an_answer_or_both() {
+    let fallback = |keys: &str| {
+        let keys = format!("cluster = \"workers\"\nfallback = {keys}\n");
+        route_of_three(&keys).fallback.expect("a fallback")
+    };
+    assert_eq!(
+        fallback("\"spare\""),
+        Fallback {
+            cluster: Some("spare".into()),
+            answer: None
+        }
+    );
+    let answer = StaticAnswer {
+        status: 503,
+        body: None,
+        grpc_code: 14,
+        grpc_message: "gone fishing".into(),
+    };
+    assert_eq!(
+        fallback("{ grpc_message = \"gone fishing\" }").answer,
+        Some(answer.clone())
+    );
+    let both = fallback(
+        "{ cluster = \"spare\", status = 200, body = \"[]\", grpc_code = \"NOT_FOUND\", grpc_message = \"gone fishing\" }",
+    );
+    assert_eq!(both.cluster.as_deref(), Some("spare"));
+    assert_eq!(
+        both.answer,
+        Some(StaticAnswer {
+            status: 200,
+            body: Some(StaticBody {
+                content_type: "application/json".into(),
+                text: "[]".into(),
+            }),
+            grpc_code: 5,
+            ..answer
+        })
+    );
+}
+
+#[test]
+fn a_shadow_may_ask_another_model() {
+    let route = route_of_three(
+        "cluster = \"workers\"\n[routes.shadow]\ncluster = \"canary\"\nshare = 0.25\n\
+         model = \"minilm-int8\"\nversion = \"2\"\n",
+    );
+    assert_eq!(
+        route.shadow,
+        Some(Shadow {
+            cluster: "canary".into(),
+            share: 0.25,
+            timeout: Duration::from_secs(10),
+            max_requests: 16,
+            max_bytes: 64 << 20,
+            model: Some("minilm-int8".into()),
+            version: Some("2".into()),
+        })
+    );
 }

@@ -24,6 +24,7 @@ fn the_smallest_worker_is_the_default_one() {
         (smallest.max_message_bytes, smallest.drain_timeout),
         (64 << 20, Duration::from_secs(30))
     );
+    assert_eq!(smallest.max_body_bytes, 2 << 30);
     assert_eq!(smallest.telemetry.service_name, "forebay-worker");
     assert_eq!(
         smallest.defaults,

@@ -8,11 +8,12 @@ use forebay_proto::status::Code;
 use http::StatusCode;
 use smallvec::SmallVec;
 
-use crate::fleet::Lease;
+use crate::fleet::{Bearings, Cluster, Lease};
 use crate::gateway::{Gateway, InFlight, Route, Snapshot};
 use crate::head_timer::HeadTimer;
 use crate::limits::Permit;
 use crate::refusal::Refusal;
+use crate::targets::Target;
 use crate::telemetry::trace::{AttemptSpan, RequestTrace};
 use crate::traffic::budget::RetryToken;
 use crate::traffic::deadline::Deadline;
@@ -28,9 +29,11 @@ pub struct Context {
     pub trace: RequestTrace,
     pub lease: Option<Lease>,
     pub attempt: Option<AttemptSpan>,
+    /// Position of the cluster among the route's targets, once one is chosen; None where there is but one.
+    pub target: Option<usize>,
+    /// Endpoints of that cluster that were asked.
     pub tried: SmallVec<[usize; 4]>,
-    /// What the request belongs to, for a cluster that goes by it.
-    pub key: Option<u64>,
+    pub bearings: Bearings,
     pub token: Option<RetryToken>,
     /// For the endpoint of the current attempt.
     pub waited: Duration,
@@ -69,8 +72,9 @@ impl Context {
             trace: RequestTrace::Untouched,
             lease: None,
             attempt: None,
+            target: None,
             tried: SmallVec::new(),
-            key: None,
+            bearings: Bearings::default(),
             token: None,
             waited: Duration::ZERO,
             head_timer: None,
@@ -86,6 +90,20 @@ impl Context {
 
     pub fn route(&self) -> Option<&Route> {
         self.routed.as_ref().map(Routed::route)
+    }
+
+    /// The one of several targets that was chosen.
+    pub fn target(&self) -> Option<&Target> {
+        let targets = self.route()?.targets.as_ref()?;
+        Some(targets.at(self.target?))
+    }
+
+    /// Where the request goes, as far as that is known.
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        match self.target() {
+            Some(target) => Some(&target.cluster),
+            None => self.route().map(|route| &route.cluster),
+        }
     }
 
     /// Ends the current attempt without a verdict on the endpoint.

@@ -16,14 +16,15 @@ use crate::fleet::Cluster;
 use crate::limits::{Concurrency, RateLimits};
 use crate::memory::Memory;
 use crate::redis::Redis;
+use crate::targets::Targets;
 use crate::telemetry::discovery::Discoveries;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::telemetry::trace::Tracing;
-use crate::traffic::affinity::Affinity;
 use crate::traffic::budget::RetryBudget;
 use crate::traffic::hedge::Hedging;
 use crate::traffic::retry::Backoff;
 use crate::traffic::route::{RequestHead, Router};
+use crate::unary::Shadow;
 
 pub struct Gateway {
     snapshot: ArcSwap<Snapshot>,
@@ -50,7 +51,7 @@ pub struct Snapshot {
     pub max_timeout: Duration,
     /// Some cluster goes by what stands in the messages of gRPC calls.
     pub reads_messages: bool,
-    /// Some cluster goes by the client's address.
+    /// Some cluster or split goes by the client's address.
     pub reads_source: bool,
 }
 
@@ -58,6 +59,10 @@ pub struct Snapshot {
 pub struct Route {
     pub config: config::Route,
     pub cluster: Arc<Cluster>,
+    /// None: there is no other cluster, and no answer without one.
+    pub targets: Option<Targets>,
+    /// None: no call is copied.
+    pub shadow: Option<Arc<Shadow>>,
     pub budget: Arc<RetryBudget>,
     pub backoff: Backoff,
     /// None: the route does not hedge.
@@ -144,15 +149,10 @@ impl Gateway {
         self.closing.load(Ordering::Relaxed)
     }
 
-    /// Ready: not draining, and at least one cluster could answer.
+    /// Ready: not draining, and at least one cluster that a route leads to could answer.
     pub fn is_ready(&self) -> bool {
-        !self.is_draining()
-            && self
-                .snapshot
-                .load()
-                .clusters
-                .iter()
-                .any(|cluster| cluster.has_healthy())
+        let snapshot = self.snapshot.load();
+        !self.is_draining() && snapshot.routes.iter().any(Route::has_healthy)
     }
 }
 
@@ -174,14 +174,23 @@ impl Snapshot {
             .iter()
             .filter_map(|route| {
                 let former = former_routes.get(route.name.as_str());
-                let cluster = clusters
-                    .iter()
-                    .find(|cluster| cluster.config.name == route.cluster)?
-                    .clone();
+                let named = |name: &str| {
+                    let mut all = clusters.iter();
+                    all.find(|cluster| cluster.config.name == name).cloned()
+                };
+                let cluster = named(&route.cluster)?;
+                let shadow = route.shadow.as_ref().and_then(|config| {
+                    let former = former.and_then(|former| former.shadow.as_deref());
+                    let shadow = Shadow::new(config.clone(), named(&config.cluster)?, former);
+                    Some(Arc::new(shadow))
+                });
                 let retry = &route.retry;
                 let same_retry = former.filter(|former| former.config.retry == *retry);
+                let former_targets = former.and_then(|former| former.targets.as_ref());
                 Some(Route {
+                    targets: Targets::new(route, &clusters, former_targets),
                     cluster,
+                    shadow,
                     budget: same_retry.map_or_else(
                         || Arc::new(RetryBudget::new(retry.budget_ratio, retry.budget_min)),
                         |former| former.budget.clone(),
@@ -207,11 +216,6 @@ impl Snapshot {
             config.routes.len(),
             "a validated route names a cluster that exists"
         );
-        let affinities = || {
-            clusters
-                .iter()
-                .filter_map(|cluster| cluster.affinity.as_ref())
-        };
         Self {
             router: Router::new(&config.routes),
             max_request_bytes: config
@@ -226,8 +230,15 @@ impl Snapshot {
                 .map(|route| route.timeout)
                 .max()
                 .unwrap_or_default(),
-            reads_messages: affinities().any(Affinity::reads_messages),
-            reads_source: affinities().any(|affinity| affinity.source),
+            reads_messages: clusters.iter().any(|cluster| cluster.reads_messages()),
+            reads_source: clusters
+                .iter()
+                .filter_map(|cluster| cluster.affinity.as_ref())
+                .any(|affinity| affinity.source)
+                || routes
+                    .iter()
+                    .filter_map(|route| route.targets.as_ref())
+                    .any(Targets::looks_at_source),
             routes,
             clusters,
             redis,
@@ -250,6 +261,14 @@ impl Snapshot {
     }
 }
 
+impl Route {
+    /// Some endpoint that it leads to is healthy; those of its shadow answer nobody.
+    fn has_healthy(&self) -> bool {
+        let mut others = self.targets.iter().flat_map(Targets::all);
+        self.cluster.has_healthy() || others.any(|target| target.cluster.has_healthy())
+    }
+}
+
 /// What was learned lives on while the settings are the same.
 fn hedging(route: &config::Route, former: Option<&Route>) -> Option<Arc<Hedging>> {
     let config = route.hedge?;
@@ -266,7 +285,9 @@ fn shares(route: &config::Route) -> bool {
 fn cache(route: &config::Route, former: Option<&Route>) -> Option<Arc<ResponseCache>> {
     let config = route.cache.as_ref()?;
     let same = former.filter(|former| {
-        former.config.cache.as_ref() == Some(config) && former.config.cluster == route.cluster
+        former.config.cache.as_ref() == Some(config)
+            && former.config.cluster == route.cluster
+            && former.config.split == route.split
     });
     let kept = same.and_then(|former| former.cache.clone());
     Some(kept.unwrap_or_else(|| Arc::new(ResponseCache::new(config.clone()))))

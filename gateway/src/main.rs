@@ -25,6 +25,7 @@ mod security;
 mod server;
 mod shutdown;
 mod sockets;
+mod targets;
 mod telemetry;
 mod traffic;
 mod unary;

@@ -3,8 +3,10 @@
 //! REST clients get the HTTP status and `{"error": …}`, gRPC clients HTTP 200 and the code in `grpc-status`,
 //! on every path alike.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_config::gateway::StaticAnswer;
 use forebay_proto::rest::RestError;
 use forebay_proto::status::{self, Code};
 use http::StatusCode;
@@ -61,6 +63,9 @@ pub enum Refusal {
     Rest(#[from] RestError),
     #[error("{0}")]
     UnsupportedEncoding(String),
+    /// Nobody could answer, and the route has an answer for that.
+    #[error("{}", .0.grpc_message)]
+    Degraded(Arc<StaticAnswer>),
     /// The client is gone; nobody reads what is written.
     #[error("the client went away")]
     ClientGone,
@@ -114,6 +119,7 @@ impl Refusal {
                 Code::InvalidArgument
             }
             Self::Rest(error) => error.code,
+            Self::Degraded(answer) => Code::from_i32(i32::from(answer.grpc_code)),
             Self::ClientGone => Code::Cancelled,
         }
     }
@@ -122,6 +128,9 @@ impl Refusal {
         match self {
             Self::NoRoute { .. } => StatusCode::NOT_FOUND,
             Self::Rest(error) => error.status,
+            Self::Degraded(answer) => {
+                StatusCode::from_u16(answer.status).expect("a validated status")
+            }
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimedOut(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Upstream { .. } | Self::BadAnswer { .. } | Self::AnswerTooLarge { .. } => {
@@ -235,6 +244,16 @@ mod tests {
                 Refusal::Rest(RestError::invalid("r")),
                 Code::InvalidArgument,
                 400,
+            ),
+            (
+                Refusal::Degraded(Arc::new(StaticAnswer {
+                    status: 200,
+                    body: None,
+                    grpc_code: 5,
+                    grpc_message: "m".into(),
+                })),
+                Code::NotFound,
+                200,
             ),
             (Refusal::ClientGone, Code::Cancelled, 499),
         ];

@@ -13,7 +13,7 @@ mod strings;
 pub use contents::raw_from_contents;
 pub use datatype::DataType;
 pub use error::TensorError;
-pub use shape::{check_raw, element_count};
+pub use shape::{MOST_ROWS, check_raw, element_count, rows};
 pub use strings::{
     BytesElements, bytes_elements, bytes_row_offsets, check_bytes, encode_bytes_element,
 };

@@ -44,6 +44,13 @@ def blocks() -> list:
     ]
 
 
+def clusters_of(route: dict) -> set[str]:
+    """Those that a route names."""
+    others = [*route.get("split", []), route.get("fallback", {}), route.get("shadow", {})]
+    names = [other if isinstance(other, str) else other.get("cluster") for other in others]
+    return {name for name in [route.get("cluster"), *names] if name}
+
+
 def completed(text: str) -> tuple[str, str]:
     """Which program the block is for, and the block with the tables that it leaves out."""
     tables = tomllib.loads(text)
@@ -52,7 +59,8 @@ def completed(text: str) -> tuple[str, str]:
     if "listeners" not in tables:
         text += '\n[[listeners]]\naddress = "127.0.0.1:0"\n'
     known = {cluster["name"] for cluster in tables.get("clusters", [])}
-    wanted = {route["cluster"] for route in tables.get("routes", [])} or (set() if known else {"workers"})
+    named = {name for route in tables.get("routes", []) for name in clusters_of(route)}
+    wanted = named or (set() if known else {"workers"})
     for name in sorted(wanted - known):
         text += f'\n[[clusters]]\nname = "{name}"\nendpoints = ["127.0.0.1:1"]\n'
     if not tables.get("routes") and len(known) > 1:

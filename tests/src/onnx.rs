@@ -122,6 +122,23 @@ pub fn count() -> Vec<u8> {
     })
 }
 
+/// `x` FP32 `[batch, 4]` → `y` FP32 `[]`: the largest of all, so no row is treated by itself.
+pub fn largest() -> Vec<u8> {
+    let mut most = node("ReduceMax", &["x"], &["y"]);
+    most.attribute.push(Attribute {
+        name: "keepdims".to_owned(),
+        i: Some(0),
+        g: None,
+        kind: 2,
+    });
+    model(Graph {
+        node: vec![most],
+        input: vec![value("x", FLOAT, &[free("batch"), fixed(COLUMNS)])],
+        output: vec![value("y", FLOAT, &[])],
+        ..Graph::named("largest")
+    })
+}
+
 /// Writes a version of a model below `repository`, as programs should that have others read while they write.
 pub fn write_version(
     repository: &Path,

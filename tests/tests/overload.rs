@@ -71,8 +71,10 @@ async fn what_exceeds_the_limit_waits_and_is_served() -> anyhow::Result<()> {
     let (gateway, upstream, _folder) = start("max_requests = 2").await?;
     let inference = client::inference(gateway.address()).await?;
     let rest = Rest::new(gateway.address());
-    let mut calls: Vec<Call> = (0..6).map(|_| call(&inference, "held", &[])).collect();
+    let held = |_| call(&inference, "held", &[]);
+    let mut calls: Vec<Call> = (0..2).map(held).collect();
     upstream.until_active(|active| *active == 2).await?;
+    calls.extend((0..4).map(held));
     let over_rest = tokio::spawn(async move { rest.infer("m", ROW).await });
     until_waiting(&gateway, 5.0).await?;
     ensure!(upstream.infers() == 2);

@@ -1,5 +1,7 @@
 //! One loaded version of a model: its queue, its instances, and the door that requests come through.
 
+pub mod farewell;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -24,6 +26,7 @@ use crate::cache::Cache;
 use crate::engine::{Engine, LoadedModel, NodeShare, content};
 use crate::inference::{InferError, InferRequest, Signature};
 use crate::measure::{Batches, Requests};
+use crate::model::farewell::{Farewell, Word, join};
 use crate::repository::labels::Labels;
 use crate::repository::pbtxt::{Reshapes, Understood};
 
@@ -32,7 +35,8 @@ pub use crate::batch::statistics::{BatchSize, Statistics, Total};
 /// All instances of a model are warmed up within this time, give or take one run.
 const WARM_UP: Duration = Duration::from_secs(2);
 
-/// A model that takes requests until it is shut down. Dropping it shuts it down.
+/// A model that takes requests until it is shut down. Dropping it shuts it down, and waits for its threads unless
+/// somebody else is to (`at_end`).
 pub struct Model {
     common: Arc<Common>,
     /// As clients see it.
@@ -51,6 +55,7 @@ pub struct Model {
     watches: Vec<Watch>,
     requests: Requests,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    farewell: Farewell,
 }
 
 /// What a model is called and how it is to behave.
@@ -135,6 +140,7 @@ impl Model {
             watches: spec.seats.iter().map(Seat::watch).collect(),
             requests: Requests::default(),
             threads: Mutex::default(),
+            farewell: Farewell::default(),
         };
         let mut seats = spec.seats.into_iter();
         for (number, engine) in engines.into_iter().enumerate() {
@@ -318,17 +324,21 @@ impl Model {
     pub fn shutdown(&self) {
         self.common.lane.drain();
         let threads = std::mem::take(&mut *self.threads.lock());
-        for thread in threads {
-            if thread.join().is_err() {
-                tracing::error!(model = self.name(), "an instance ended in a panic");
-            }
-        }
+        join(self.name(), threads);
+    }
+
+    /// Dropping it calls this with its threads, and does not wait for them.
+    pub fn at_end(&self, word: Word) {
+        self.farewell.set(word);
     }
 }
 
 impl Drop for Model {
     fn drop(&mut self) {
-        self.shutdown();
+        self.common.lane.drain();
+        let threads = std::mem::take(self.threads.get_mut());
+        let threads = self.farewell.say(threads);
+        join(self.name(), threads);
     }
 }
 

@@ -15,9 +15,11 @@ use crate::batch::memory::Memory;
 use crate::engine::onnx::Runtime;
 use crate::http;
 use crate::load::sample;
-use crate::repository::{Commands, Control, Counts, Ensembles, LoadEvent, Loader, Registry, Watch};
+use crate::repository::{
+    Commands, Control, Counts, Ensembles, LoadEvent, Loader, Registry, Retirement, Watch,
+};
 use crate::server::tls::{self, TlsError};
-use crate::server::{Protocols, Server};
+use crate::server::{Bodies, Protocols, Server};
 use crate::service::{Front, Guard, grpc};
 use crate::shared_memory::Regions;
 use crate::shutdown::Shutdown;
@@ -38,7 +40,7 @@ pub enum ServeError {
     },
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
-    #[error("cannot start the loading thread: {0}")]
+    #[error("cannot start the threads that load and end models: {0}")]
     Thread(std::io::Error),
     #[error("{0}")]
     Repository(String),
@@ -83,6 +85,7 @@ pub async fn serve(
         },
         load: Arc::default(),
         max_message_bytes: usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX),
+        bodies: Bodies::new(usize::try_from(config.max_body_bytes).unwrap_or(usize::MAX)),
         drain: drain.clone(),
     });
     tokio::spawn(sample(front.load.clone(), front.registry.clone()));
@@ -97,6 +100,7 @@ pub async fn serve(
         tell: Box::new(tell),
         memory: memory_budget,
         watch: Watch::default(),
+        retirement: Retirement::new(&front.registry).map_err(ServeError::Thread)?,
     };
     let loaded = load(loader, commands)?;
 

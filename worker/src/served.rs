@@ -12,6 +12,7 @@ use crate::batch::job::Answer;
 use crate::cache::{Cache, CacheStatistics};
 use crate::inference::{InferError, InferRequest, Signature};
 use crate::measure::Requests;
+use crate::model::farewell::Word;
 use crate::model::{Model, Statistics};
 use crate::pipeline::Ensemble;
 
@@ -205,6 +206,14 @@ impl Served {
                 answer
             }
             Self::Ensemble(ensemble) => ensemble.infer(request, now).await,
+        }
+    }
+
+    /// Whoever lets go of it last says so, and does not wait for its threads.
+    pub fn at_end(&self, word: Word) {
+        match self {
+            Self::Model(model) => model.at_end(word),
+            Self::Ensemble(ensemble) => ensemble.at_end(word),
         }
     }
 

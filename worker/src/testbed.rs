@@ -16,7 +16,7 @@ use crate::http;
 use crate::model::{Model, ModelSpec};
 use crate::repository::labels::Labels;
 use crate::repository::{Control, Registry};
-use crate::server::{Protocols, Server};
+use crate::server::{Bodies, Protocols, Server};
 use crate::service::{Front, Guard, grpc};
 use crate::shared_memory::Regions;
 use crate::telemetry::Observer;
@@ -78,6 +78,7 @@ impl Bed {
             observer,
             load: Arc::default(),
             max_message_bytes: MAX_MESSAGE_BYTES,
+            bodies: Bodies::unbounded(),
             drain: drain.clone(),
         });
         let bind = async |protocols| {

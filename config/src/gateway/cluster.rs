@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Affinity, Discovery, Limit};
+use super::{Affinity, Discovery, Limit, SlowStart};
 use crate::problem::Problems;
 use crate::read;
 
@@ -12,6 +12,7 @@ pub struct Cluster {
     pub name: String,
     pub protocol: Protocol,
     pub policy: Policy,
+    pub load_reports: LoadReports,
     /// Set for `Policy::RingHash` and for no other.
     pub affinity: Option<Affinity>,
     /// At least one, unless there is a discovery; addresses are unique within the cluster.
@@ -27,6 +28,8 @@ pub struct Cluster {
     pub breaker: Option<Breaker>,
     /// None: endpoints are not compared with each other.
     pub outlier: Option<Outlier>,
+    /// None: an endpoint has its full share at once.
+    pub slow_start: Option<SlowStart>,
     /// None: plain text (h2c or HTTP/1.1).
     pub tls: Option<UpstreamTls>,
 }
@@ -63,6 +66,15 @@ impl Policy {
     }
 }
 
+/// Which load reports of workers `least_work` goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadReports {
+    /// None: only by what the gateway measures itself.
+    Ignore,
+    /// Those that come with answers.
+    Answers,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// `host:port`; the host is a name or an address ([v6] in brackets). Resolved by the shell.
@@ -89,6 +101,9 @@ impl Endpoint {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Health {
     pub probe: HealthProbe,
+    /// Models that a gRPC probe asks about too; at most 64, none twice. An endpoint that is not ready for one of them gets
+    /// none of its requests.
+    pub models: Vec<String>,
     pub interval: Duration,
     pub timeout: Duration,
     /// Passes in a row that make an unhealthy endpoint healthy; the first pass of a new one suffices.

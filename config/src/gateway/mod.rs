@@ -8,6 +8,9 @@ mod listener;
 mod rate_limit;
 mod redis;
 mod route;
+mod shadow;
+mod slow_start;
+mod targets;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,8 +18,8 @@ use std::time::Duration;
 
 pub use affinity::Affinity;
 pub use cluster::{
-    Breaker, Cluster, Endpoint, Health, HealthProbe, Identity, Outlier, Policy, Protocol,
-    UpstreamTls,
+    Breaker, Cluster, Endpoint, Health, HealthProbe, Identity, LoadReports, Outlier, Policy,
+    Protocol, UpstreamTls,
 };
 pub use discovery::{Consul, Discovery, DiscoverySource, Etcd, Login, SourceTls};
 pub use limit::{Limit, Queue};
@@ -27,6 +30,9 @@ pub use route::{
     AdaptiveLimit, Cache, HeaderMatch, HeaderValueMatch, Hedge, HostMatch, Match, Mode, ModelMatch,
     PathMatch, Retry, Route,
 };
+pub use shadow::Shadow;
+pub use slow_start::SlowStart;
+pub use targets::{Fallback, Side, Split, StaticAnswer, StaticBody, Sticky};
 
 use crate::problem::Problems;
 use crate::read;

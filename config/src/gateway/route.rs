@@ -2,20 +2,26 @@
 
 use std::time::Duration;
 
-use super::RateLimit;
+use super::{Fallback, RateLimit, Shadow, Split};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     pub name: String,
     pub matches: Match,
-    /// Name of the cluster; it exists.
+    /// Name of the cluster, of the first side where there is a split; it exists.
     pub cluster: String,
+    /// None: everything goes to `cluster`.
+    pub split: Option<Split>,
+    /// None: what fails, fails.
+    pub fallback: Option<Fallback>,
     pub mode: Mode,
     /// Over all attempts, from the first byte of the request; an earlier `grpc-timeout` wins.
     /// Streaming calls are bounded only by their own `grpc-timeout`.
     pub timeout: Duration,
     /// Largest request body of a unary call in bytes; larger ones get 413 / RESOURCE_EXHAUSTED.
     pub max_request_bytes: u64,
+    /// Inference requests with more rows than this go out in parts; 1 or more. None: all go out whole.
+    pub max_rows: Option<u32>,
     /// Requests that are served at a time; 0: no limit.
     pub max_concurrent: u32,
     /// None: `max_concurrent` alone counts, else that is 0.
@@ -27,6 +33,8 @@ pub struct Route {
     pub hedge: Option<Hedge>,
     /// None: no answer is given twice. Only where `retry.idempotent` and calls may be unary.
     pub cache: Option<Cache>,
+    /// None: no call is copied.
+    pub shadow: Option<Shadow>,
 }
 
 /// How many requests are served at a time is learned from how long answers take.

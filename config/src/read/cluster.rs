@@ -4,15 +4,18 @@ use std::time::Duration;
 
 use super::{
     Keys, Read, Table, Value, address, affinity, discovery, endpoints, health, limit, names,
-    outlier,
+    outlier, slow_start,
 };
 use crate::defaults;
-use crate::gateway::{Breaker, Cluster, Endpoint, Identity, Policy, Protocol, UpstreamTls};
+use crate::gateway::{
+    Breaker, Cluster, Endpoint, Identity, LoadReports, Policy, Protocol, UpstreamTls,
+};
 
 const KEYS: Keys = &[
     "name",
     "protocol",
     "policy",
+    "load_reports",
     "affinity",
     "endpoints",
     "discovery",
@@ -22,6 +25,7 @@ const KEYS: Keys = &[
     "health",
     "breaker",
     "outlier",
+    "slow_start",
     "tls",
 ];
 const BREAKER_KEYS: Keys = &[
@@ -45,6 +49,11 @@ const POLICIES: [(&str, Policy); 7] = [
     ("weighted", Policy::RoundRobin),
 ];
 
+const LOAD_REPORTS: [(&str, LoadReports); 2] = [
+    ("answers", LoadReports::Answers),
+    ("ignore", LoadReports::Ignore),
+];
+
 const SERVER_NAME: &str = "the name or IP address that the certificate is verified against (verification cannot be turned off)";
 const HIGHEST_COUNT: u32 = 1_000_000;
 
@@ -53,6 +62,9 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
     let name = names::required_name(&table);
     let protocol = table.or("protocol", Protocol::Grpc, |value| value.choice(&PROTOCOLS));
     let policy = table.or("policy", Policy::LeastWork, |value| value.choice(&POLICIES));
+    let load_reports = table.or("load_reports", LoadReports::Answers, |value| {
+        value.choice(&LOAD_REPORTS)
+    });
     let affinity = affinity::affinity(&table, policy.ok());
     let discovery = discovery::discovery(&table);
     let endpoints = written(&table, discovery != Ok(None));
@@ -63,11 +75,13 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
     let health = health::health(&table, protocol.ok());
     let breaker = breaker(&table);
     let outlier = outlier::outlier(&table);
+    let slow_start = slow_start::slow_start(&table);
     let tls = table.optional("tls", |value| tls(&value.table(TLS_KEYS)?));
     Ok(Cluster {
         name: name?,
         protocol: protocol?,
         policy: policy?,
+        load_reports: load_reports?,
         affinity: affinity?,
         endpoints: endpoints?,
         discovery: discovery?,
@@ -76,6 +90,7 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
         health: health?,
         breaker: breaker?,
         outlier: outlier?,
+        slow_start: slow_start?,
         tls: tls?,
     })
 }

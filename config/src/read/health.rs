@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Keys, Read, Table, http};
+use super::{Keys, Read, Table, Value, all, http, names};
 use crate::defaults;
 use crate::gateway::{Health, HealthProbe, Protocol};
 use crate::units;
@@ -11,6 +11,7 @@ const KEYS: Keys = &[
     "probe",
     "service",
     "path",
+    "models",
     "interval",
     "timeout",
     "healthy_threshold",
@@ -18,6 +19,8 @@ const KEYS: Keys = &[
 ];
 
 const PATH: &str = r#"the path that is asked for, such as "/v2/health/ready""#;
+const MODELS: &str = r#"names of models, such as ["minilm", "resnet"]"#;
+const MOST_MODELS: usize = 64;
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -34,6 +37,9 @@ pub(super) fn health(cluster: &Table<'_>, protocol: Option<Protocol>) -> Read<Op
         return Ok(None);
     };
     let probe = probe(&table, protocol);
+    let models = table.or("models", Vec::new(), |value| {
+        models(&value, probe.as_ref().ok())
+    });
     let interval = table.or("interval", defaults::HEALTH_INTERVAL, |value| {
         value.duration(SHORTEST_INTERVAL..=LONGEST_INTERVAL)
     });
@@ -59,11 +65,29 @@ pub(super) fn health(cluster: &Table<'_>, protocol: Option<Protocol>) -> Read<Op
     );
     Ok(Some(Health {
         probe: probe?,
+        models: models?,
         interval: interval?,
         timeout: timeout?,
         healthy_threshold: healthy_threshold?,
         unhealthy_threshold: unhealthy_threshold?,
     }))
+}
+
+fn models(value: &Value<'_>, probe: Option<&HealthProbe>) -> Read<Vec<String>> {
+    if matches!(probe, Some(HealthProbe::Http { .. } | HealthProbe::Tcp)) {
+        return value.wrong(r#"no such key, as only probe = "grpc" asks about models"#);
+    }
+    let items = value.array(MODELS)?;
+    if items.len() > MOST_MODELS {
+        return value.wrong("at most 64 models");
+    }
+    let is_name = |text: &str| !text.is_empty() && !text.contains(char::is_control);
+    let read = all(items.iter().map(|item| {
+        item.string_that("the name of a model", is_name)
+            .map(str::to_owned)
+    }))?;
+    names::unique("a model", items.iter().cloned().zip(read.iter()))?;
+    Ok(read)
 }
 
 fn probe(table: &Table<'_>, protocol: Option<Protocol>) -> Read<HealthProbe> {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::cache::{self, Around};
-use super::{Keys, Read, Table, Value, adaptive_limit, matches, names, nearest, rate_limit};
+use super::{
+    Keys, Read, Table, Value, adaptive_limit, matches, names, nearest, rate_limit, shadow, targets,
+};
 use crate::defaults;
 use crate::gateway::{Hedge, Match, Mode, Protocol, Retry, Route};
 use crate::units;
@@ -12,9 +14,13 @@ use crate::units;
 const KEYS: Keys = &[
     "name",
     "cluster",
+    "split",
+    "sticky",
+    "fallback",
     "mode",
     "timeout",
     "max_request_size",
+    "max_rows",
     "max_concurrent",
     "adaptive_limit",
     "rate_limits",
@@ -22,6 +28,7 @@ const KEYS: Keys = &[
     "retry",
     "hedge",
     "cache",
+    "shadow",
 ];
 const RETRY_KEYS: Keys = &[
     "attempts",
@@ -68,15 +75,19 @@ pub(super) fn catch_all(cluster: &str) -> Route {
         name: defaults::CATCH_ALL_ROUTE.to_owned(),
         matches: Match::default(),
         cluster: cluster.to_owned(),
+        split: None,
+        fallback: None,
         mode: Mode::Auto,
         timeout: defaults::ROUTE_TIMEOUT,
         max_request_bytes: defaults::MAX_REQUEST_BYTES,
+        max_rows: None,
         max_concurrent: 0,
         adaptive_limit: None,
         rate_limits: Vec::new(),
         retry: Retry::default(),
         hedge: None,
         cache: None,
+        shadow: None,
     }
 }
 
@@ -87,24 +98,27 @@ fn settings(
     clusters: &Clusters,
 ) -> Read<Route> {
     let name = names::numbered_name(table, "route", index);
-    let cluster = table.required("cluster", &known(clusters, ""), |value| {
-        let cluster = value.string(&known(clusters, ""))?;
-        // With no cluster at all, that is the problem, and has been told.
-        if clusters.is_empty() || clusters.contains_key(cluster) {
-            Ok(cluster)
-        } else {
-            value.wrong(known(clusters, cluster))
-        }
-    });
-    let protocol = cluster
-        .ok()
-        .and_then(|cluster| clusters.get(cluster).copied().flatten());
+    let targets = targets::targets(table, clusters);
+    let protocol = targets::peek_protocol(table, clusters);
+    let fallback = targets::fallback(table, clusters, targets.as_ref().ok());
     let mode = table.or("mode", Mode::Auto, |value| value.choice(&MODES));
     let timeout = table.or("timeout", defaults::ROUTE_TIMEOUT, |value| {
         value.duration(SHORTEST..=LONGEST)
     });
     let max_request_bytes = table.or("max_request_size", defaults::MAX_REQUEST_BYTES, |value| {
         value.bytes(1..=LARGEST_MESSAGE)
+    });
+    let max_rows = table.optional("max_rows", |value| {
+        let rows = value.integer(1..=1_000_000)?;
+        match (mode, protocol) {
+            (Ok(Mode::Stream), _) => {
+                value.wrong(r#"no max_rows beside mode = "stream": only unary calls are cut"#)
+            }
+            (_, Some(Protocol::Http)) => {
+                value.wrong(r#"no max_rows, as the cluster has protocol = "http""#)
+            }
+            _ => Ok(rows),
+        }
     });
     let max_concurrent = table.or("max_concurrent", 0, |value| {
         value.integer(0..=adaptive_limit::MOST_CONCURRENT)
@@ -119,24 +133,36 @@ fn settings(
         retry: retry.as_ref().ok(),
     };
     let cache = cache::cache(table, &around);
+    let shadow = shadow::shadow(
+        table,
+        clusters,
+        targets.as_ref().ok(),
+        fallback.as_ref().ok().and_then(Option::as_ref),
+        mode.ok(),
+    );
+    let targets = targets?;
     Ok(Route {
         name: name?,
         matches: matches?,
-        cluster: cluster?.to_owned(),
+        cluster: targets.cluster,
+        split: targets.split,
+        fallback: fallback?,
         mode: mode?,
         timeout: timeout?,
         max_request_bytes: max_request_bytes?,
+        max_rows: max_rows?,
         max_concurrent: max_concurrent?,
         adaptive_limit: adaptive_limit?,
         rate_limits: rate_limits?,
         retry: retry?,
         hedge: hedge?,
         cache: cache?,
+        shadow: shadow?,
     })
 }
 
 /// What would be right where a cluster is named.
-fn known(clusters: &Clusters, found: &str) -> String {
+pub(super) fn known(clusters: &Clusters, found: &str) -> String {
     if clusters.is_empty() {
         return "the name of a cluster".to_owned();
     }

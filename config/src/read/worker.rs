@@ -24,6 +24,7 @@ const KEYS: Keys = &[
     "onnxruntime",
     "threads",
     "max_message_size",
+    "max_body_memory",
     "drain_timeout",
     "telemetry",
     "defaults",
@@ -65,6 +66,10 @@ fn root(table: &Table<'_>) -> Read<Worker> {
     let max_message_bytes = table.or("max_message_size", default.max_message_bytes, |value| {
         value.bytes(1024..=LARGEST_MESSAGE)
     });
+    let max_body_bytes = table.or("max_body_memory", default.max_body_bytes, |value| {
+        value.bytes(SMALLEST_BUDGET..=LARGEST_BUDGET)
+    });
+    let room = room_for_a_message(table, max_body_bytes, max_message_bytes);
     let drain_timeout = table.or("drain_timeout", default.drain_timeout, |value| {
         value.duration(Duration::ZERO..=LONGEST_DRAIN)
     });
@@ -74,6 +79,7 @@ fn root(table: &Table<'_>) -> Read<Worker> {
     let models = model::models(table, &base);
     let ensembles = pipeline::ensembles(table, &base);
     apart?;
+    room?;
     Ok(Worker {
         listen: listen?,
         http_listen: http_listen?,
@@ -84,6 +90,7 @@ fn root(table: &Table<'_>) -> Read<Worker> {
         onnxruntime: onnxruntime?,
         threads: threads?,
         max_message_bytes: max_message_bytes?,
+        max_body_bytes: max_body_bytes?,
         drain_timeout: drain_timeout?,
         telemetry: telemetry?,
         defaults: model_defaults?,
@@ -99,6 +106,16 @@ fn http_listen(value: &Value<'_>) -> Read<Option<SocketAddr>> {
         Some(true) => value
             .wrong(r#"an IP address and a port, such as "0.0.0.0:8000", or false to turn it off"#),
         None => address::socket_address(value).map(Some),
+    }
+}
+
+/// A message that is allowed must not be refused whatever else there is. The default has room for the largest.
+fn room_for_a_message(root: &Table<'_>, bodies: Read<u64>, message: Read<u64>) -> Read<()> {
+    match (root.get("max_body_memory"), bodies, message) {
+        (Some(written), Ok(bodies), Ok(message)) if bodies < message => {
+            written.wrong(format!("at least max_message_size ({message} bytes)"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Worker {
     pub threads: Option<usize>,
     /// Largest message, both ways, in bytes.
     pub max_message_bytes: u64,
+    /// Bodies of requests in memory at a time, of all requests together, in bytes; at least `max_message_bytes`.
+    pub max_body_bytes: u64,
     pub drain_timeout: Duration,
     pub telemetry: Telemetry,
     /// What applies to models that `models` does not name.

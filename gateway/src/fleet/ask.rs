@@ -2,29 +2,50 @@
 
 use std::time::Instant;
 
+/// What of a request itself decides where it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bearings {
+    /// What it belongs to; None: to nothing, or the cluster does not care.
+    pub key: Option<u64>,
+    /// Its model, as a bit by the place in the cluster's list; 0: it is not in the list.
+    pub model: u64,
+    /// At least 1.
+    pub rows: u32,
+}
+
+/// Of a request that nothing is known of.
+impl Default for Bearings {
+    fn default() -> Self {
+        Self {
+            key: None,
+            model: 0,
+            rows: 1,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub struct Ask<'a> {
     /// Members that were asked before, by position.
     pub tried: &'a [usize],
-    /// What the request belongs to, for clusters that go by it.
-    pub key: Option<u64>,
+    pub bearings: Bearings,
     /// Uniform over all of `u64`, fresh for each attempt.
     pub random: u64,
     pub now: Instant,
 }
 
 impl<'a> Ask<'a> {
-    /// Without a key, and with a fresh random number.
+    /// Without bearings, and with a fresh random number.
     pub fn new(tried: &'a [usize], now: Instant) -> Self {
         Self {
             tried,
-            key: None,
+            bearings: Bearings::default(),
             random: fastrand::u64(..),
             now,
         }
     }
 
-    pub fn with_key(self, key: Option<u64>) -> Self {
-        Self { key, ..self }
+    pub fn with(self, bearings: Bearings) -> Self {
+        Self { bearings, ..self }
     }
 }

@@ -6,12 +6,13 @@ use std::time::Instant;
 use forebay_config::gateway as config;
 use smallvec::SmallVec;
 
-use super::ask::Ask;
+use super::ask::{Ask, Bearings};
 use super::endpoint::{Endpoint, EndpointView};
 use super::lease::Lease;
 use super::waiting::WaitingRoom;
-use crate::traffic::affinity::Affinity;
+use crate::traffic::affinity::{Affinity, Seen};
 use crate::traffic::balance::{self, Candidate, Draw, Policy, Rendezvous, RingHash};
+use crate::traffic::slow_start::{self, Level};
 use crate::traffic::{hash, outlier};
 
 pub struct Cluster {
@@ -111,13 +112,29 @@ impl Cluster {
     pub(super) fn lease_now(&self, ask: &Ask<'_>) -> Option<Lease> {
         let again = || {
             let tried = ask.tried.iter();
-            let tried = tried.filter_map(|index| self.candidate(*index, ask.now));
+            let tried = tried.filter_map(|index| self.candidate(*index, ask));
             self.choose(&mut tried.collect(), ask)
         };
         self.other_now(ask)
             .or_else(again)
             .or_else(|| self.lease_ejected(ask))
+            .or_else(|| self.lease_unready(ask))
             .or_else(|| self.lease_lone(ask))
+    }
+
+    /// Where nobody is ready for the model, its absence is for an endpoint to tell.
+    fn lease_unready(&self, ask: &Ask<'_>) -> Option<Lease> {
+        let model = ask.bearings.model;
+        let ready = |member: &Member| {
+            member.endpoint.is_ready_for(model) && self.look(0, member, ask).is_some()
+        };
+        if model == 0 || self.members.iter().any(ready) {
+            return None;
+        }
+        self.other_now(&ask.with(Bearings {
+            model: 0,
+            ..ask.bearings
+        }))
     }
 
     /// A probe before its time, when no endpoint takes the request: each endpoint in turn, as `random` begins.
@@ -126,13 +143,13 @@ impl Cluster {
         let first = usize::try_from(ask.random).unwrap_or_default() % count.max(1);
         (first..count).chain(0..first).find_map(|index| {
             let endpoint = &self.members.get(index)?.endpoint;
-            Lease::take_lone(endpoint, index, ask.now, self.most())
+            Lease::take_lone(endpoint, index, ask, self.most())
         })
     }
 
     /// One that was left out for doing worse than the others, which is better than none.
     fn lease_ejected(&self, ask: &Ask<'_>) -> Option<Lease> {
-        let candidate = |(index, member): (usize, &Member)| self.look(index, member, ask.now);
+        let candidate = |(index, member): (usize, &Member)| self.look(index, member, ask);
         let members = || self.members.iter().enumerate();
         let (ejected, others): (Vec<_>, Vec<_>) =
             members().partition(|(_, member)| member.endpoint.is_ejected(ask.now));
@@ -140,16 +157,20 @@ impl Cluster {
         if ejected.is_empty() || others.into_iter().any(|other| candidate(other).is_some()) {
             return None;
         }
-        let roomy = |(_, member): &(usize, &Member)| member.endpoint.active() < self.most();
+        let model = ask.bearings.model;
+        let roomy = |(_, member): &(usize, &Member)| {
+            member.endpoint.active() < self.most() && member.endpoint.is_ready_for(model)
+        };
         let candidates = ejected.into_iter().filter(roomy).filter_map(candidate);
         self.choose(&mut candidates.collect(), ask)
     }
 
     /// Whether some endpoint may take traffic, room there or not.
     pub(super) fn is_open(&self, now: Instant) -> bool {
+        let ask = Ask::new(&[], now);
         self.members
             .iter()
-            .any(|member| self.look(0, member, now).is_some())
+            .any(|member| self.look(0, member, &ask).is_some())
     }
 
     /// None of those tried. Of a large fleet some members are drawn; all are looked at only when none of those can
@@ -160,7 +181,7 @@ impl Cluster {
             for index in self.draw.positions(ask.random) {
                 let known = drawn.iter().any(|candidate| candidate.index == index);
                 if !known && !ask.tried.contains(&index) {
-                    drawn.extend(self.candidate(index, ask.now));
+                    drawn.extend(self.candidate(index, ask));
                 }
             }
             if let Some(lease) = self.choose(&mut drawn, ask) {
@@ -168,27 +189,45 @@ impl Cluster {
             }
         }
         let others = (0..self.members.len()).filter(|index| !ask.tried.contains(index));
-        let candidates = others.filter_map(|index| self.candidate(index, ask.now));
+        let candidates = others.filter_map(|index| self.candidate(index, ask));
         self.choose(&mut candidates.collect(), ask)
     }
 
     /// The member as a choice; None when it may not take traffic now.
-    fn candidate(&self, index: usize, now: Instant) -> Option<Candidate> {
+    fn candidate(&self, index: usize, ask: &Ask<'_>) -> Option<Candidate> {
         let member = self.members.get(index)?;
-        if member.endpoint.is_ejected(now) || member.endpoint.active() >= self.most() {
+        let endpoint = &member.endpoint;
+        if endpoint.is_ejected(ask.now)
+            || endpoint.active() >= self.most()
+            || !endpoint.is_ready_for(ask.bearings.model)
+        {
             return None;
         }
-        self.look(index, member, now)
+        self.look(index, member, ask)
     }
 
     /// The same, be it ejected or full.
-    fn look(&self, index: usize, member: &Member, now: Instant) -> Option<Candidate> {
-        let policy = match self.config.policy {
-            // What requests without a key are placed by.
+    fn look(&self, index: usize, member: &Member, ask: &Ask<'_>) -> Option<Candidate> {
+        let policy = self.placing();
+        member.endpoint.candidate(index, member.weight, policy, ask)
+    }
+
+    /// What requests are placed by that have no key.
+    fn placing(&self) -> config::Policy {
+        match self.config.policy {
             config::Policy::RingHash => config::Policy::LeastWork,
             policy => policy,
-        };
-        member.endpoint.candidate(index, member.weight, policy, now)
+        }
+    }
+
+    /// Whether it matters how many rows a request has.
+    pub fn goes_by_rows(&self) -> bool {
+        self.placing() == config::Policy::LeastWork
+    }
+
+    /// Whether load reports are of use.
+    pub fn heeds_reports(&self) -> bool {
+        self.goes_by_rows() && self.config.load_reports == config::LoadReports::Answers
     }
 
     /// Leaves out for a while who fails much more often than the others. Where requests go by a key, one caller's
@@ -214,8 +253,9 @@ impl Cluster {
     }
 
     fn choose(&self, candidates: &mut Candidates, ask: &Ask<'_>) -> Option<Lease> {
-        if let (Some(ring), Some(key)) = (&self.ring, ask.key)
-            && let Some(lease) = self.choose_by_key(ring, key, candidates, ask)
+        let level = self.spare_newcomers(candidates, ask.now);
+        if let (Some(ring), Some(key)) = (&self.ring, ask.bearings.key)
+            && let Some(lease) = self.choose_by_key(ring, key, candidates, level, ask)
         {
             return Some(lease);
         }
@@ -233,7 +273,7 @@ impl Cluster {
 
     fn take(&self, index: usize, ask: &Ask<'_>) -> Option<Lease> {
         let endpoint = &self.members.get(index)?.endpoint;
-        let lease = Lease::take(endpoint, index, ask.now, self.most())?;
+        let lease = Lease::take(endpoint, index, ask, self.most())?;
         let lone = lease.is_probe() && !self.is_in_service(ask.now);
         Some(if lone { lease.lone() } else { lease })
     }
@@ -256,13 +296,17 @@ impl Cluster {
         ring: &RingHash,
         key: u64,
         known: &mut Candidates,
+        level: Option<Level>,
         ask: &Ask<'_>,
     ) -> Option<Lease> {
         let mut lost = SmallVec::<[usize; 4]>::new();
         loop {
             let look = |index| {
                 let out = ask.tried.contains(&index) || lost.contains(&index);
-                (!out).then(|| self.candidate(index, ask.now)).flatten()
+                let candidate = (!out).then(|| self.candidate(index, ask)).flatten()?;
+                let share = || self.share(index, ask.now);
+                let fits = level.is_none_or(|level| level.admits(&candidate, share()));
+                fits.then_some(candidate)
             };
             let index = ring.choose(key, ask.random, known, look)?;
             if let Some(lease) = self.take(index, ask) {
@@ -271,6 +315,55 @@ impl Cluster {
             lost.push(index);
             known.retain(|candidate| candidate.index != index);
         }
+    }
+
+    /// Leaves out those that have just begun and have as much as they may have by now.
+    fn spare_newcomers(&self, candidates: &mut Candidates, now: Instant) -> Option<Level> {
+        self.config.slow_start?;
+        let share = |index| self.share(index, now);
+        let level = Level::of(candidates, share)?;
+        candidates.retain(|candidate| level.admits(candidate, share(candidate.index)));
+        Some(level)
+    }
+
+    /// What a member may have of its fair share.
+    fn share(&self, index: usize, now: Instant) -> f64 {
+        let slow_start = self.config.slow_start.as_ref();
+        slow_start.map_or(1.0, |config| {
+            slow_start::share(config, self.members[index].endpoint.well_for(now))
+        })
+    }
+
+    /// Whether it goes by anything in the messages of gRPC calls.
+    pub fn reads_messages(&self) -> bool {
+        let affinity = self.affinity.as_ref();
+        affinity.is_some_and(Affinity::reads_messages) || !self.models().is_empty()
+    }
+
+    pub fn bearings(&self, seen: &Seen<'_>) -> Bearings {
+        let affinity = self.affinity.as_ref();
+        Bearings {
+            key: affinity.and_then(|affinity| affinity.key(seen)),
+            model: self.model_bit(seen),
+            ..Bearings::default()
+        }
+    }
+
+    fn model_bit(&self, seen: &Seen<'_>) -> u64 {
+        if self.models().is_empty() {
+            return 0;
+        }
+        let place = seen.model().and_then(|model| {
+            let mut models = self.models().iter();
+            models.position(|known| known == model)
+        });
+        place.map_or(0, |place| 1 << place)
+    }
+
+    /// Those that probes ask about.
+    fn models(&self) -> &[String] {
+        let health = self.config.health.as_ref();
+        health.map_or(&[], |health| &health.models)
     }
 
     /// The number of members.
@@ -302,3 +395,6 @@ impl Cluster {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

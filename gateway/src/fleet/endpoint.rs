@@ -3,23 +3,30 @@
 //! An `Endpoint` outlives the configuration that named it: a reload that names the same address with the same
 //! blueprint keeps it, and with it the latency average, the breaker, the health and the open connections.
 
-use std::net::SocketAddr;
+mod blueprint;
+mod reports;
+mod view;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use forebay_config::gateway as config;
 use http::HeaderValue;
-use http::uri::{Authority, Scheme};
+use http::uri::Scheme;
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
+pub use self::blueprint::EndpointBlueprint;
+pub use self::view::EndpointView;
+use super::ask::Ask;
 use super::waiting::WaitingRoom;
 use crate::security::tls::PeerTrust;
 use crate::traffic::balance::Candidate;
 use crate::traffic::breaker::{Breaker, BreakerState, Permit, Transition};
 use crate::traffic::ewma::PeakEwma;
 use crate::traffic::health::{HealthMachine, HealthState};
+use crate::traffic::others::Others;
 use crate::traffic::outlier::{Reading, Standing};
 use crate::traffic::retry::Outcome;
 use crate::traffic::service_line::ServiceLine;
@@ -32,46 +39,6 @@ const EWMA_INITIAL: Duration = Duration::from_millis(30);
 /// What a failure counts as, in latency: failing fast must not look fast (linkerd's default).
 const FAILURE_PENALTY: Duration = Duration::from_secs(5);
 
-/// All that makes two endpoints the same across a reload, apart from the weight.
-#[derive(Clone)]
-pub struct EndpointBlueprint {
-    pub cluster: String,
-    /// As written in the configuration.
-    pub address: String,
-    pub resolved: SocketAddr,
-    pub protocol: config::Protocol,
-    pub health: Option<config::Health>,
-    pub breaker: Option<config::Breaker>,
-    pub outlier: Option<config::Outlier>,
-    pub tls: Option<config::UpstreamTls>,
-    /// What roots, client certificate and key were when they were read; rotated ones make another endpoint.
-    pub trust: Option<u64>,
-    pub connect_timeout: Duration,
-    /// What `:authority` and `Host` say to it.
-    pub authority: Authority,
-}
-
-impl EndpointBlueprint {
-    /// The same in all: the endpoint itself lives on.
-    pub fn same_as(&self, other: &Self) -> bool {
-        self.same_place_as(other)
-            && self.health == other.health
-            && self.breaker == other.breaker
-            && self.outlier == other.outlier
-            && self.connect_timeout == other.connect_timeout
-            && self.trust == other.trust
-    }
-
-    /// The same server, looked at differently: what was learned about it lives on.
-    pub fn same_place_as(&self, other: &Self) -> bool {
-        self.cluster == other.cluster
-            && self.address == other.address
-            && self.resolved == other.resolved
-            && self.protocol == other.protocol
-            && self.tls == other.tls
-    }
-}
-
 pub struct Endpoint {
     pub blueprint: EndpointBlueprint,
     pub scheme: Scheme,
@@ -83,7 +50,11 @@ pub struct Endpoint {
     pub trust: Option<PeerTrust>,
     pub counters: EndpointCounters,
     active: AtomicU32,
+    /// Of the requests in flight.
+    rows: AtomicU64,
     vital: Mutex<Vital>,
+    /// Hash of the load report that came last.
+    last_report: AtomicU64,
     born: Instant,
     /// Nanoseconds after `born` of the last answer of any kind.
     last_answer: AtomicU64,
@@ -91,6 +62,8 @@ pub struct Endpoint {
     busy_since: AtomicU64,
     /// The same, of the end of its last ejection.
     ejected_until: AtomicU64,
+    /// A bit for each model that probes ask about.
+    ready_models: AtomicU64,
     prober: Mutex<Option<AbortHandle>>,
 }
 
@@ -99,6 +72,9 @@ struct Vital {
     breaker: Option<Breaker>,
     latency: PeakEwma,
     line: ServiceLine,
+    others: Others,
+    /// Since when it takes traffic without interruption; while it takes none, of no meaning.
+    well_since: Instant,
     /// Of its cluster, if that has a limit: told when the endpoint could take another request.
     room: Option<Arc<WaitingRoom>>,
     /// None: it is not compared with the others of its cluster.
@@ -123,6 +99,8 @@ impl Vital {
     fn well_again(&mut self, now: Instant) {
         self.latency = PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now);
         self.line = ServiceLine::new(now);
+        self.others = Others::default();
+        self.well_since = now;
         if let Some(conduct) = self.conduct.as_mut() {
             conduct.window.clear();
         }
@@ -134,8 +112,9 @@ impl Vital {
 pub(super) struct Entry {
     permit: Option<Permit>,
     pub started: Instant,
-    /// In flight when it came, itself included.
-    load: u32,
+    pub rows: u32,
+    /// Rows that were there when it came, its own included.
+    load: f64,
 }
 
 impl Entry {
@@ -161,22 +140,6 @@ pub struct EndpointCounters {
     pub ejections: AtomicU64,
 }
 
-/// A reading for the admin interface and the metrics.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct EndpointView {
-    pub address: String,
-    pub health: &'static str,
-    pub breaker: &'static str,
-    /// Left out for so much longer, since it failed more often than its peers; 0: it is not.
-    pub ejected_ms: f64,
-    pub active: u32,
-    pub requests: u64,
-    pub failures: u64,
-    pub cancelled: u64,
-    pub ejections: u64,
-    pub ewma_ms: f64,
-}
-
 impl Endpoint {
     pub fn new(
         blueprint: EndpointBlueprint,
@@ -194,6 +157,8 @@ impl Endpoint {
             breaker: blueprint.breaker.map(Breaker::new),
             latency: PeakEwma::new(EWMA_TAU, EWMA_INITIAL, now),
             line: ServiceLine::new(now),
+            others: Others::default(),
+            well_since: now,
             conduct: blueprint.outlier.map(|outlier| Conduct {
                 window: Window::new(outlier.window),
                 standing: Standing::new(now),
@@ -213,11 +178,14 @@ impl Endpoint {
             trust,
             counters: EndpointCounters::default(),
             active: AtomicU32::new(0),
+            rows: AtomicU64::new(0),
             vital: Mutex::new(vital),
+            last_report: AtomicU64::new(0),
             born: now,
             last_answer: AtomicU64::new(0),
             busy_since: AtomicU64::new(0),
             ejected_until: AtomicU64::new(0),
+            ready_models: AtomicU64::new(u64::MAX),
             prober: Mutex::new(None),
         })
     }
@@ -228,6 +196,7 @@ impl Endpoint {
         let mut vital = self.vital.lock();
         vital.latency = former.latency;
         vital.line = former.line.clone();
+        vital.well_since = former.well_since;
         let was_healthy = former
             .health
             .as_ref()
@@ -245,8 +214,9 @@ impl Endpoint {
         index: usize,
         weight: u32,
         policy: config::Policy,
-        now: Instant,
+        ask: &Ask<'_>,
     ) -> Option<Candidate> {
+        let now = ask.now;
         let vital = self.vital.lock();
         let healthy = vital
             .health
@@ -265,17 +235,18 @@ impl Endpoint {
                 _ => 0.0,
             },
             expectation: match policy {
-                config::Policy::LeastWork => vital
-                    .line
-                    .expectation(now)
-                    .map(|expectation| expectation.after_silence(self.silence(now))),
+                config::Policy::LeastWork => {
+                    let load = self.rows() as f64 + f64::from(ask.bearings.rows);
+                    let expectation = vital.line.expectation(now, load, self.silence(now));
+                    Some(expectation.beside(vital.others.now(now)))
+                }
                 _ => None,
             },
         })
     }
 
     /// Asks the breaker for leave and counts the request; None when the breaker says no, or `most` are in flight.
-    pub(super) fn enter(&self, now: Instant, most: u32) -> Option<Entry> {
+    pub(super) fn enter(&self, ask: &Ask<'_>, most: u32) -> Option<Entry> {
         let mut vital = self.vital.lock();
         // Counted up under the lock alone, so never beyond `most`.
         if self.active() >= most {
@@ -283,14 +254,14 @@ impl Endpoint {
         }
         let permit = match vital.breaker.as_mut() {
             None => None,
-            Some(breaker) => Some(breaker.admit(now)?),
+            Some(breaker) => Some(breaker.admit(ask.now)?),
         };
-        Some(self.count(permit, now))
+        Some(self.count(permit, ask))
     }
 
     /// The same for a request that no other endpoint takes: an open breaker lets it through sooner. None also where
     /// the endpoint is not healthy.
-    pub(super) fn enter_lone(&self, now: Instant, most: u32) -> Option<Entry> {
+    pub(super) fn enter_lone(&self, ask: &Ask<'_>, most: u32) -> Option<Entry> {
         let mut vital = self.vital.lock();
         if self.active() >= most {
             return None;
@@ -299,21 +270,25 @@ impl Endpoint {
         if health.is_some_and(|state| state != HealthState::Healthy) {
             return None;
         }
-        let permit = vital.breaker.as_mut()?.admit_lone(now)?;
-        Some(self.count(Some(permit), now))
+        let permit = vital.breaker.as_mut()?.admit_lone(ask.now)?;
+        Some(self.count(Some(permit), ask))
     }
 
     /// Under the lock of `vital`.
-    fn count(&self, permit: Option<Permit>, now: Instant) -> Entry {
+    fn count(&self, permit: Option<Permit>, ask: &Ask<'_>) -> Entry {
+        let now = ask.now;
         let others = self.active.fetch_add(1, Ordering::Relaxed);
         if others == 0 {
             self.busy_since.store(self.nanos(now), Ordering::Relaxed);
         }
+        let rows = u64::from(ask.bearings.rows);
+        let before = self.rows.fetch_add(rows, Ordering::Relaxed);
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         Entry {
             permit,
             started: now,
-            load: others.saturating_add(1),
+            rows: ask.bearings.rows,
+            load: before.saturating_add(rows) as f64,
         }
     }
 
@@ -336,6 +311,8 @@ impl Endpoint {
         let permit = entry.permit;
         // Sequentially consistent with `active` and the waiting room's count, see there.
         self.active.fetch_sub(1, Ordering::SeqCst);
+        self.rows
+            .fetch_sub(u64::from(entry.rows), Ordering::Relaxed);
         let mut vital = self.vital.lock();
         let mut transition = None;
         match outcome {
@@ -468,6 +445,23 @@ impl Endpoint {
         self.nanos(now) < self.ejected_until.load(Ordering::Relaxed)
     }
 
+    /// What a probe has found, by the place in the list of models.
+    pub(super) fn set_ready_models(&self, ready: u64) {
+        self.ready_models.store(ready, Ordering::Relaxed);
+    }
+
+    /// `model` is a bit, or 0 for one that no probe asks about.
+    pub(super) fn is_ready_for(&self, model: u64) -> bool {
+        model == 0 || self.ready_models.load(Ordering::Relaxed) & model != 0
+    }
+
+    fn unready_models(&self) -> Vec<String> {
+        let models = self.blueprint.health.iter();
+        let models = models.flat_map(|health| health.models.iter().enumerate());
+        let unready = models.filter(|(place, _)| !self.is_ready_for(1 << place));
+        unready.map(|(_, model)| model.clone()).collect()
+    }
+
     pub fn is_healthy(&self) -> bool {
         self.vital
             .lock()
@@ -476,41 +470,23 @@ impl Endpoint {
             .is_none_or(|health| health.state() == HealthState::Healthy)
     }
 
+    /// How long it has been taking traffic since it turned healthy or its breaker closed.
+    pub(super) fn well_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.vital.lock().well_since)
+    }
+
     pub fn active(&self) -> u32 {
         self.active.load(Ordering::SeqCst)
+    }
+
+    /// Of the requests in flight.
+    pub fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
     }
 
     /// Whom to tell from now on when a request leaves or the endpoint's health changes.
     pub(super) fn tell(&self, room: Option<Arc<WaitingRoom>>) {
         self.vital.lock().room = room;
-    }
-
-    pub fn view(&self, now: Instant) -> EndpointView {
-        let vital = self.vital.lock();
-        EndpointView {
-            address: self.blueprint.address.clone(),
-            health: match vital.health.as_ref().map(HealthMachine::state) {
-                None => "unchecked",
-                Some(HealthState::Unknown) => "unknown",
-                Some(HealthState::Healthy) => "healthy",
-                Some(HealthState::Unhealthy) => "unhealthy",
-            },
-            breaker: match vital.breaker.as_ref().map(|breaker| breaker.state(now)) {
-                None => "off",
-                Some(BreakerState::Closed) => "closed",
-                Some(BreakerState::Open) => "open",
-                Some(BreakerState::HalfOpen) => "half_open",
-            },
-            ejected_ms: vital.conduct.as_ref().map_or(0.0, |conduct| {
-                conduct.standing.left(now).as_secs_f64() * 1e3
-            }),
-            active: self.active(),
-            requests: self.counters.requests.load(Ordering::Relaxed),
-            failures: self.counters.failures.load(Ordering::Relaxed),
-            cancelled: self.counters.cancelled.load(Ordering::Relaxed),
-            ejections: self.counters.ejections.load(Ordering::Relaxed),
-            ewma_ms: vital.latency.get(now) * 1e3,
-        }
     }
 
     /// Ties the probing task's life to the endpoint's.

@@ -37,7 +37,10 @@ pub fn start(endpoint: &Arc<Endpoint>, runtime: &Handle) {
             let result = probe::once(&endpoint.target, &endpoint.blueprint, &health).await;
             drop(turn);
             match &result {
-                Ok(()) => failing_since = None,
+                Ok(ready) => {
+                    endpoint.set_ready_models(*ready);
+                    failing_since = None;
+                }
                 Err(_) => failing_since = failing_since.or(Some(started)),
             }
             let detail = result

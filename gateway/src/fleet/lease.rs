@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::ask::Ask;
 use super::endpoint::{Endpoint, Entry};
 use crate::traffic::retry::Outcome;
 
@@ -22,10 +23,10 @@ impl Lease {
     pub(super) fn take(
         endpoint: &Arc<Endpoint>,
         index: usize,
-        now: Instant,
+        ask: &Ask<'_>,
         most: u32,
     ) -> Option<Self> {
-        let entry = endpoint.enter(now, most)?;
+        let entry = endpoint.enter(ask, most)?;
         Some(Self {
             endpoint: endpoint.clone(),
             index,
@@ -38,10 +39,10 @@ impl Lease {
     pub(super) fn take_lone(
         endpoint: &Arc<Endpoint>,
         index: usize,
-        now: Instant,
+        ask: &Ask<'_>,
         most: u32,
     ) -> Option<Self> {
-        let entry = endpoint.enter_lone(now, most)?;
+        let entry = endpoint.enter_lone(ask, most)?;
         Some(Self {
             endpoint: endpoint.clone(),
             index,
@@ -94,7 +95,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fleet::{Ask, Cluster, EndpointBlueprint};
+    use crate::fleet::{Ask, Bearings, Cluster, EndpointBlueprint};
     use crate::upstream::Target;
 
     /// A cluster of `size` endpoints without health checks, so that all take traffic.
@@ -137,6 +138,7 @@ pub(super) mod tests {
             name: "c".into(),
             protocol: config::Protocol::Grpc,
             policy,
+            load_reports: config::LoadReports::Answers,
             affinity: (policy == config::Policy::RingHash).then_some(config::Affinity {
                 parameter: None,
                 header: None,
@@ -155,17 +157,21 @@ pub(super) mod tests {
             health: None,
             breaker: Some(breaker),
             outlier: Some(config::Outlier::default()),
+            slow_start: None,
             tls: None,
         };
         Cluster::new(config, endpoints)
     }
 
     /// Each with a key of its own.
-    fn ask(tried: &[usize], random: u64, now: Instant) -> Ask<'_> {
-        let key = Some(random);
+    pub fn ask(tried: &[usize], random: u64, now: Instant) -> Ask<'_> {
+        let bearings = Bearings {
+            key: Some(random),
+            ..Bearings::default()
+        };
         Ask {
             tried,
-            key,
+            bearings,
             random,
             now,
         }
@@ -175,6 +181,7 @@ pub(super) mod tests {
     enum Step {
         Take {
             avoid: Vec<usize>,
+            rows: u32,
             random: u64,
         },
         Finish {
@@ -194,8 +201,16 @@ pub(super) mod tests {
             Just(Some(Outcome::Neutral)),
         ];
         prop_oneof![
-            (prop::collection::vec(0..4_usize, 0..3), any::<u64>())
-                .prop_map(|(avoid, random)| Step::Take { avoid, random }),
+            (
+                prop::collection::vec(0..4_usize, 0..3),
+                1_u32..=65_536,
+                any::<u64>()
+            )
+                .prop_map(|(avoid, rows, random)| Step::Take {
+                    avoid,
+                    rows,
+                    random
+                }),
             (any::<usize>(), outcome).prop_map(|(which, outcome)| Step::Finish { which, outcome }),
             any::<u16>().prop_map(Step::Wait),
         ]
@@ -214,8 +229,10 @@ pub(super) mod tests {
             let mut held = Vec::new();
             for step in steps {
                 match step {
-                    Step::Take { avoid, random } => {
-                        if let Ok(lease) = cluster.lease(&ask(&avoid, random, now)) {
+                    Step::Take { avoid, rows, random } => {
+                        let ask = ask(&avoid, random, now);
+                        let ask = ask.with(Bearings { rows, ..ask.bearings });
+                        if let Ok(lease) = cluster.lease(&ask) {
                             held.push(lease);
                         }
                     }
@@ -233,7 +250,7 @@ pub(super) mod tests {
             drop(held);
             prop_assert_eq!(cluster.active(), 0);
             for endpoint in cluster.endpoints() {
-                prop_assert_eq!(endpoint.active(), 0);
+                prop_assert_eq!((endpoint.active(), endpoint.rows()), (0, 0));
             }
             // No breaker is left waiting for a probe that was cancelled: after its pause traffic flows again.
             now += Duration::from_secs(60);
@@ -264,7 +281,12 @@ pub(super) mod tests {
         let now = Instant::now();
         for size in [5, 1_000] {
             let cluster = cluster(size, config::Policy::RingHash, now);
-            let keyed = |key, random| ask(&[], random, now).with_key(Some(key));
+            let keyed = |key, random| {
+                ask(&[], random, now).with(Bearings {
+                    key: Some(key),
+                    ..Bearings::default()
+                })
+            };
             for key in 0..50 {
                 let home = cluster.lease(&keyed(key, 1)).ok().unwrap().index;
                 let tried = [home];
@@ -284,7 +306,32 @@ pub(super) mod tests {
         }
     }
 
-    const POLICIES: [config::Policy; 6] = [
+    #[test]
+    fn least_work_goes_by_rows_not_by_requests() {
+        let start = Instant::now();
+        let cluster = cluster(2, config::Policy::LeastWork, start);
+        let mut now = start;
+        for random in 0..200_u64 {
+            let mixed = random.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let lease = cluster.lease(&ask(&[], mixed, now)).ok().unwrap();
+            now += Duration::from_millis(10);
+            lease.finish(Outcome::Success, now);
+        }
+        let large = cluster
+            .lease(&ask(&[], 7, now).with(Bearings {
+                rows: 64,
+                ..Bearings::default()
+            }))
+            .ok()
+            .unwrap();
+        let mut held = Vec::new();
+        for random in 0..8 {
+            held.push(cluster.lease(&ask(&[], random, now)).ok().unwrap());
+        }
+        assert!(held.iter().all(|small| small.index != large.index));
+    }
+
+    pub const POLICIES: [config::Policy; 6] = [
         config::Policy::RoundRobin,
         config::Policy::Random,
         config::Policy::LeastRequest,
@@ -327,7 +374,8 @@ pub(super) mod tests {
             let others = cluster.endpoints().enumerate();
             for (index, endpoint) in others.filter(|(index, _)| *index != 777) {
                 for _ in 0..3 {
-                    let lease = Lease::take(endpoint, index, now, u32::MAX).unwrap();
+                    let ask = ask(&[], 0, now);
+                    let lease = Lease::take(endpoint, index, &ask, u32::MAX).unwrap();
                     lease.finish(Outcome::Failure, now);
                 }
             }

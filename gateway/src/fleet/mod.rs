@@ -10,7 +10,10 @@ mod outlier_loop;
 mod probe;
 mod waiting;
 
-pub use ask::Ask;
+#[cfg(test)]
+mod simulation;
+
+pub use ask::{Ask, Bearings};
 pub use cluster::{Cluster, NoLease};
 pub use endpoint::{Endpoint, EndpointBlueprint, EndpointView};
 pub use health_loop::start as watch_health;

@@ -11,6 +11,7 @@ use forebay_proto::health::{HealthCheckRequest, HealthCheckResponse};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 
@@ -29,19 +30,27 @@ pub enum ProbeError {
     NotServing(String),
 }
 
-/// Passes or fails within the probe's timeout.
+/// Passes or fails within the probe's timeout; a bit for each of the health's models that the endpoint is ready for.
 pub async fn once(
     target: &Target,
     blueprint: &EndpointBlueprint,
     health: &Health,
-) -> Result<(), ProbeError> {
+) -> Result<u64, ProbeError> {
     let mut target = target.clone();
     target.timeout = target.timeout.min(health.timeout);
     let work = async {
         match &health.probe {
-            HealthProbe::Tcp => target.open().await.map(drop).map_err(ProbeError::from),
-            HealthProbe::Http { path } => http(&target, blueprint, path).await,
-            HealthProbe::Grpc { service } => grpc(&target, blueprint, service).await,
+            HealthProbe::Tcp => {
+                target.open().await?;
+                Ok(u64::MAX)
+            }
+            HealthProbe::Http { path } => {
+                http(&target, blueprint, path).await?;
+                Ok(u64::MAX)
+            }
+            HealthProbe::Grpc { service } => {
+                grpc(&target, blueprint, service, &health.models).await
+            }
         }
     };
     match tokio::time::timeout(health.timeout, work).await {
@@ -74,6 +83,7 @@ async fn http(
                     .send_request(request)
                     .await
                     .map(|answer| answer.status())
+                    .map_err(broken)
             };
             drive(connection, answer).await?
         }
@@ -92,6 +102,7 @@ async fn http(
                     .send_request(request)
                     .await
                     .map(|answer| answer.status())
+                    .map_err(broken)
             };
             drive(connection, answer).await?
         }
@@ -107,6 +118,33 @@ async fn grpc(
     target: &Target,
     blueprint: &EndpointBlueprint,
     service: &str,
+    models: &[String],
+) -> Result<u64, ProbeError> {
+    let uri = uri(target, blueprint, "/grpc.health.v1.Health/Check")?;
+    let io = TokioIo::new(target.open().await?);
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+        .await
+        .map_err(broken)?;
+    let asking = async {
+        check(&mut sender, &uri, service).await?;
+        let mut ready = u64::MAX;
+        for (place, model) in models.iter().enumerate() {
+            match check(&mut sender, &uri, model).await {
+                Ok(()) => {}
+                Err(ProbeError::NotServing(_)) => ready &= !(1 << place),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(ready)
+    };
+    drive(connection, asking).await
+}
+
+/// Asks about one service.
+async fn check(
+    sender: &mut SendRequest<Full<Bytes>>,
+    uri: &Uri,
+    service: &str,
 ) -> Result<(), ProbeError> {
     let message = framing::frame(&HealthCheckRequest {
         service: service.to_owned(),
@@ -114,22 +152,15 @@ async fn grpc(
     .map_err(|e| ProbeError::Http(e.to_string()))?;
     let request = Request::builder()
         .method(Method::POST)
-        .uri(uri(target, blueprint, "/grpc.health.v1.Health/Check")?)
+        .uri(uri.clone())
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .header("user-agent", "forebay-health")
         .body(Full::new(message))
         .map_err(|e| ProbeError::Http(e.to_string()))?;
-    let io = TokioIo::new(target.open().await?);
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
-        .await
-        .map_err(broken)?;
-    let answer = async {
-        let answer = sender.send_request(request).await?;
-        let (head, body) = answer.into_parts();
-        Ok((head, Incoming::collect(body).await?))
-    };
-    let (head, body) = drive(connection, answer).await?;
+    let answer = sender.send_request(request).await.map_err(broken)?;
+    let (head, body) = answer.into_parts();
+    let body = Incoming::collect(body).await.map_err(broken)?;
     if head.status != StatusCode::OK {
         return Err(ProbeError::Http(format!(
             "health check answered http {}",
@@ -178,14 +209,14 @@ fn broken(error: hyper::Error) -> ProbeError {
 async fn drive<C, A, T>(connection: C, answer: A) -> Result<T, ProbeError>
 where
     C: Future<Output = Result<(), hyper::Error>>,
-    A: Future<Output = Result<T, hyper::Error>>,
+    A: Future<Output = Result<T, ProbeError>>,
 {
     tokio::pin!(connection, answer);
     tokio::select! {
-        result = &mut answer => result.map_err(broken),
+        result = &mut answer => result,
         ended = &mut connection => {
             ended.map_err(broken)?;
-            answer.await.map_err(broken)
+            answer.await
         }
     }
 }

@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use super::ask::Ask;
+use super::ask::{Ask, Bearings};
 use super::cluster::Cluster;
 use super::lease::Lease;
 use crate::traffic::deadline::Deadline;
@@ -57,7 +57,7 @@ struct State {
 
 struct Waiter {
     tried: SmallVec<[usize; 4]>,
-    key: Option<u64>,
+    bearings: Bearings,
     answer: oneshot::Sender<Result<Lease, Unserved>>,
 }
 
@@ -69,8 +69,7 @@ pub struct Caller<'a> {
     pub deadline: Deadline,
     /// Members that were asked before, by position.
     pub tried: &'a [usize],
-    /// What the request belongs to, see `Ask`.
-    pub key: Option<u64>,
+    pub bearings: Bearings,
 }
 
 /// Why a request got no endpoint. The times are when it may pay to ask again.
@@ -184,7 +183,7 @@ impl WaitingRoom {
         let (answer, turn) = oneshot::channel();
         let waiter = Waiter {
             tried: caller.tried.into(),
-            key: caller.key,
+            bearings: caller.bearings,
             answer,
         };
         let Ok((ticket, pushed_out)) = state.queue.push(place, waiter) else {
@@ -242,7 +241,7 @@ impl WaitingRoom {
         let mut closed = None;
         loop {
             let next = state.queue.next(now, |waiter| {
-                match cluster.lease_now(&Ask::new(&waiter.tried, now).with_key(waiter.key)) {
+                match cluster.lease_now(&Ask::new(&waiter.tried, now).with(waiter.bearings)) {
                     Some(lease) => Some(Ok(lease)),
                     None => {
                         let closed = *closed.get_or_insert_with(|| !cluster.is_open(now));

@@ -88,6 +88,17 @@ impl<'a> Reader<'a> {
         self.bytes(usize::try_from(length).map_err(|_| Stop::Malformed)?)
     }
 
+    pub(super) fn eight(&mut self) -> Result<[u8; 8], Stop> {
+        self.bytes(8)?.try_into().map_err(|_| Stop::Truncated)
+    }
+
+    /// What there is of a delimited field that may go on beyond the end.
+    pub(super) fn delimited_head(&mut self) -> Result<&'a [u8], Stop> {
+        let length = i32::try_from(self.varint()?).map_err(|_| Stop::Malformed)?;
+        let length = usize::try_from(length).map_err(|_| Stop::Malformed)?;
+        self.bytes(length.min(self.rest.len()))
+    }
+
     /// The value of a field as it stands there, without the length that a string or message begins with.
     pub fn value(&mut self, wire_type: u8) -> Result<&'a [u8], Stop> {
         if wire_type == 2 {
@@ -105,7 +116,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Seven bits a byte, the lowest first; ten bytes at most, of which the last holds a single bit.
-    fn varint(&mut self) -> Result<u64, Stop> {
+    pub(super) fn varint(&mut self) -> Result<u64, Stop> {
         let mut value = 0;
         for (position, &byte) in self.rest.iter().take(10).enumerate() {
             if position == 9 && byte > 1 {

@@ -11,6 +11,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::proxy::Session;
 use pingora::{ErrorSource, ErrorType, Result};
 
+use super::target;
 use crate::context::Context;
 use crate::refusal::Refusal;
 use crate::traffic::retry::{Failure, Stage};
@@ -32,6 +33,7 @@ pub fn judge(ctx: &mut Context, failure: Failure, repeatable: bool) -> bool {
         ctx.end_attempt(failure.outcome(), Err(failure.describe()));
     }
     has_leave(ctx, repeatable && failure.is_retryable(true), now)
+        || target::fall_back(ctx, failure, repeatable && !late)
 }
 
 /// A stream that its endpoint declined before it began: the error that has pingora ask another one. None: the answer
@@ -52,10 +54,10 @@ pub fn declined(session: &Session, head: &ResponseHeader, ctx: &mut Context) -> 
         status,
         stage.and_then(|stage| Stage::parse(stage.as_bytes())),
     );
-    let route = ctx.route()?;
+    let (route, cluster) = (ctx.route()?, ctx.cluster()?);
     let repeatable = failure.is_retryable(route.config.retry.idempotent)
         && !session.as_ref().retry_buffer_truncated()
-        && (failure != Failure::Full || ctx.tried.len() < route.cluster.size());
+        && (failure != Failure::Full || ctx.tried.len() < cluster.size());
     if !has_leave(ctx, repeatable, Instant::now()) {
         return None;
     }
@@ -68,7 +70,9 @@ pub fn declined(session: &Session, head: &ResponseHeader, ctx: &mut Context) -> 
 
 /// Whether there may be another attempt, for which a token is held from now on.
 fn has_leave(ctx: &mut Context, repeatable: bool, now: Instant) -> bool {
-    let Some(routed) = &ctx.routed else {
+    // The token of the attempt before goes back before another one is asked for.
+    ctx.token = None;
+    let (Some(routed), Some(cluster)) = (&ctx.routed, ctx.cluster()) else {
         return false;
     };
     let route = routed.route();
@@ -76,12 +80,11 @@ fn has_leave(ctx: &mut Context, repeatable: bool, now: Instant) -> bool {
     {
         return false;
     }
-    // The token of the attempt before goes back before another one is asked for.
-    ctx.token = None;
-    ctx.token = route.budget.try_acquire(route.cluster.active(), now);
-    if ctx.token.is_some() {
+    let token = route.budget.try_acquire(cluster.active(), now);
+    if token.is_some() {
         route.metrics.retried();
     }
+    ctx.token = token;
     ctx.token.is_some()
 }
 
@@ -91,8 +94,8 @@ pub fn refusal(ctx: &mut Context, error: &Error) -> Refusal {
         return refusal;
     }
     let cluster = ctx
-        .route()
-        .map(|route| route.config.cluster.clone())
+        .cluster()
+        .map(|cluster| cluster.config.name.clone())
         .unwrap_or_default();
     let late = ctx
         .routed

@@ -8,6 +8,7 @@ mod affinity;
 mod failure;
 mod peer;
 mod request;
+mod target;
 mod turn;
 mod whole;
 
@@ -30,7 +31,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::{ErrorSource, ErrorType, Result};
 
 use crate::context::{Context, Routed};
-use crate::fleet::{Ask, NoLease, Unserved};
+use crate::fleet::Bearings;
 use crate::gateway::{Gateway, Snapshot};
 use crate::head_timer::HeadTimer;
 use crate::limits;
@@ -86,8 +87,8 @@ impl ProxyHttp for Proxy {
             &format!("{} {}", head.method, head.uri.path()),
         );
         let found = match self.find_route(&snapshot, session).await {
-            Ok((found, key)) => {
-                ctx.key = key;
+            Ok((found, bearings)) => {
+                ctx.bearings = bearings;
                 found
             }
             Err(refusal) => {
@@ -127,11 +128,11 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         ctx: &mut Context,
     ) -> Result<Box<HttpPeer>> {
-        let Some(routed) = &ctx.routed else {
-            return Err(Error::explain(ErrorType::HTTPStatus(404), "no route"));
+        let no_route = || Error::explain(ErrorType::HTTPStatus(404), "no route");
+        let (Some(routed), Some(cluster)) = (&ctx.routed, ctx.cluster()) else {
+            return Err(no_route());
         };
         let route = routed.route();
-        let cluster = &route.cluster;
         if !ctx.tried.is_empty() {
             let retry = u32::try_from(ctx.tried.len()).unwrap_or(u32::MAX);
             tokio::time::sleep(route.backoff.delay(retry, fastrand::u64(..))).await;
@@ -147,21 +148,7 @@ impl ProxyHttp for Proxy {
                 "the deadline has passed",
             ));
         }
-        let mut now = now;
-        let ask = Ask::new(&ctx.tried, now).with_key(ctx.key);
-        let leased = match cluster.lease(&ask) {
-            Ok(lease) => Ok(lease),
-            Err(NoLease::NoEndpoint) => Err(Refusal::unserved(cluster, Unserved::NoEndpoint)),
-            Err(NoLease::Busy(room)) => {
-                let turn = turn::wait(room, session, routed, &ask).await;
-                now = Instant::now();
-                turn.map(|(lease, waited)| {
-                    ctx.waited = waited;
-                    lease
-                })
-            }
-        };
-        let lease = match leased {
+        let lease = match target::lease(session, ctx, now).await {
             Ok(lease) => lease,
             Err(refusal) => {
                 let status = refusal.http().as_u16();
@@ -170,10 +157,14 @@ impl ProxyHttp for Proxy {
                 return Err(Error::explain(error, "no endpoint"));
             }
         };
+        let (Some(routed), Some(cluster)) = (&ctx.routed, ctx.cluster()) else {
+            return Err(no_route());
+        };
+        let now = Instant::now();
         let left = routed
             .stream_deadline
             .map(|deadline| deadline.remaining(now).unwrap_or(Duration::from_millis(1)));
-        let peer = peer::peer(route, &lease, left);
+        let peer = peer::peer(cluster, &lease, left);
         ctx.tried.push(lease.index);
         ctx.lease = Some(lease);
         Ok(peer)
@@ -207,8 +198,8 @@ impl ProxyHttp for Proxy {
         let retry = ctx.tried.len() as i64 - 1;
         ctx.attempt = ctx.trace.attempt(&mut added, || {
             let mut attributes = vec![KeyValue::new("forebay.retry", retry)];
-            if let (Some(lease), Some(routed)) = (&ctx.lease, &ctx.routed) {
-                let cluster = &routed.route().cluster.config;
+            if let (Some(lease), Some(cluster)) = (&ctx.lease, ctx.cluster()) {
+                let cluster = &cluster.config;
                 let address = lease.endpoint().blueprint.address.clone();
                 attributes.push(KeyValue::new("server.address", address));
                 attributes.push(KeyValue::new("forebay.cluster", cluster.name.clone()));
@@ -372,7 +363,10 @@ impl ProxyHttp for Proxy {
         error: &Error,
         ctx: &mut Context,
     ) -> FailToProxy {
-        let refusal = failure::refusal(ctx, error);
+        let mut refusal = failure::refusal(ctx, error);
+        if session.response_written().is_none() {
+            refusal = target::degraded(ctx, refusal);
+        }
         ctx.status = Some(refusal.code());
         let gone = matches!(refusal, Refusal::ClientGone);
         let code = if gone { 0 } else { refusal.http().as_u16() };
@@ -419,9 +413,11 @@ impl ProxyHttp for Proxy {
             if code == Code::Ok {
                 route.budget.succeeded(now);
             }
-            route
-                .metrics
-                .record(code, now.saturating_duration_since(ctx.started));
+            let took = now.saturating_duration_since(ctx.started);
+            route.metrics.record(code, took);
+            if let Some(target) = ctx.target() {
+                target.metrics.record(code, took);
+            }
         }
         ctx.trace
             .end((code != Code::Ok).then(|| code.description()));
@@ -439,13 +435,13 @@ impl Proxy {
         }
     }
 
-    /// The route's position, and the request's key where the cluster goes by one; reads the head of a stream's first
+    /// The route's position, and what the cluster goes by; reads the head of a stream's first
     /// message when routes or clusters look into it.
     async fn find_route(
         &self,
         snapshot: &Snapshot,
         session: &mut Session,
-    ) -> Result<(usize, Option<u64>), Refusal> {
+    ) -> Result<(usize, Bearings), Refusal> {
         let method = Method::of(session.req_header().uri.path());
         let fields = method.model_fields();
         let mut seen = Vec::new();
@@ -490,16 +486,13 @@ impl Proxy {
                 method: head.method.to_string(),
                 path: path.to_owned(),
             })?;
-        let affinity = snapshot.routes[found].cluster.affinity.as_ref();
-        let key = affinity.and_then(|affinity| {
-            affinity.key(&Seen {
-                headers: &head.headers,
-                source: plan::source(snapshot, &session.downstream_session),
-                model: named.as_ref().and_then(|named| named.name_and_version().0),
-                message: affinity::message(&seen, method),
-            })
+        let bearings = snapshot.routes[found].cluster.bearings(&Seen {
+            headers: &head.headers,
+            source: plan::source(snapshot, &session.downstream_session),
+            model: named.as_ref().and_then(|named| named.name_and_version().0),
+            message: affinity::message(&seen, method),
         });
-        Ok((found, key))
+        Ok((found, bearings))
     }
 }
 

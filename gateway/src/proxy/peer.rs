@@ -6,8 +6,7 @@ use forebay_config::gateway::Protocol;
 use pingora::prelude::HttpPeer;
 use pingora::protocols::TcpKeepalive;
 
-use crate::fleet::Lease;
-use crate::gateway::Route;
+use crate::fleet::{Cluster, Lease};
 
 /// Concurrent streams per pooled connection; part of pingora's reuse key, so one value for all.
 const STREAMS: usize = 128;
@@ -22,8 +21,8 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive {
 };
 
 /// `left`: of a gRPC stream's own deadline; plain HTTP is bounded by the head timer instead.
-pub fn peer(route: &Route, lease: &Lease, left: Option<Duration>) -> Box<HttpPeer> {
-    let cluster = &route.cluster.config;
+pub fn peer(cluster: &Cluster, lease: &Lease, left: Option<Duration>) -> Box<HttpPeer> {
+    let cluster = &cluster.config;
     let endpoint = lease.endpoint();
     let tls = cluster.tls.as_ref();
     let name = tls.map(|tls| tls.server_name.clone()).unwrap_or_default();

@@ -10,14 +10,14 @@ use std::time::Duration;
 use pingora::proxy::Session;
 
 use crate::context::Routed;
-use crate::fleet::{Ask, Caller, Lease, Unserved, WaitingRoom};
+use crate::fleet::{Ask, Caller, Cluster, Lease, Unserved, WaitingRoom};
 use crate::refusal::Refusal;
 
 /// An endpoint once it is the request's turn, and how long that took.
 pub async fn wait(
     room: &Arc<WaitingRoom>,
     session: &mut Session,
-    routed: &Routed,
+    (routed, cluster): (&Routed, &Cluster),
     ask: &Ask<'_>,
 ) -> Result<(Lease, Duration), Refusal> {
     let route = routed.route();
@@ -26,15 +26,15 @@ pub async fn wait(
         route: &route.config.name,
         deadline: routed.deadline(),
         tried: ask.tried,
-        key: ask.key,
+        bearings: ask.bearings,
     };
     let now = ask.now;
     let refused = |unserved| match unserved {
         Unserved::Expired => Refusal::TimedOut {
-            cluster: route.cluster.config.name.clone(),
+            cluster: cluster.config.name.clone(),
             timeout: now.elapsed(),
         },
-        unserved => Refusal::unserved(&route.cluster, unserved),
+        unserved => Refusal::unserved(cluster, unserved),
     };
     let waiting = room.join(&caller, now).map_err(refused)?;
     tokio::select! {

@@ -11,13 +11,13 @@ use forebay_proto::status::Code;
 
 use crate::gateway::Gateway;
 use crate::telemetry::discovery::Discovery;
-use crate::telemetry::{cache, limits, redis, waiting};
+use crate::telemetry::{cache, limits, redis, shadow, targets, waiting};
 
 /// Upper bounds in seconds; a last bucket without bound follows.
 const BOUNDS: [f64; 14] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
-const CODES: usize = 17;
+pub(super) const CODES: usize = 17;
 
 #[derive(Default)]
 pub struct RouteMetrics {
@@ -25,6 +25,9 @@ pub struct RouteMetrics {
     retries: AtomicU64,
     hedges: AtomicU64,
     hedges_won: AtomicU64,
+    scattered: AtomicU64,
+    parts: AtomicU64,
+    in_vain: AtomicU64,
     duration: Histogram,
 }
 
@@ -49,6 +52,17 @@ impl RouteMetrics {
     /// A second attempt began beside the first.
     pub fn hedged(&self) {
         self.hedges.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request went out in so many parts.
+    pub fn scattered(&self, parts: usize) {
+        self.scattered.fetch_add(1, Ordering::Relaxed);
+        self.parts.fetch_add(parts as u64, Ordering::Relaxed);
+    }
+
+    /// Their answers made no whole.
+    pub fn scattered_in_vain(&self) {
+        self.in_vain.fetch_add(1, Ordering::Relaxed);
     }
 
     /// It answered, and first.
@@ -111,7 +125,7 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
         }
     }
     type Count = fn(&RouteMetrics) -> &AtomicU64;
-    let counts: [(&str, &str, Count); 3] = [
+    let counts: [(&str, &str, Count); 6] = [
         (
             "forebay_retries_total",
             "Attempts after one that failed, by route.",
@@ -126,6 +140,21 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
             "forebay_hedges_won_total",
             "Second attempts whose answer was used, by route.",
             |metrics| &metrics.hedges_won,
+        ),
+        (
+            "forebay_scattered_requests_total",
+            "Requests that went out in parts, by route.",
+            |metrics| &metrics.scattered,
+        ),
+        (
+            "forebay_scattered_parts_total",
+            "Parts of such requests, by route.",
+            |metrics| &metrics.parts,
+        ),
+        (
+            "forebay_scattered_in_vain_total",
+            "Such requests that went out once more uncut, by route.",
+            |metrics| &metrics.in_vain,
         ),
     ];
     for (name, help, count) in counts {
@@ -161,6 +190,8 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
             .duration
             .write(&mut out, "forebay_request_duration_seconds", &labels);
     }
+    targets::render(&mut out, &snapshot);
+    shadow::render(&mut out, &snapshot);
     endpoints(&mut out, gateway, now);
     waiting::write(&mut out, &snapshot);
     limits::write(&mut out, &snapshot);

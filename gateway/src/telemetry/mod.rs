@@ -6,5 +6,7 @@ mod limits;
 pub mod log_setup;
 pub mod metrics;
 mod redis;
+pub mod shadow;
+pub mod targets;
 pub mod trace;
 mod waiting;

@@ -89,11 +89,15 @@ impl Affinity {
     }
 
     fn model<'a>(&self, seen: &Seen<'a>) -> Option<&'a str> {
-        if !self.model {
-            return None;
-        }
-        seen.model.or_else(|| {
-            let message = seen.message?;
+        self.model.then(|| seen.model()).flatten()
+    }
+}
+
+impl<'a> Seen<'a> {
+    /// Named in the path or in the message.
+    pub fn model(&self) -> Option<&'a str> {
+        self.model.or_else(|| {
+            let message = self.message?;
             let fields = message.method.model_fields()?;
             match peek_model(message.bytes, fields, message.complete) {
                 Peek::Found(model) => model.name,

@@ -1,28 +1,34 @@
-//! How long an endpoint takes, as a function of how much is in flight there: `time = base + slope · in_flight`,
-//! learned from its answers.
+//! How long an endpoint takes, as a function of how much is there: `time = base + slope · load`, learned from its
+//! answers. Load is counted in rows, since a request of eight rows is eight times the work of a single one.
 //!
 //! A server with one queue and one batch at a time, a pool of threads, or a plain fast server all lie near such a
-//! line; its slope is what one more request costs the ones behind it. It is fitted by weighted least squares over
-//! the last answers, each counting `1 − 1/MEMORY` of the one after it, so a change of speed shows within some
-//! dozens of answers. Nothing needs to be configured.
+//! line; its slope is what one more row costs the ones behind it. Kept are weighted means, variance and covariance
+//! of load and time (B. P. Welford's updates, 1962, with weights): each answer counts `1 − 1/MEMORY` of the one after
+//! it, and fades with `FADE` besides. So a change of speed shows within some dozens of answers, and where answers
+//! are rare the next few decide. Nothing needs to be configured.
 //!
-//! Two additions keep it honest. Where all answers came at the same load the slope cannot be seen: a weak prior
-//! (half the mean time per mean load) stands in, and counts as much as one answer. And what is not measured any
-//! more fades with `TAU`, so that an endpoint that was slow is tried again; failures add a fading penalty.
+//! The slope is drawn from all endpoints of a cluster together, see `service_shape`: what one of them alone shows in
+//! a few dozen answers is mostly noise, and whoever trusts it sends requests after the noise.
+//!
+//! What is not measured any more fades with `TAU`, so that an endpoint that was slow is tried again; failures add a
+//! fading penalty.
 
 use std::time::{Duration, Instant};
 
-/// Answers that the fit remembers, roughly.
+use super::others::OthersNow;
+use super::service_shape::ServiceShape;
+
+/// Answers that the means remember, roughly.
 const MEMORY: f64 = 64.0;
-/// Time constant in which an old measurement loses its say.
+/// Time constant in which an answer loses its say to newer ones.
+const FADE: Duration = Duration::from_secs(1);
+/// Time constant in which an old measurement loses its say altogether.
 const TAU: Duration = Duration::from_secs(10);
 /// Time constant in which a failure is forgotten.
 const PENALTY_TAU: Duration = Duration::from_secs(3);
 /// A failure counts as this many usual answers, and at least as `LEAST_PENALTY` seconds.
 const PENALTY: f64 = 8.0;
 const LEAST_PENALTY: f64 = 0.010;
-/// Weight of the prior slope, in answers that are one request of load away from the mean.
-const PRIOR: f64 = 1.0;
 /// Least estimate, as a share of the mean time: a line fitted through noise must not promise nothing.
 const LEAST_SHARE: f64 = 0.1;
 
@@ -39,17 +45,29 @@ pub struct ServiceLine {
     penalized: Instant,
 }
 
-/// A line as of one moment: plain numbers for a policy.
+/// What was measured of an endpoint, as of one moment: plain numbers for a policy.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Expectation {
+pub struct Line {
+    /// Answers that it was learned from, the older ones counting less; above 0.
+    pub weight: f64,
+    /// Rows.
+    pub mean_load: f64,
     /// Seconds.
-    base: f64,
-    /// Seconds for each request in flight.
-    slope: f64,
-    /// Seconds.
-    least: f64,
+    pub mean_time: f64,
+    pub load_variance: f64,
+    pub covariance: f64,
     /// Scales old measurements down, 0 to 1.
     trust: f64,
+}
+
+/// What a request may expect at an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Expectation {
+    /// Rows that this gateway would have there with the request, its own included; 1 or more.
+    load: f64,
+    others: OthersNow,
+    /// None: nothing was measured yet.
+    pub line: Option<Line>,
     /// Seconds on top, after failures.
     penalty: f64,
     /// Seconds without any answer while requests are in flight.
@@ -70,10 +88,11 @@ impl ServiceLine {
         }
     }
 
-    /// An answer took `time`; `load` counts what was in flight when it was sent, itself included.
-    pub fn observe(&mut self, now: Instant, load: u32, time: Duration) {
-        let (load, time) = (f64::from(load), time.as_secs_f64());
-        let kept = 1.0 - 1.0 / MEMORY;
+    /// An answer took `time`; `load` are the rows that this gateway had there when its request was sent, its own
+    /// included.
+    pub fn observe(&mut self, now: Instant, load: f64, time: Duration) {
+        let time = time.as_secs_f64();
+        let kept = (1.0 - 1.0 / MEMORY) * fade(now, self.measured, FADE);
         self.weight = self.weight * kept + 1.0;
         let share = 1.0 / self.weight;
         let (load_off, time_off) = (load - self.mean_load, time - self.mean_time);
@@ -81,7 +100,7 @@ impl ServiceLine {
         self.mean_time += share * time_off;
         self.load_variance = (1.0 - share) * (self.load_variance + share * load_off * load_off);
         self.covariance = (1.0 - share) * (self.covariance + share * load_off * time_off);
-        self.measured = now;
+        self.measured = self.measured.max(now);
     }
 
     /// A failure: for a while the endpoint counts as slower, whatever its answers say.
@@ -90,54 +109,68 @@ impl ServiceLine {
         self.penalized = now;
     }
 
-    /// None: nothing was measured yet.
-    pub fn expectation(&self, now: Instant) -> Option<Expectation> {
-        if self.weight == 0.0 {
-            return (self.penalty > 0.0).then(|| Expectation {
-                base: 0.0,
-                slope: 0.0,
-                least: 0.0,
-                trust: 1.0,
-                penalty: self.fading_penalty(now),
-                silence: 0.0,
-            });
-        }
-        let prior = 0.5 * self.mean_time / self.mean_load.max(1.0);
-        let weighted = self.load_variance * self.weight;
-        let slope = (self.covariance * self.weight + PRIOR * prior) / (weighted + PRIOR);
-        let slope = slope.max(0.0);
-        Some(Expectation {
-            base: self.mean_time - slope * self.mean_load,
-            slope,
-            least: self.mean_time * LEAST_SHARE,
+    /// `load`: rows that this gateway would have there with the request. `silence`: nothing was answered for so long, although
+    /// requests are in flight.
+    pub fn expectation(&self, now: Instant, load: f64, silence: Duration) -> Expectation {
+        let line = (self.weight > 0.0).then(|| Line {
+            weight: self.weight,
+            mean_load: self.mean_load,
+            mean_time: self.mean_time,
+            load_variance: self.load_variance,
+            covariance: self.covariance,
             trust: fade(now, self.measured, TAU),
-            penalty: self.fading_penalty(now),
-            silence: 0.0,
-        })
-    }
-
-    fn fading_penalty(&self, now: Instant) -> f64 {
-        if self.penalty == 0.0 {
-            return 0.0;
+        });
+        let penalty = match self.penalty {
+            0.0 => 0.0,
+            penalty => penalty * fade(now, self.penalized, PENALTY_TAU),
+        };
+        Expectation {
+            load: load.max(1.0),
+            others: OthersNow::default(),
+            line,
+            penalty,
+            silence: silence.as_secs_f64(),
         }
-        self.penalty * fade(now, self.penalized, PENALTY_TAU)
     }
 }
 
 impl Expectation {
-    /// Nothing was answered for so long, although requests are in flight: no answer is sooner than that. A worker
-    /// that hangs gets no more requests once it has been silent for longer than others take.
-    pub fn after_silence(self, silence: Duration) -> Self {
-        Self {
-            silence: silence.as_secs_f64(),
-            ..self
-        }
+    /// With what others have there.
+    pub fn beside(self, others: OthersNow) -> Self {
+        Self { others, ..self }
     }
 
-    /// Seconds that a request sent now would take, with `active` others in flight there.
-    pub fn time(&self, active: u32) -> f64 {
-        let line = self.base + self.slope * (f64::from(active) + 1.0);
-        (line.max(self.least) * self.trust).max(self.silence) + self.penalty
+    /// Rows that would be there with the request, as far as they are known of.
+    pub fn rows(&self) -> f64 {
+        self.load + self.others.rows
+    }
+
+    /// Seconds for each row that is there, by what was measured. None: nothing was.
+    pub fn per_row(&self, shape: &ServiceShape) -> Option<f64> {
+        let line = self.line.as_ref()?;
+        let time = line.time(shape, self.load + self.others.unusual);
+        Some(time / self.rows())
+    }
+
+    /// Seconds that the request would take. `typical`: seconds for each row where nothing was measured.
+    ///
+    /// No answer is sooner than the endpoint has been silent: a worker that hangs gets no more requests once it has
+    /// been silent for longer than others take.
+    pub fn time(&self, shape: &ServiceShape, typical: f64) -> f64 {
+        let usual = match &self.line {
+            // What others usually have there is in its times.
+            Some(line) => line.time(shape, self.load + self.others.unusual),
+            None => typical * self.rows(),
+        };
+        usual.max(self.silence) + self.penalty
+    }
+}
+
+impl Line {
+    /// Seconds for a request that makes it `load` rows.
+    fn time(&self, shape: &ServiceShape, load: f64) -> f64 {
+        let time = self.mean_time + shape.slope(self) * (load - self.mean_load);
+        time.max(self.mean_time * LEAST_SHARE) * self.trust
     }
 }
 
@@ -158,26 +191,33 @@ mod tests {
     fn fitted(now: Instant, answers: u32, time: impl Fn(f64) -> f64) -> ServiceLine {
         let mut line = ServiceLine::new(now);
         for number in 0..answers {
-            let load = number % 12 + 1;
-            line.observe(now, load, seconds(time(f64::from(load))));
+            let load = f64::from(number % 12 + 1);
+            line.observe(now, load, seconds(time(load)));
         }
         line
     }
 
-    fn expected_ms(line: &ServiceLine, now: Instant, active: u32) -> f64 {
-        line.expectation(now).unwrap().time(active) * 1e3
+    /// By its own answers alone.
+    fn expected_ms(line: &ServiceLine, now: Instant, load: f64) -> f64 {
+        expected_after(line, now, load, Duration::ZERO)
+    }
+
+    fn expected_after(line: &ServiceLine, now: Instant, load: f64, silence: Duration) -> f64 {
+        let expectation = line.expectation(now, load, silence);
+        let shape = ServiceShape::of(expectation.line.iter());
+        expectation.time(&shape, 0.0) * 1e3
     }
 
     #[test]
     fn finds_the_line_behind_the_answers() {
         let now = Instant::now();
         let line = fitted(now, 240, |load| 8.0 + 3.0 * load);
-        for active in [0, 5, 30] {
-            let want = 8.0 + 3.0 * (f64::from(active) + 1.0);
-            let got = expected_ms(&line, now, active);
+        for load in [1.0, 6.0, 31.0] {
+            let want = 8.0 + 3.0 * load;
+            let got = expected_ms(&line, now, load);
             assert!(
                 (got - want).abs() < 0.05 * want,
-                "{active}: {got} instead of {want}"
+                "{load}: {got} instead of {want}"
             );
         }
     }
@@ -187,11 +227,22 @@ mod tests {
         let now = Instant::now();
         let mut line = fitted(now, 240, |load| 8.0 + 3.0 * load);
         for number in 0..128_u32 {
-            let load = number % 12 + 1;
-            line.observe(now, load, seconds(4.0 * (8.0 + 3.0 * f64::from(load))));
+            let load = f64::from(number % 12 + 1);
+            line.observe(now, load, seconds(4.0 * (8.0 + 3.0 * load)));
         }
-        let got = expected_ms(&line, now, 5);
+        let got = expected_ms(&line, now, 6.0);
         assert!((85.0..=110.0).contains(&got), "{got} is far from 104");
+    }
+
+    #[test]
+    fn where_answers_are_rare_a_few_new_ones_decide() {
+        let start = Instant::now();
+        let mut line = fitted(start, 64, |_| 80.0);
+        for second in 1..=5 {
+            line.observe(start + second * FADE, 1.0, seconds(20.0));
+        }
+        let got = expected_ms(&line, start + 5 * FADE, 1.0);
+        assert!(got < 40.0, "{got}");
     }
 
     #[test]
@@ -199,49 +250,85 @@ mod tests {
         let now = Instant::now();
         let mut line = ServiceLine::new(now);
         for _ in 0..50 {
-            line.observe(now, 1, seconds(10.0));
+            line.observe(now, 1.0, seconds(10.0));
         }
-        assert!((expected_ms(&line, now, 0) - 10.0).abs() < 1e-6);
-        assert!(expected_ms(&line, now, 4) > 20.0);
+        assert!((expected_ms(&line, now, 1.0) - 10.0).abs() < 1e-6);
+        assert!(expected_ms(&line, now, 5.0) > 20.0);
     }
 
     #[test]
     fn what_is_old_fades_and_so_does_a_failure() {
         let now = Instant::now();
         let mut line = fitted(now, 24, |_| 100.0);
-        let fresh = expected_ms(&line, now, 0);
-        let old = expected_ms(&line, now + TAU, 0);
+        let fresh = expected_ms(&line, now, 1.0);
+        let old = expected_ms(&line, now + TAU, 1.0);
         assert!((old / fresh - (-1.0_f64).exp()).abs() < 1e-9);
         line.penalize(now);
         assert!(
-            expected_ms(&line, now, 0) > 800.0,
+            expected_ms(&line, now, 1.0) > 800.0,
             "eight times a hundred, on top"
         );
-        assert!(expected_ms(&line, now + 10 * TAU, 0) < 10.0);
+        assert!(expected_ms(&line, now + 10 * TAU, 1.0) < 10.0);
     }
 
     #[test]
-    fn nothing_measured_is_nothing_known_unless_it_failed() {
+    fn nothing_measured_is_what_is_typical_and_a_failure_counts() {
         let now = Instant::now();
         let mut line = ServiceLine::new(now);
-        assert_eq!(line.expectation(now), None);
+        let shape = ServiceShape::of(std::iter::empty());
+        let time = |line: &ServiceLine| {
+            let expectation = line.expectation(now, 4.0, Duration::ZERO);
+            assert_eq!(expectation.line, None);
+            expectation.time(&shape, 0.002)
+        };
+        assert_eq!(time(&line), 0.008);
         line.penalize(now);
-        assert!(line.expectation(now).unwrap().time(0) >= LEAST_PENALTY);
+        assert!(time(&line) >= 0.008 + LEAST_PENALTY);
     }
 
     #[test]
     fn silence_counts_once_it_is_longer_than_an_answer_takes() {
         let now = Instant::now();
-        let expectation = fitted(now, 240, |_| 50.0).expectation(now).unwrap();
-        let usual = expectation.time(3);
-        assert_eq!(expectation.after_silence(seconds(20.0)).time(3), usual);
-        assert_eq!(expectation.after_silence(seconds(400.0)).time(3), 0.4);
+        let line = fitted(now, 240, |_| 50.0);
+        let usual = expected_ms(&line, now, 4.0);
+        assert_eq!(expected_after(&line, now, 4.0, seconds(20.0)), usual);
+        assert_eq!(expected_after(&line, now, 4.0, seconds(400.0)), 400.0);
+    }
+
+    #[test]
+    fn what_is_unusual_among_others_counts_like_own_rows() {
+        let now = Instant::now();
+        let line = fitted(now, 240, |load| 8.0 + 3.0 * load);
+        let time = |load, others| {
+            let expectation = line.expectation(now, load, Duration::ZERO).beside(others);
+            let shape = ServiceShape::of(expectation.line.iter());
+            (expectation.time(&shape, 0.0), expectation.per_row(&shape))
+        };
+        let usual = OthersNow {
+            rows: 20.0,
+            unusual: 0.0,
+        };
+        let crowded = OthersNow {
+            rows: 24.0,
+            unusual: 4.0,
+        };
+        let alone = time(6.0, OthersNow::default());
+        assert_eq!(time(6.0, usual).0, alone.0);
+        assert_eq!(time(6.0, crowded).0, time(10.0, OthersNow::default()).0);
+        assert!(time(6.0, usual).1 < alone.1, "more rows in the same time");
+        let new = ServiceLine::new(now).expectation(now, 1.0, Duration::ZERO);
+        let shape = ServiceShape::of(std::iter::empty());
+        assert_eq!(new.beside(usual).time(&shape, 0.001), 0.021);
     }
 
     #[test]
     fn noise_never_promises_less_than_nothing() {
         let now = Instant::now();
         let line = fitted(now, 48, |load| 50.0 - 4.0 * load);
-        assert!(expected_ms(&line, now, 1_000) > 0.0);
+        assert!(expected_ms(&line, now, 1_000.0) > 0.0);
+        let mut extreme = ServiceLine::new(now);
+        extreme.observe(now, f64::from(u32::MAX), Duration::ZERO);
+        extreme.observe(now, 1.0, Duration::from_secs(u64::from(u32::MAX)));
+        assert!(expected_ms(&extreme, now, 1.0).is_finite());
     }
 }

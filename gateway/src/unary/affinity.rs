@@ -1,22 +1,24 @@
-//! The key of a call, for clusters that go by one.
+//! The key and the model of a call, for clusters that go by them.
 
 use bytes::Bytes;
 use forebay_proto::framing;
 
 use super::attempts::Call;
 use super::inflate::inflate_head;
-use crate::fleet::Cluster;
+use crate::fleet::{Bearings, Cluster};
 use crate::protocol::method::Method;
 use crate::traffic::affinity::{MessageHead, Seen};
 
 /// How far into a message is looked: parameters stand before the tensors.
 const HEAD: usize = 16 << 10;
 
-/// None: the cluster goes by no key, or the call has none.
-pub(super) fn key(cluster: &Cluster, call: &Call) -> Option<u64> {
-    let affinity = cluster.affinity.as_ref()?;
-    let head = affinity.reads_messages().then(|| head(call)).flatten();
-    affinity.key(&Seen {
+pub(super) fn bearings(cluster: &Cluster, call: &Call) -> Bearings {
+    let reads_messages = cluster.reads_messages();
+    if cluster.affinity.is_none() && !reads_messages {
+        return Bearings::default();
+    }
+    let head = reads_messages.then(|| head(call)).flatten();
+    cluster.bearings(&Seen {
         headers: &call.headers,
         source: call.source,
         model: None,

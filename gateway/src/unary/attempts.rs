@@ -10,13 +10,15 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use forebay_proto::status::Code;
+use http::header::{HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use opentelemetry::KeyValue;
 use smallvec::SmallVec;
 
-use super::{affinity, headers, hedge};
-use crate::fleet::{Ask, Caller, Cluster, Endpoint, Lease, NoLease, Unserved};
+use super::answerer::Answerer;
+use super::{affinity, headers, hedge, rows};
+use crate::fleet::{Ask, Bearings, Caller, Cluster, Endpoint, Lease, NoLease, Unserved};
 use crate::gateway::Route;
 use crate::memory::Held;
 use crate::protocol::server_timing;
@@ -38,7 +40,7 @@ pub struct Call {
     pub hold_back: usize,
     /// What the request itself takes.
     pub held: Held,
-    /// The client's address, where some cluster goes by it.
+    /// The client's address, where some cluster or split goes by it.
     pub source: Option<IpAddr>,
 }
 
@@ -59,10 +61,27 @@ impl Call {
 pub struct Answered {
     pub answer: Answer,
     pub status: u16,
-    /// Who answered, for `x-forebay-endpoint`.
-    pub endpoint: HeaderValue,
+    pub endpoint: Answerer,
+    /// What the endpoint's error was taken for, when no further attempt was made.
+    pub failure: Option<Failure>,
     /// With an answer that was too large to be held back: what its rest still needs.
     pub tail: Option<Tail>,
+}
+
+/// No endpoint answered.
+pub struct Unanswered {
+    pub refusal: Refusal,
+    /// What the last attempt came to; None: none was made, or the client's own deadline ended it.
+    pub failure: Option<Failure>,
+}
+
+impl From<Refusal> for Unanswered {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            failure: None,
+        }
+    }
 }
 
 /// The attempt goes on while the rest of its answer streams. Dropped, it counts as given up.
@@ -110,16 +129,19 @@ pub async fn run(
     cluster: &Cluster,
     call: &Call,
     trace: &RequestTrace,
-) -> Result<Answered, Refusal> {
+) -> Result<Answered, Unanswered> {
     let retry = &route.config.retry;
-    let key = affinity::key(cluster, call);
+    let bearings = Bearings {
+        rows: rows::of(cluster, call),
+        ..affinity::bearings(cluster, call)
+    };
     let mut tried = Tried::new();
     let mut last: Option<Failed> = None;
     let mut token = None;
     let mut full = false;
     for number in 1..=retry.attempts {
         let mut now = Instant::now();
-        let ask = Ask::new(&tried, now).with_key(key);
+        let ask = Ask::new(&tried, now).with(bearings);
         let mut waited = Duration::ZERO;
         let leased = match full {
             true => cluster.lease_other(&ask).ok_or(Unserved::NoEndpoint),
@@ -132,7 +154,7 @@ pub async fn run(
                         route: &route.config.name,
                         deadline: call.deadline,
                         tried: &tried,
-                        key,
+                        bearings,
                     };
                     // On the heap, as few calls wait and all would carry its room.
                     let turn = match room.join(&caller, now) {
@@ -154,7 +176,7 @@ pub async fn run(
             (None, ..) | (_, Err(Unserved::Expired), _) => {
                 return Err(timed_out(route, cluster, call));
             }
-            (_, Err(unserved), _) => return Err(Refusal::unserved(cluster, unserved)),
+            (_, Err(unserved), _) => return Err(Refusal::unserved(cluster, unserved).into()),
         };
         let attempt = Attempt {
             route,
@@ -166,7 +188,7 @@ pub async fn run(
             time,
             number,
             waited,
-            key,
+            bearings,
         };
         let failed = match pin!(hedge::run(attempt, &mut tried)).await {
             Ok(answered) => {
@@ -217,7 +239,7 @@ pub(super) struct Attempt<'a> {
     pub(super) number: u32,
     /// For its endpoint.
     pub(super) waited: Duration,
-    pub(super) key: Option<u64>,
+    pub(super) bearings: Bearings,
 }
 
 impl Attempt<'_> {
@@ -229,6 +251,7 @@ impl Attempt<'_> {
             .attempt(&mut request_headers, || self.attributes());
         let Self {
             route,
+            cluster,
             call,
             lease,
             started,
@@ -249,14 +272,20 @@ impl Attempt<'_> {
         let now = Instant::now();
         let (failure, answer) = match result {
             Ok(Ok(answer)) => {
+                if cluster.heeds_reports()
+                    && let Some(report) = metadata(&answer, &headers::LOAD)
+                {
+                    endpoint.reported(report.as_bytes(), now);
+                }
                 let status = status_of(&answer);
                 let mut answered = Answered {
                     answer,
                     status,
-                    endpoint: endpoint.name_header.clone(),
+                    endpoint: Answerer::Endpoint(endpoint.clone()),
+                    failure: None,
                     tail: None,
                 };
-                let failure = failure_of(&answered);
+                let failure = failure_of(&answered.answer, status);
                 match failure.map(|failure| (failure, failure.outcome())) {
                     // An answer that is not gRPC at all is never passed on, whoever is to blame.
                     Some((failure, Outcome::Failure))
@@ -340,31 +369,44 @@ impl Failed {
         route: &Route,
         cluster: &Cluster,
         call: &Call,
-    ) -> Result<Answered, Refusal> {
+    ) -> Result<Answered, Unanswered> {
         let name = || cluster.config.name.clone();
-        match (self.answer, self.failure) {
-            (Some(answered), Failure::HttpStatus(502..=504)) => Err(Refusal::Upstream {
+        let failure = self.failure;
+        let refusal = match (self.answer, failure) {
+            (Some(answered), Failure::HttpStatus(502..=504)) => Refusal::Upstream {
                 cluster: name(),
                 failure: match answered.answer.head.status.as_u16() {
                     502 => "it answered with http status 502",
                     503 => "it answered with http status 503",
                     _ => "it answered with http status 504",
                 },
-            }),
+            },
             (Some(answered), Failure::HttpStatus(_)) => {
                 let status = answered.answer.head.status;
-                Err(Refusal::BadAnswer {
+                Refusal::BadAnswer {
                     cluster: name(),
                     reason: format!("http status {status}"),
-                })
+                }
             }
-            (Some(answered), _) => Ok(answered),
-            (None, Failure::TimedOut) => Err(timed_out(route, cluster, call)),
-            (None, failure) => Err(Refusal::Upstream {
+            (Some(answered), _) => {
+                return Ok(Answered {
+                    failure: Some(failure),
+                    ..answered
+                });
+            }
+            (None, Failure::TimedOut) if self.out_of_time => {
+                return Err(timed_out(route, cluster, call));
+            }
+            (None, Failure::TimedOut) => timed_out(route, cluster, call).refusal,
+            (None, failure) => Refusal::Upstream {
                 cluster: name(),
                 failure: failure.describe(),
-            }),
-        }
+            },
+        };
+        Err(Unanswered {
+            refusal,
+            failure: Some(failure),
+        })
     }
 }
 
@@ -381,10 +423,14 @@ fn learn(route: &Route, answered: &Answered, then: Instant) {
     }
 }
 
-pub(super) fn timed_out(route: &Route, cluster: &Cluster, call: &Call) -> Refusal {
-    Refusal::TimedOut {
+pub(super) fn timed_out(route: &Route, cluster: &Cluster, call: &Call) -> Unanswered {
+    let refusal = Refusal::TimedOut {
         cluster: cluster.config.name.clone(),
         timeout: call.allowed(route),
+    };
+    Unanswered {
+        refusal,
+        failure: (!call.is_impatient(route)).then_some(Failure::TimedOut),
     }
 }
 
@@ -400,7 +446,11 @@ async fn back_off(route: &Route, call: &Call, number: u32) -> bool {
     }
 }
 
-fn request(path: &PathAndQuery, request_headers: HeaderMap, endpoint: &Endpoint) -> Request<()> {
+pub(super) fn request(
+    path: &PathAndQuery,
+    request_headers: HeaderMap,
+    endpoint: &Endpoint,
+) -> Request<()> {
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(endpoint.scheme.clone());
     parts.authority = Some(endpoint.blueprint.authority.clone());
@@ -415,7 +465,7 @@ fn request(path: &PathAndQuery, request_headers: HeaderMap, endpoint: &Endpoint)
 
 /// `grpc-status` from the trailers, or from the head of an answer without messages. An answer too large to be
 /// held back has its status still to come and counts as well so far.
-fn status_of(answer: &Answer) -> u16 {
+pub(super) fn status_of(answer: &Answer) -> u16 {
     if answer.rest.is_some() {
         return 0;
     }
@@ -429,18 +479,22 @@ pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
-/// The failure that an answer tells of, if it tells of one.
-fn failure_of(answered: &Answered) -> Option<Failure> {
-    let http = answered.answer.head.status;
+/// The failure that an answer with this `grpc-status` tells of, if it tells of one.
+pub(super) fn failure_of(answer: &Answer, status: u16) -> Option<Failure> {
+    let http = answer.head.status;
     if http != StatusCode::OK {
         return Some(Failure::HttpStatus(http.as_u16()));
     }
-    let status = u8::try_from(answered.status).unwrap_or(u8::MAX);
-    (status != 0).then(|| Failure::answered(status, stage_of(&answered.answer)))
+    let status = u8::try_from(status).unwrap_or(u8::MAX);
+    (status != 0).then(|| Failure::answered(status, stage_of(answer)))
 }
 
 fn stage_of(answer: &Answer) -> Option<Stage> {
-    let in_trailers = answer.trailers.as_ref().and_then(|t| t.get(headers::STAGE));
-    let value = in_trailers.or_else(|| answer.head.headers.get(headers::STAGE))?;
-    Stage::parse(value.as_bytes())
+    Stage::parse(metadata(answer, &headers::STAGE)?.as_bytes())
+}
+
+/// From the trailers, or from the head of an answer without messages.
+fn metadata<'a>(answer: &'a Answer, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let in_trailers = answer.trailers.as_ref().and_then(|t| t.get(name));
+    in_trailers.or_else(|| answer.head.headers.get(name))
 }

@@ -16,6 +16,7 @@ use forebay_cache::{Digest, Key};
 use forebay_proto::framing::{self, FramingError};
 use http::header::{AGE, CONTENT_TYPE, HeaderMap, HeaderValue};
 
+use super::answerer::Answerer;
 use super::attempts::{Answered, Call, timed_out};
 use super::inflate::inflate;
 use super::{course, headers};
@@ -95,7 +96,7 @@ pub(super) async fn run(
                 Waited::Left => {}
                 Waited::Failed => failed += 1,
                 Waited::NotShared => break cache.alone(asked.key),
-                Waited::OutOfTime => return Err(timed_out(route, &route.cluster, &call)),
+                Waited::OutOfTime => return Err(timed_out(route, &route.cluster, &call).refusal),
             },
         }
     };
@@ -250,7 +251,7 @@ fn keepable(cache: &ResponseCache, asked: Asked, answered: &mut Answered) -> Opt
     Some(Kept {
         message: kept::without_id(&message).ok()?,
         model: asked.model,
-        endpoint: answered.endpoint.clone(),
+        endpoint: answered.endpoint.name(),
         made,
         until: made + good_for,
     })
@@ -294,7 +295,8 @@ fn answer(
             held: call.held.another(),
         },
         status: 0,
-        endpoint: kept.endpoint.clone(),
+        endpoint: Answerer::Kept(kept.endpoint.clone()),
+        failure: None,
         tail: None,
     };
     Ok(mark(answered, served))

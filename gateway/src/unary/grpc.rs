@@ -236,7 +236,7 @@ async fn write(session: &mut HttpSession, answered: Answered) -> pingora::Result
     } = answered;
     let mut head = answer.head;
     headers::strip_answer(&mut head.headers);
-    head.headers.insert(headers::ENDPOINT, endpoint);
+    head.headers.insert(headers::ENDPOINT, endpoint.name());
     let only_head = answer.body.is_empty() && answer.trailers.is_none() && answer.rest.is_none();
     session.write_response_header(Box::new(ResponseHeader::from(head)), only_head)?;
     for chunk in answer.body.chunks() {

@@ -14,7 +14,7 @@ pub const CACHE: HeaderName = HeaderName::from_static("x-forebay-cache");
 pub const STAGE: HeaderName = HeaderName::from_static("forebay-stage");
 
 /// How loaded an endpoint is (ORCA): said to whoever balances over endpoints, which ends here.
-const LOAD: HeaderName = HeaderName::from_static("endpoint-load-metrics-bin");
+pub const LOAD: HeaderName = HeaderName::from_static("endpoint-load-metrics-bin");
 
 /// Connection-level headers, which end at each hop (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 7] = [

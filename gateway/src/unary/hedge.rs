@@ -21,7 +21,7 @@ pub(super) async fn run(attempt: Attempt<'_>, tried: &mut Tried) -> Result<Answe
         trace,
         started,
         number,
-        key,
+        bearings,
         ..
     } = attempt;
     let Some(hedging) = &route.hedging else {
@@ -46,7 +46,7 @@ pub(super) async fn run(attempt: Attempt<'_>, tried: &mut Tried) -> Result<Answe
         .deadline
         .attempt_timeout(now, route.config.retry.per_try_timeout);
     let token = route.budget.try_acquire(cluster.active(), now);
-    let lease = cluster.lease_other(&Ask::new(tried, now).with_key(key));
+    let lease = cluster.lease_other(&Ask::new(tried, now).with(bearings));
     let (Some(time), Some(_token), Some(lease)) = (time, token, lease) else {
         return first
             .await
@@ -64,7 +64,7 @@ pub(super) async fn run(attempt: Attempt<'_>, tried: &mut Tried) -> Result<Answe
         time,
         number: number + 1,
         waited: Duration::ZERO,
-        key,
+        bearings,
     };
     // On the heap, as few calls need it and all would carry its room.
     let mut second = Box::pin(second.run());

@@ -5,6 +5,7 @@
 //! attempt can be repeated whatever its size. Attempts go over the gateway's own HTTP/2 channels.
 
 mod affinity;
+mod answerer;
 mod attempts;
 mod body;
 mod cached;
@@ -14,7 +15,11 @@ pub mod headers;
 mod hedge;
 mod inflate;
 mod rest;
+mod rows;
+mod scatter;
+mod shadow;
 
 pub use body::read as read_body;
 pub use grpc::{refuse as refuse_grpc, serve as serve_grpc};
 pub use rest::{refuse as refuse_rest, serve as serve_rest};
+pub use shadow::Shadow;

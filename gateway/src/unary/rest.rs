@@ -151,22 +151,23 @@ fn reply(
     form: &OutputForm,
     answered: Answered,
 ) -> Result<Reply, Refusal> {
-    let bad = |reason: String| Refusal::BadAnswer {
-        cluster: route.config.cluster.clone(),
-        reason,
-    };
     let Answered {
         mut answer,
         status,
         endpoint,
         ..
     } = answered;
+    let (cluster, name) = (endpoint.cluster(route), endpoint.name());
+    let bad = |reason: String| Refusal::BadAnswer {
+        cluster: cluster.to_owned(),
+        reason,
+    };
     if answer.rest.is_some() && answer.body.len() as u64 <= route.config.max_request_bytes {
         return Err(answer.held.refuse());
     }
     if answer.rest.is_some() {
         return Err(Refusal::AnswerTooLarge {
-            cluster: route.config.cluster.clone(),
+            cluster: cluster.to_owned(),
             limit: route.config.max_request_bytes,
         });
     }
@@ -192,7 +193,7 @@ fn reply(
         return Ok(Reply {
             page,
             code,
-            endpoint,
+            endpoint: name,
             cache,
             held: answer.held,
         });
@@ -205,7 +206,7 @@ fn reply(
     Ok(Reply {
         page,
         code,
-        endpoint,
+        endpoint: name,
         cache,
         held,
     })
@@ -240,12 +241,22 @@ pub async fn refuse(session: &mut ServerSession, refusal: &Refusal) {
         session.shutdown().await;
         return;
     }
-    let body = RestError::new(refusal.code(), refusal.to_string()).body();
+    let written = match refusal {
+        Refusal::Degraded(answer) => answer.body.as_ref(),
+        _ => None,
+    };
+    let (kind, body) = match written {
+        Some(body) => (
+            HeaderValue::from_str(&body.content_type).expect("a validated value of a header"),
+            Bytes::from(body.text.clone()),
+        ),
+        None => (
+            HeaderValue::from_static("application/json"),
+            RestError::new(refusal.code(), refusal.to_string()).body(),
+        ),
+    };
     let mut response = HeaderMap::with_capacity(4);
-    response.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
+    response.insert(header::CONTENT_TYPE, kind);
     response.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     if let Refusal::Rest(RestError {
         allow: Some(allow), ..

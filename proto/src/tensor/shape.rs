@@ -3,6 +3,16 @@
 use super::error::shape_text;
 use super::{DataType, TensorError, check_bytes};
 
+/// Rows of a request at most, when work is counted in rows.
+pub const MOST_ROWS: u32 = 1 << 16;
+
+/// What a request with this first input counts as when work is counted in rows: its first dimension, within 1 and
+/// [`MOST_ROWS`]. Rank 0 is one row.
+pub fn rows(shape: &[i64]) -> u32 {
+    let first = shape.first().copied().unwrap_or(1);
+    u32::try_from(first.clamp(1, i64::from(MOST_ROWS))).unwrap_or(MOST_ROWS)
+}
+
 /// Number of elements of a shape. Rank 0 has one element; a dimension of zero leaves none, however large the
 /// others are.
 ///
@@ -73,6 +83,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn counts_rows_within_bounds() {
+        for (shape, want) in [
+            (&[][..], 1),
+            (&[8, 3], 8),
+            (&[0, 3], 1),
+            (&[-1], 1),
+            (&[i64::MIN], 1),
+            (&[i64::MAX, 2], MOST_ROWS),
+        ] {
+            assert_eq!(rows(shape), want, "{shape:?}");
+        }
+    }
 
     #[test]
     fn counts_elements() {

@@ -1,7 +1,7 @@
 //! A server of the Open Inference Protocol that answers as told: by a script, call after call, or by each request
 //! itself, in its parameter `behave` (`fail 14`, `after 50`, `held`, `never`), which suits random mixes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,8 +18,10 @@ use forebay_proto::inference::grpc_inference_service_server::{
     GrpcInferenceService, GrpcInferenceServiceServer,
 };
 use forebay_proto::inference::infer_parameter::ParameterChoice;
+use forebay_proto::orca::OrcaLoadReport;
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tonic::metadata::MetadataValue;
@@ -64,11 +66,14 @@ pub struct Script {
     always: Mutex<Behaviour>,
     released: watch::Sender<bool>,
     serving: watch::Sender<bool>,
+    unready: Mutex<BTreeSet<String>>,
     active: watch::Sender<u64>,
     infers: AtomicU64,
     cancelled: AtomicU64,
     checks: AtomicU64,
     last: Mutex<Option<Seen>>,
+    /// Goes with every answer.
+    report: Mutex<Option<Vec<u8>>>,
 }
 
 /// The last inference that arrived.
@@ -100,11 +105,13 @@ impl Upstream {
             always: Mutex::new(Behaviour::Answer),
             released: watch::Sender::new(false),
             serving: watch::Sender::new(true),
+            unready: Mutex::default(),
             active: watch::Sender::new(0),
             infers: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
             checks: AtomicU64::new(0),
             last: Mutex::new(None),
+            report: Mutex::new(None),
         });
         let mut upstream = Self {
             address,
@@ -159,6 +166,11 @@ impl Script {
         *self.always.lock() = behaviour;
     }
 
+    /// The load report of answers from now on.
+    pub fn report(&self, report: &OrcaLoadReport) {
+        *self.report.lock() = Some(report.encode_to_vec());
+    }
+
     /// Lets held calls go on, now and later.
     pub fn release(&self) {
         self.released.send_replace(true);
@@ -168,6 +180,16 @@ impl Script {
     pub fn set_serving(&self, serving: bool) {
         self.serving
             .send_if_modified(|now| std::mem::replace(now, serving) != serving);
+    }
+
+    /// What the health service says of this model from now on; it is ready unless told.
+    pub fn set_ready(&self, model: &str, ready: bool) {
+        let mut unready = self.unready.lock();
+        if ready {
+            unready.remove(model);
+        } else {
+            unready.insert(model.to_owned());
+        }
     }
 
     /// Inferences that arrived.
@@ -371,6 +393,11 @@ inference_service! {
             if let Ok(name) = self.0.name.parse() {
                 response.metadata_mut().insert("x-upstream", name);
             }
+            if let Some(report) = self.0.report.lock().as_deref() {
+                let report = MetadataValue::from_bytes(report);
+                let metadata = response.metadata_mut();
+                metadata.insert_bin("endpoint-load-metrics-bin", report);
+            }
             Ok(response)
         }
 
@@ -439,10 +466,11 @@ impl Health for Calls {
 
     async fn check(
         &self,
-        _: Request<HealthCheckRequest>,
+        request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
         self.0.checks.fetch_add(1, Ordering::SeqCst);
-        Ok(Response::new(state(*self.0.serving.borrow())))
+        let ready = !self.0.unready.lock().contains(&request.get_ref().service);
+        Ok(Response::new(state(ready && *self.0.serving.borrow())))
     }
 
     async fn watch(

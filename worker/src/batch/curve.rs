@@ -3,8 +3,8 @@
 //! On a CPU the largest batch is often not the best: convolutions may fall out of the cache, and attention over
 //! long sequences gains nothing. A `Curve` keeps the duration at a few sizes (1, 2, 4, … and the maximum) and
 //! interpolates between them. Now and then it tries a size beside the best one, because a figure that is never
-//! measured again cannot be corrected. `Curves` keeps one curve per weight class of a row (bytes, by powers of
-//! two), because the best size of short sequences is not that of long ones.
+//! measured again cannot be corrected; the less there is to lose by it, the more often. `Curves` keeps one curve per
+//! weight class of a row (bytes, by powers of two), because the best size of short sequences is not that of long ones.
 //!
 //! Machines get slower and faster by a third within minutes, and sizes are not measured at the same time. So a
 //! duration is the product of a pace, common to all sizes, and a cost of the size; what a sample adds is shared
@@ -15,6 +15,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Variances of logarithms: of one measurement, and what a batch adds to the uncertainty of the pace and of
@@ -35,8 +36,13 @@ const MAX_TOLD: usize = 8;
 /// A request that would run this many times slower per row than at the best size is better cut; and a batch
 /// that much slower per row for being small is better filled with a part of the next request.
 const WORTH_CUTTING: f64 = 1.1;
-/// One batch in so many tries a neighbour of the best size.
-const PROBE_EVERY: u32 = 64;
+/// A neighbour of the best size is tried for so many batches in a row. The first of them does not count: it finds the
+/// memory of another size in the caches, which makes it up to a tenth slower than those that follow.
+const PROBE_RUNS: u32 = 3;
+/// What trying may cost of the throughput, as far as the curve can tell, which sets how often a neighbour is tried ...
+const PROBE_COST: f64 = 0.002;
+/// ... within these bounds, in batches.
+const PROBE_EVERY: RangeInclusive<u32> = 16..=512;
 
 #[derive(Debug, Clone)]
 struct Point {
@@ -53,6 +59,23 @@ impl Point {
     }
 }
 
+/// A neighbour of the best size that is being tried.
+#[derive(Debug, Clone)]
+struct Probe {
+    rows: usize,
+    /// Batches to come.
+    left: u32,
+    /// Its first run is over.
+    settled: bool,
+}
+
+/// Batches since the neighbours of the best size were tried.
+#[derive(Debug, Clone, Copy, Default)]
+struct Since {
+    larger: u32,
+    smaller: u32,
+}
+
 /// duration(rows) of one weight class.
 #[derive(Debug, Clone)]
 pub struct Curve {
@@ -60,7 +83,8 @@ pub struct Curve {
     /// Logarithm of how much slower than at the first samples everything is, and its variance.
     pace: f64,
     pace_variance: f64,
-    turns: u32,
+    probe: Option<Probe>,
+    since: Since,
 }
 
 impl Curve {
@@ -78,23 +102,25 @@ impl Curve {
             points,
             pace: 0.0,
             pace_variance: 0.0,
-            turns: 0,
+            probe: None,
+            since: Since::default(),
         }
     }
 
     /// A batch of `rows` took so long. Sizes between two points count for the nearer one, scaled by rows.
     pub fn record(&mut self, rows: usize, took: Duration) {
         let rows = rows.max(1) as f64;
+        if self.settles(rows) {
+            return;
+        }
         self.pace_variance += PACE_DRIFT;
         for point in &mut self.points {
             point.variance += COST_DRIFT;
         }
-        let distance = |point: &Point| (point.rows as f64 / rows).ln().abs();
-        let nearest = self
-            .points
-            .iter_mut()
-            .min_by(|a, b| distance(a).total_cmp(&distance(b)));
-        let Some(point) = nearest else { return };
+        let Some(nearest) = self.nearest(rows) else {
+            return;
+        };
+        let point = &mut self.points[nearest];
         let measured = (took.as_secs_f64().max(1e-9) * point.rows as f64 / rows).ln();
         let surprise = measured - self.pace - point.cost;
         if point.samples == 0 || (!point.known() && surprise < 0.0) {
@@ -109,6 +135,25 @@ impl Curve {
             point.variance -= point.variance * point.variance / total;
         }
         point.samples = point.samples.saturating_add(1);
+    }
+
+    /// Whether this is the first run at a size that is being tried.
+    fn settles(&mut self, rows: f64) -> bool {
+        let point = self.nearest(rows).map(|nearest| &self.points[nearest]);
+        let (Some(point), Some(probe)) = (point, &mut self.probe) else {
+            return false;
+        };
+        let first = !probe.settled && probe.rows == point.rows && point.known();
+        probe.settled |= first;
+        first
+    }
+
+    /// Where the point is that `rows` count for.
+    fn nearest(&self, rows: f64) -> Option<usize> {
+        let distance = |point: &Point| (point.rows as f64 / rows).ln().abs();
+        let points = self.points.iter().map(distance).enumerate();
+        let nearest = points.min_by(|(_, a), (_, b)| a.total_cmp(b));
+        nearest.map(|(position, _)| position)
     }
 
     /// Expected duration; `None` before the first sample.
@@ -203,15 +248,55 @@ impl Curve {
         if let Some(rows) = self.unknown_size(limit) {
             return rows;
         }
-        self.turns = self.turns.wrapping_add(1);
-        if self.turns.is_multiple_of(PROBE_EVERY) {
-            let upward = (self.turns / PROBE_EVERY).is_multiple_of(2);
-            return self
-                .neighbour(best, upward)
-                .filter(|rows| *rows <= limit)
-                .unwrap_or(best);
+        self.probe(best, limit).unwrap_or(best)
+    }
+
+    /// The neighbour of `best` that is to be tried now, if one is.
+    fn probe(&mut self, best: usize, limit: usize) -> Option<usize> {
+        if let Some(probe) = &mut self.probe
+            && probe.left > 0
+            && probe.rows <= limit
+        {
+            probe.left -= 1;
+            return Some(probe.rows);
         }
-        best
+        self.probe = None;
+        self.since.larger = self.since.larger.saturating_add(1);
+        self.since.smaller = self.since.smaller.saturating_add(1);
+        let due = |rows: &usize, since: u32| *rows <= limit && since >= self.interval(best, *rows);
+        let larger = self.neighbour(best, true);
+        let smaller = self.neighbour(best, false);
+        let rows = if let Some(rows) = larger.filter(|rows| due(rows, self.since.larger)) {
+            self.since.larger = 0;
+            rows
+        } else if let Some(rows) = smaller.filter(|rows| due(rows, self.since.smaller)) {
+            self.since.smaller = 0;
+            rows
+        } else {
+            return None;
+        };
+        self.probe = Some(Probe {
+            rows,
+            left: PROBE_RUNS - 1,
+            settled: false,
+        });
+        Some(rows)
+    }
+
+    /// Batches between two tries of a neighbour.
+    fn interval(&self, best: usize, rows: usize) -> u32 {
+        let point = self.points.iter().find(|point| point.rows == rows);
+        let (Some(point), Some(least)) = (
+            point.filter(|point| point.samples > 0),
+            self.known_per_row(best),
+        ) else {
+            return *PROBE_EVERY.end();
+        };
+        let loss = (self.per_row(point) / least - 1.0).max(0.0);
+        let lost_batches = f64::from(PROBE_RUNS) * loss * rows as f64 / best as f64;
+        // A cast of what is too large gives the largest number.
+        let interval = (lost_batches / PROBE_COST) as u32;
+        interval.clamp(*PROBE_EVERY.start(), *PROBE_EVERY.end())
     }
 
     /// The measured points: rows and expected duration.

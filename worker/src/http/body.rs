@@ -8,10 +8,15 @@ use hyper::body::Incoming;
 
 use super::refusal::Refusal;
 use crate::server::{Encoding, Gathered, inflate};
-use crate::service::Fault;
+use crate::service::{Fault, Front};
 
 /// Refuses by the announced length where there is one, else as soon as too much has arrived.
-pub async fn read(headers: &HeaderMap, mut body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
+pub async fn read(
+    front: &Front,
+    headers: &HeaderMap,
+    mut body: Incoming,
+) -> Result<Bytes, Refusal> {
+    let limit = front.max_message_bytes;
     let too_large = || {
         Refusal::from(Fault::TooLarge(format!(
             "body exceeds the limit of {limit} bytes"
@@ -28,12 +33,12 @@ pub async fn read(headers: &HeaderMap, mut body: Incoming, limit: usize) -> Resu
         .map_or("", |value| value.to_str().unwrap_or("?"));
     let encoding = Encoding::from_header(encoding).map_err(Fault::from)?;
 
-    let mut gathered = Gathered::default();
+    let mut gathered = Gathered::new(&front.bodies);
     while let Some(frame) = body.frame().await {
         let frame =
             frame.map_err(|error| Fault::Invalid(format!("request body broke off: {error}")))?;
         if let Ok(data) = frame.into_data() {
-            gathered.push(data);
+            gathered.push(data).map_err(Fault::from)?;
         }
         if gathered.bytes().len() > limit {
             return Err(too_large());
@@ -43,6 +48,9 @@ pub async fn read(headers: &HeaderMap, mut body: Incoming, limit: usize) -> Resu
     let body = gathered.take(length);
     match encoding {
         None => Ok(body),
-        Some(encoding) => Ok(inflate(body, encoding, limit).await.map_err(Fault::from)?),
+        Some(encoding) => {
+            let inflated = inflate(body, encoding, limit, gathered.share()).await;
+            Ok(inflated.map_err(Fault::from)?)
+        }
     }
 }

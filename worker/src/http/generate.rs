@@ -71,7 +71,7 @@ async fn generate(
         rank: spec.shape.as_ref().map(Vec::len),
     });
     let fields: Vec<Field> = fields.collect();
-    let body = body::read(&parts.headers, body, front.max_message_bytes).await?;
+    let body = body::read(front, &parts.headers, body).await?;
     let model = owned(model);
     let request = aside(body.len(), move || {
         rest::generate_request(&model, &fields, &body)

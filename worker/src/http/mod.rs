@@ -94,7 +94,7 @@ async fn document(
             ))
         }
         Call::RepositoryIndex => {
-            let body = body::read(&parts.headers, body, front.max_message_bytes).await?;
+            let body = body::read(front, &parts.headers, body).await?;
             let request = rest::index_request(&body)?;
             json(rest::repository_index(
                 &front.repository_index(request.ready).await,
@@ -102,20 +102,20 @@ async fn document(
         }
         Call::RepositoryLoad(name) => {
             front.guard.check(&parts.headers)?;
-            let body = body::read(&parts.headers, body, front.max_message_bytes).await?;
+            let body = body::read(front, &parts.headers, body).await?;
             front.load_model(rest::load_request(&name, &body)?).await?;
             Response::new(Body::Empty)
         }
         Call::RepositoryUnload(name) => {
             front.guard.check(&parts.headers)?;
-            let body = body::read(&parts.headers, body, front.max_message_bytes).await?;
+            let body = body::read(front, &parts.headers, body).await?;
             let request = rest::unload_request(&name, &body)?;
             front.unload_model(request).await?;
             Response::new(Body::Empty)
         }
         Call::Memory(call) => memory(front, call, parts, body).await?,
         Call::TraceSetting(model) => {
-            let body = body::read(&parts.headers, body, front.max_message_bytes).await?;
+            let body = body::read(front, &parts.headers, body).await?;
             let request = rest::trace_request(model.as_deref(), &body)?;
             if !request.settings.is_empty() {
                 front.guard.check(&parts.headers)?;
@@ -123,7 +123,7 @@ async fn document(
             json(rest::trace_settings(&front.trace_settings(&request)?))
         }
         Call::LogSettings => {
-            let body = body::read(&parts.headers, body, front.max_message_bytes).await?;
+            let body = body::read(front, &parts.headers, body).await?;
             let request = rest::log_request(&body)?;
             if !request.settings.is_empty() {
                 front.guard.check(&parts.headers)?;
@@ -160,7 +160,7 @@ async fn memory(
             json(rest::cuda_memory(&front.cuda_memory(&named(region))?))
         }
         MemoryCall::Register(System, region) => {
-            let body = body::read(&parts.headers, body, front.max_message_bytes).await?;
+            let body = body::read(front, &parts.headers, body).await?;
             front.register_system_memory(&rest::register_request(&region, &body)?)?;
             json(Bytes::new())
         }
@@ -213,7 +213,7 @@ async fn infer(
     at: Instant,
     progress: &mut Progress,
 ) -> Result<Response<Body>, Refusal> {
-    let body = body::read(headers, body, front.max_message_bytes).await?;
+    let body = body::read(front, headers, body).await?;
     let json_length = headers
         .get(JSON_LENGTH_HEADER)
         .map(|value| rest::json_length(value.as_bytes()))

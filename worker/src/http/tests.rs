@@ -87,6 +87,20 @@ async fn json_in_json_out() {
     assert_eq!(versioned.status, 200);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn without_room_for_its_body_a_request_is_refused_for_now() {
+    let bed = Bed::start().await;
+    let body = request().to_string();
+    let mut others = bed.front.bodies.share();
+    others.grow(usize::MAX - body.len() + 1).unwrap();
+    let refused = send(&bed, "POST", INFER, &[], body.clone()).await;
+    assert_eq!(refused.status, 429, "{:?}", refused.body);
+    assert_eq!(refused.headers["retry-after"], "1");
+    drop(others);
+    assert_eq!(send(&bed, "POST", INFER, &[], body).await.status, 200);
+    assert_eq!(bed.front.bodies.held(), 0);
+}
+
 #[tokio::test]
 async fn large_bodies_are_converted_aside() {
     let here = std::thread::current().id();

@@ -1,7 +1,7 @@
 //! How loaded this process is, for those who balance over several: ORCA load reports (xDS `OrcaLoadReport`, gRFC
 //! A51), as a trailer of every answer and as a stream.
 //!
-//! What takes system calls or looks at every model is sampled once a second. A trailer is made at most every 20
+//! What takes system calls or looks at every model is sampled once a second. A trailer is made at most every 5
 //! ms for each model and shared by all answers of that time; it is about the model that was asked, since naming
 //! all of them in every answer would cost more than it tells. Usage of GPUs is not reported.
 
@@ -31,7 +31,7 @@ use crate::served::Served;
 /// Trailer or header with a report: base64 of the message.
 pub const TRAILER: HeaderName = HeaderName::from_static("endpoint-load-metrics-bin");
 /// A trailer is shared for so long.
-const FRESH: Duration = Duration::from_millis(20);
+const FRESH: Duration = Duration::from_millis(5);
 
 /// What is known of the load.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub struct Load {
     start: Instant,
     answered: AtomicU64,
     failed: AtomicU64,
+    /// Of the requests that are here.
+    rows: AtomicU64,
     sampled: RwLock<Sampled>,
     trailers: RwLock<ByModel<Arc<Trailer>>>,
     /// Of answers that no model gave.
@@ -51,6 +53,21 @@ type ByModel<T> = HashMap<String, BTreeMap<u64, T>>;
 struct Sampled {
     whole: Whole,
     models: ByModel<Recent>,
+}
+
+/// A request that is here, until it is dropped: from then on its rows do not count any more.
+#[derive(Debug)]
+pub struct Presence {
+    load: Arc<Load>,
+    rows: u32,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.load
+            .rows
+            .fetch_sub(u64::from(self.rows), Ordering::Relaxed);
+    }
 }
 
 /// A report, encoded.
@@ -67,6 +84,7 @@ impl Default for Load {
             start: Instant::now(),
             answered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            rows: AtomicU64::new(0),
             sampled: RwLock::default(),
             trailers: RwLock::default(),
             bare: Trailer::new(encode(&OrcaLoadReport::default()), Duration::ZERO),
@@ -80,6 +98,16 @@ impl Load {
         self.answered.fetch_add(1, Ordering::Relaxed);
         if failed {
             self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A request of so many rows came. It is to be held until its answer is made, report included: so a report tells
+    /// of all rows whose answers its reader has not had yet.
+    pub fn enter(self: &Arc<Self>, rows: u32) -> Presence {
+        self.rows.fetch_add(u64::from(rows), Ordering::Relaxed);
+        Presence {
+            load: Arc::clone(self),
+            rows,
         }
     }
 
@@ -120,7 +148,8 @@ impl Load {
                 statistics,
             })
             .collect();
-        report(sampled.whole, &models, detail)
+        let rows = self.rows.load(Ordering::Relaxed);
+        report(sampled.whole, rows, &models, detail)
     }
 
     fn trailer_of(&self, model: &Served) -> Option<Arc<Trailer>> {
@@ -189,6 +218,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn rows_count_while_their_request_is_here() {
+        let load = Arc::new(Load::default());
+        let rows = || load.brief(&[]).named_metrics["forebay.rows"];
+        assert_eq!(rows(), 0.0);
+        let one = load.enter(1);
+        let eight = load.enter(8);
+        assert_eq!(rows(), 9.0);
+        drop(one);
+        assert_eq!(rows(), 8.0);
+        drop(eight);
+        assert_eq!(rows(), 0.0);
+    }
+
+    #[test]
     fn a_trailer_is_made_once_in_its_time() {
         let trailer = Trailer::new(HeaderValue::from_static("a"), Duration::ZERO);
         let made = |at, value| {
@@ -196,8 +239,8 @@ mod tests {
             trailer.get(Duration::from_millis(at), || value)
         };
         assert_eq!(made(0, "x"), "a");
-        assert_eq!(made(19, "b"), "a");
-        assert_eq!(made(20, "c"), "c");
-        assert_eq!(made(21, "d"), "c");
+        assert_eq!(made(4, "b"), "a");
+        assert_eq!(made(5, "c"), "c");
+        assert_eq!(made(6, "d"), "c");
     }
 }

@@ -1,7 +1,8 @@
 //! The load report itself: which figures it has, what they are called, and how they are worked out.
 //!
 //! Names and units are a contract with whoever balances over workers; `docs/load-reports.md` states it. Figures of
-//! a model stand in `named_metrics` under `forebay.<model>/<version>.<figure>`; a slash cannot be in a name.
+//! a model stand in `named_metrics` under `forebay.<model>/<version>.<figure>`; a slash cannot be in a name. What is of
+//! all models together has no slash.
 
 use std::time::Duration;
 
@@ -51,9 +52,14 @@ pub enum Detail {
     Full,
 }
 
-/// Of a process and some of its models.
-pub fn report(whole: Whole, models: &[ModelLoad<'_>], detail: Detail) -> OrcaLoadReport {
+/// Rows that are here, of all models.
+const ROWS: &str = "forebay.rows";
+
+/// Of a process, which has so many rows, and some of its models.
+pub fn report(whole: Whole, rows: u64, models: &[ModelLoad<'_>], detail: Detail) -> OrcaLoadReport {
+    let rows = std::iter::once((ROWS.to_owned(), rows as f64));
     let named = models.iter().flat_map(|model| model.figures(detail));
+    let named = rows.chain(named);
     OrcaLoadReport {
         cpu_utilization: whole.processors,
         mem_utilization: whole.memory,
@@ -79,6 +85,9 @@ impl ModelLoad<'_> {
         add("busy", self.recent.busy);
         if let Some(wait) = expected_wait(statistics, self.instances) {
             add("expected_wait", wait.as_secs_f64());
+        }
+        if let Some((rows, _)) = usual_batch(statistics) {
+            add("batch_rows", rows as f64);
         }
         if let Some(rows) = rows_per_second(statistics, self.instances) {
             add("rows_per_second", rows);
@@ -156,7 +165,8 @@ mod tests {
             },
             statistics,
         };
-        let report = report(Whole::default(), &[model], detail);
+        let mut report = report(Whole::default(), 7, &[model], detail);
+        assert_eq!(report.named_metrics.remove("forebay.rows"), Some(7.0));
         report.named_metrics.into_iter().collect()
     }
 
@@ -165,6 +175,7 @@ mod tests {
         let key = |figure: &str| format!("forebay.mini.lm/3.{figure}");
         let brief = [
             ("batch_occupancy", 0.25),
+            ("batch_rows", 4.0),
             ("busy", 0.5),
             // 20 rows are 5 batches of 4, in 3 turns of two instances, 8 ms each.
             ("expected_wait", 0.024),

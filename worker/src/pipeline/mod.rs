@@ -4,6 +4,7 @@
 //! request then flows through the steps (`run`). Models are looked up for each request, so that a step
 //! always has the version that is served at the moment.
 
+mod apart;
 mod ask;
 mod cpu;
 pub mod plan;
@@ -26,6 +27,7 @@ use crate::batch::statistics::Statistics;
 use crate::cache::Cache;
 use crate::inference::{InferError, InferRequest, InferResponse, Origin, Signature, Timing};
 use crate::measure::Requests;
+use crate::model::farewell::{Farewell, Word};
 use crate::served::Served;
 use crate::telemetry::spans::Tracing;
 
@@ -68,6 +70,7 @@ pub struct Ensemble {
     statistics: Arc<Mutex<Statistics>>,
     requests: Arc<Requests>,
     closed: AtomicBool,
+    farewell: Farewell,
 }
 
 struct Step {
@@ -214,6 +217,7 @@ impl Ensemble {
             statistics,
             requests,
             closed: AtomicBool::new(false),
+            farewell: Farewell::default(),
             config,
         })
     }
@@ -313,6 +317,17 @@ impl Ensemble {
     /// Refuses new requests. Those that are under way end with their models.
     pub fn shutdown(&self) {
         self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Dropping it calls this; it has no threads.
+    pub fn at_end(&self, word: Word) {
+        self.farewell.set(word);
+    }
+}
+
+impl Drop for Ensemble {
+    fn drop(&mut self) {
+        self.farewell.say(Vec::new());
     }
 }
 

@@ -9,9 +9,10 @@ use std::time::Instant;
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::Ensemble;
+use super::apart;
 use super::ask::{self, Inherited, Misfit};
 use super::cpu::Cpu;
-use super::step::{self, Input, StepError, Transform, split_rows};
+use super::step::{self, Input, StepError, Transform};
 use crate::engine::content;
 use crate::inference::{InferError, InferRequest, Tensor};
 use crate::served::Served;
@@ -221,51 +222,12 @@ impl Ensemble {
         let made = if transform.quick(&inputs) {
             Cpu::run_here(|| transform.run(&inputs, &ports))
         } else if transform.apart() {
-            self.transform_rows(&transform, &inputs, &ports).await
+            apart::run(&self.cpu, &transform, &inputs, &ports).await
         } else {
             self.cpu.run(move || transform.run(&inputs, &ports)).await
         };
         let made = made.ok_or_else(|| self.failed(format!("{label} panicked")))?;
         made.map_err(told)
-    }
-
-    /// Groups of rows on several threads, put together again.
-    async fn transform_rows(
-        &self,
-        transform: &Arc<dyn Transform>,
-        inputs: &[Input],
-        ports: &[String],
-    ) -> Option<Result<Vec<Tensor>, StepError>> {
-        let [input] = inputs else {
-            let (transform, inputs, ports) =
-                (Arc::clone(transform), inputs.to_vec(), ports.to_vec());
-            return self.cpu.run(move || transform.run(&inputs, &ports)).await;
-        };
-        let groups = split_rows(&input.tensor, self.cpu.cores());
-        let mut next_row = input.first_row;
-        let parts = groups.into_iter().map(|tensor| {
-            let first_row = next_row;
-            next_row += tensor
-                .shape
-                .first()
-                .and_then(|rows| usize::try_from(*rows).ok())
-                .unwrap_or(0);
-            let (transform, ports) = (Arc::clone(transform), ports.to_vec());
-            let inputs = [Input {
-                tensor,
-                first_row,
-                ..input.clone()
-            }];
-            self.cpu.run(move || transform.run(&inputs, &ports))
-        });
-        let mut whole: Vec<Vec<Tensor>> = Vec::new();
-        for part in futures::future::join_all(parts).await {
-            match part? {
-                Ok(tensors) => whole.push(tensors),
-                Err(error) => return Some(Err(error)),
-            }
-        }
-        Some(Ok(stacked(whole)))
     }
 
     fn failed(&self, message: String) -> InferError {
@@ -274,32 +236,6 @@ impl Ensemble {
             message,
         }
     }
-}
-
-/// The same tensors of several groups of rows, along dimension 0.
-fn stacked(mut parts: Vec<Vec<Tensor>>) -> Vec<Tensor> {
-    if parts.len() == 1 {
-        return parts.remove(0);
-    }
-    let mut whole = Vec::new();
-    for number in 0..parts.first().map_or(0, Vec::len) {
-        let column = || parts.iter().filter_map(|part| part.get(number));
-        let Some(first) = column().next() else {
-            continue;
-        };
-        let mut shape = first.shape.clone();
-        if let Some(rows) = shape.first_mut() {
-            *rows = column().filter_map(|tensor| tensor.shape.first()).sum();
-        }
-        let mut data = Vec::with_capacity(column().map(|tensor| tensor.data.len()).sum());
-        column().for_each(|tensor| data.extend_from_slice(&tensor.data));
-        whole.push(Tensor {
-            datatype: first.datatype,
-            shape,
-            data: data.into(),
-        });
-    }
-    whole
 }
 
 fn end(span: Option<ServerSpan>, error: Option<&InferError>) {

@@ -1,10 +1,13 @@
 //! The loading thread, and how clients reach it.
 //!
 //! Commands are carried out one after the other, in the order they came. Whoever gave one is told when it is
-//! done; that he waits no longer does not take it back.
+//! done; that he waits no longer does not take it back. So what waits is bounded, in number and in bytes of the files
+//! that came with it.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -17,6 +20,9 @@ use crate::repository::source::Given;
 
 /// Commands that may wait.
 const MAX_COMMANDS: usize = 256;
+/// Bytes that came with commands which are not carried out yet. The files of a single one may be more, as long as it is
+/// the only one that has any.
+const MAX_BYTES: usize = 1 << 30;
 
 /// Why a command was not carried out as given.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +32,10 @@ pub enum ControlError {
     NotAllowed,
     #[error("too many loads and unloads are waiting ({MAX_COMMANDS})")]
     Busy,
+    #[error(
+        "loads that are waiting hold {held} bytes of files, {more} more would be above {MAX_BYTES}"
+    )]
+    TooMuch { held: usize, more: usize },
     #[error("the server is shutting down")]
     Closed,
     #[error(transparent)]
@@ -46,23 +56,69 @@ enum Command {
     },
 }
 
+impl Command {
+    /// Of what came with it.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Load { given, .. } => {
+                let files = given.files.values().map(bytes::Bytes::len);
+                files.sum::<usize>() + given.config.as_ref().map_or(0, String::len)
+            }
+            Self::Unload { .. } => 0,
+        }
+    }
+}
+
+/// Bytes of a command, for as long as it is not carried out.
+#[derive(Debug)]
+struct Booked {
+    bytes: usize,
+    held: Arc<AtomicUsize>,
+}
+
+impl Booked {
+    fn new(bytes: usize, held: &Arc<AtomicUsize>) -> Result<Self, ControlError> {
+        let book = |before: usize| {
+            let after = before.checked_add(bytes)?;
+            (bytes == 0 || before == 0 || after <= MAX_BYTES).then_some(after)
+        };
+        let booked = held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, book);
+        booked.map_err(|before| ControlError::TooMuch {
+            held: before,
+            more: bytes,
+        })?;
+        Ok(Self {
+            bytes,
+            held: Arc::clone(held),
+        })
+    }
+}
+
+impl Drop for Booked {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// Gives commands to the loading thread.
 #[derive(Debug)]
 pub struct Control {
     /// None: clients may not.
-    commands: Option<SyncSender<Command>>,
+    commands: Option<SyncSender<(Command, Booked)>>,
+    held: Arc<AtomicUsize>,
     repository: PathBuf,
 }
 
 /// The other end: what the loading thread hears. It ends when nobody can give commands any more.
 #[derive(Debug)]
-pub struct Commands(Receiver<Command>);
+pub struct Commands(Receiver<(Command, Booked)>);
 
 impl Control {
     /// Lets nobody load or unload anything.
     pub fn none() -> Self {
         Self {
             commands: None,
+            held: Arc::default(),
             repository: PathBuf::new(),
         }
     }
@@ -71,6 +127,7 @@ impl Control {
         let (commands, heard) = sync_channel(MAX_COMMANDS);
         let control = Self {
             commands: Some(commands),
+            held: Arc::default(),
             repository,
         };
         (control, Commands(heard))
@@ -123,10 +180,13 @@ impl Control {
 
     fn give(&self, command: Command) -> Result<(), ControlError> {
         let commands = self.commands.as_ref().ok_or(ControlError::NotAllowed)?;
-        commands.try_send(command).map_err(|error| match error {
-            TrySendError::Full(_) => ControlError::Busy,
-            TrySendError::Disconnected(_) => ControlError::Closed,
-        })
+        let booked = Booked::new(command.bytes(), &self.held)?;
+        commands
+            .try_send((command, booked))
+            .map_err(|error| match error {
+                TrySendError::Full(_) => ControlError::Busy,
+                TrySendError::Disconnected(_) => ControlError::Closed,
+            })
     }
 }
 
@@ -146,7 +206,10 @@ impl Commands {
                 next.saturating_duration_since(Instant::now())
             });
             match self.0.recv_timeout(wait) {
-                Ok(command) => command.carry_out(loader),
+                Ok((command, booked)) => {
+                    command.carry_out(loader);
+                    drop(booked);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -177,5 +240,56 @@ impl Command {
                 _ = done.send(());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    /// A load with a file of so many bytes, which all share one memory.
+    fn load(bytes: usize) -> (Command, oneshot::Receiver<Result<(), LoadError>>) {
+        let (done, hear) = oneshot::channel();
+        let part = Bytes::from_static(&[0; 1 << 20]);
+        let files = (0..bytes >> 20).map(|number| (format!("1/{number}"), part.clone()));
+        let given = Given {
+            config: None,
+            files: files.collect(),
+        };
+        let name = "m".to_owned();
+        (Command::Load { name, given, done }, hear)
+    }
+
+    #[test]
+    fn files_that_wait_are_bounded_in_bytes_and_one_load_always_goes() {
+        let (control, commands) = Control::new(PathBuf::new());
+        let give = |bytes| control.give(load(bytes).0);
+        assert_eq!(give(MAX_BYTES + (1 << 20)), Ok(()), "nobody else has files");
+        let refused = give(1 << 20).unwrap_err();
+        assert!(
+            matches!(refused, ControlError::TooMuch { more, .. } if more == 1 << 20),
+            "{refused}"
+        );
+        assert_eq!(give(0), Ok(()), "without files");
+        drop(commands.0.recv().unwrap());
+        assert_eq!(give(MAX_BYTES / 2), Ok(()));
+        assert_eq!(give(MAX_BYTES / 2), Ok(()));
+        assert!(give(1 << 20).is_err());
+        drop(commands);
+        assert_eq!(control.held.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn commands_that_wait_are_bounded_in_number() {
+        let (control, commands) = Control::new(PathBuf::new());
+        for _ in 0..MAX_COMMANDS {
+            assert_eq!(control.give(load(1 << 20).0), Ok(()));
+        }
+        assert_eq!(control.give(load(1 << 20).0), Err(ControlError::Busy));
+        assert_eq!(control.held.load(Ordering::Relaxed), MAX_COMMANDS << 20);
+        drop(commands);
+        assert_eq!(control.held.load(Ordering::Relaxed), 0);
     }
 }

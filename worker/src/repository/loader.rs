@@ -1,13 +1,12 @@
 //! Loads, reloads and unloads: turns a command about one model into what `lifecycle` is told.
 //!
-//! Everything here blocks and runs on the one loading thread, so commands about a model follow each other. A
-//! model that is let go is dropped on a thread of its own, when the last request on it was answered.
+//! Everything here blocks and runs on the one loading thread, so commands about a model follow each other. What becomes
+//! of a model that is let go is for `retirement`.
 
 mod ensembles;
 mod version;
 
 use std::collections::BTreeSet;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,15 +18,13 @@ use crate::engine::onnx::Runtime;
 use crate::repository::disk;
 use crate::repository::layout::{self, Contents, Plan};
 use crate::repository::registry::Registry;
+use crate::repository::retirement::Retirement;
 use crate::repository::settings::Settings;
 use crate::repository::source::{Given, Source};
 use crate::repository::watch::{Anew, Change, Watch};
 use crate::served::Served;
 
 pub use self::ensembles::Ensembles;
-
-/// How often it is looked whether the last request on a model was answered.
-const LAST_REQUEST: Duration = Duration::from_millis(5);
 
 /// Why a model is not what a command wanted it to be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -111,6 +108,7 @@ pub struct Loader {
     pub memory: Option<Arc<Memory>>,
     /// What the models were loaded from.
     pub watch: Watch,
+    pub retirement: Retirement,
 }
 
 impl Loader {
@@ -389,42 +387,9 @@ impl Loader {
         }
     }
 
-    /// Drops a model that no new request reaches once nobody holds it but us: dropping waits for its threads,
-    /// and whoever drops the last hold of it would have to wait.
     fn retire(&self, name: &str, model: Option<Arc<Served>>) {
-        self.retire_on(name, model, |retire| {
-            let thread = std::thread::Builder::new().name("retire".to_owned());
-            thread.spawn(retire).map(|_| ())
-        });
-    }
-
-    fn retire_on(
-        &self,
-        name: &str,
-        model: Option<Arc<Served>>,
-        start: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<()>,
-    ) {
-        let Some(model) = model else { return };
-        let number = model.version();
-        let (registry, of) = (Arc::clone(&self.registry), name.to_owned());
-        let retire = move || {
-            let (version, mut held) = (model.version(), model);
-            loop {
-                match Arc::try_unwrap(held) {
-                    Ok(model) => {
-                        drop(model);
-                        break;
-                    }
-                    Err(model) => held = model,
-                }
-                std::thread::sleep(LAST_REQUEST);
-            }
-            registry.change(&of, |life| life.gone(version));
-        };
-        if let Err(error) = start(Box::new(retire)) {
-            tracing::error!("cannot start a thread to end model '{name}' on: {error}");
-            // Our hold of it went with what did not start; whoever answers its last request ends it.
-            self.registry.change(name, |life| life.gone(number));
+        if let Some(model) = model {
+            self.retirement.retire(name, model);
         }
     }
 }

@@ -98,7 +98,7 @@ pub async fn deflate(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::inflate;
+    use crate::server::{Bodies, inflate};
 
     #[test]
     fn the_heaviest_known_encoding_is_taken() {
@@ -126,7 +126,12 @@ mod tests {
             let compressed = deflate(b"head", pieces.clone(), encoding).await.unwrap();
             assert_eq!(&compressed[..4], b"head");
             let data = Bytes::copy_from_slice(&compressed[4..]);
-            assert_eq!(inflate(data, encoding, whole.len()).await.unwrap(), whole);
+            assert_eq!(
+                inflate(data, encoding, whole.len(), Bodies::unbounded().share())
+                    .await
+                    .unwrap(),
+                whole
+            );
         }
     }
 

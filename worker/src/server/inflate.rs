@@ -1,8 +1,13 @@
-//! Compressed request bodies, gunzipped or inflated up to a limit.
+//! Compressed request bodies, gunzipped or inflated up to a limit, and booked as they grow.
 
 use std::io::Read;
 
 use bytes::Bytes;
+
+use crate::server::bodies::{NoRoom, Share};
+
+/// Bytes that are inflated before they are booked.
+const STEP: u64 = 64 << 10;
 
 /// The compressions that HTTP and gRPC name alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +24,8 @@ pub enum InflateError {
     TooLarge(usize),
     #[error("body is not valid {0:?} data")]
     Corrupt(Encoding),
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
 }
 
 impl Encoding {
@@ -33,29 +40,45 @@ impl Encoding {
     }
 
     /// At most `limit` bytes come out; memory is taken as they do, not as the data claims.
-    fn inflate(self, data: &[u8], limit: usize) -> Result<Bytes, InflateError> {
+    fn inflate(self, data: &[u8], limit: usize, share: Share) -> Result<Bytes, InflateError> {
         match self {
-            Encoding::Gzip => self.drain(flate2::read::MultiGzDecoder::new(data), limit),
-            Encoding::Deflate => self.drain(flate2::read::ZlibDecoder::new(data), limit),
+            Encoding::Gzip => self.drain(flate2::read::MultiGzDecoder::new(data), limit, share),
+            Encoding::Deflate => self.drain(flate2::read::ZlibDecoder::new(data), limit, share),
         }
     }
 
-    fn drain(self, reader: impl Read, limit: usize) -> Result<Bytes, InflateError> {
+    fn drain(
+        self,
+        mut reader: impl Read,
+        limit: usize,
+        mut share: Share,
+    ) -> Result<Bytes, InflateError> {
         let mut inflated = Vec::new();
-        reader
-            .take((limit as u64).saturating_add(1))
-            .read_to_end(&mut inflated)
-            .map_err(|_| InflateError::Corrupt(self))?;
-        if inflated.len() > limit {
-            return Err(InflateError::TooLarge(limit));
+        loop {
+            let before = inflated.len();
+            let mut part = reader.by_ref().take(STEP);
+            part.read_to_end(&mut inflated)
+                .map_err(|_| InflateError::Corrupt(self))?;
+            let more = inflated.len() - before;
+            if more == 0 {
+                return Ok(share.hold(inflated.into()));
+            }
+            if inflated.len() > limit {
+                return Err(InflateError::TooLarge(limit));
+            }
+            share.grow(more)?;
         }
-        Ok(inflated.into())
     }
 }
 
-/// Inflates on a thread that may take its time. At most `limit` bytes come out.
-pub async fn inflate(data: Bytes, encoding: Encoding, limit: usize) -> Result<Bytes, InflateError> {
-    tokio::task::spawn_blocking(move || encoding.inflate(&data, limit))
+/// Inflates on a thread that may take its time. At most `limit` bytes come out, booked in `share`.
+pub async fn inflate(
+    data: Bytes,
+    encoding: Encoding,
+    limit: usize,
+    share: Share,
+) -> Result<Bytes, InflateError> {
+    tokio::task::spawn_blocking(move || encoding.inflate(&data, limit, share))
         .await
         .unwrap_or(Err(InflateError::Corrupt(encoding)))
 }
@@ -72,6 +95,7 @@ mod tests {
     use flate2::write::{GzEncoder, ZlibEncoder};
 
     use super::*;
+    use crate::server::Bodies;
 
     fn gzip(data: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -79,14 +103,38 @@ mod tests {
         encoder.finish().unwrap()
     }
 
+    fn share() -> Share {
+        Bodies::unbounded().share()
+    }
+
+    #[test]
+    fn what_is_inflated_is_booked_and_stops_where_there_is_no_room() {
+        let data = gzip(&vec![0; 300 << 10]);
+        let bodies = Bodies::new(300 << 10);
+        let inflated = Encoding::Gzip.inflate(&data, 1 << 20, bodies.share());
+        assert_eq!(bodies.held(), 300 << 10);
+        let refused = Encoding::Gzip.inflate(&data, 1 << 20, bodies.share());
+        assert!(
+            matches!(refused, Err(InflateError::NoRoom(_))),
+            "{refused:?}"
+        );
+        drop(inflated);
+        assert_eq!(bodies.held(), 0);
+    }
+
     #[test]
     fn both_formats_round_trip() {
         let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
         encoder.write_all(b"tensor").unwrap();
         let zlib = encoder.finish().unwrap();
-        assert_eq!(Encoding::Deflate.inflate(&zlib, 6).unwrap(), "tensor");
         assert_eq!(
-            Encoding::Gzip.inflate(&gzip(b"tensor"), 6).unwrap(),
+            Encoding::Deflate.inflate(&zlib, 6, share()).unwrap(),
+            "tensor"
+        );
+        assert_eq!(
+            Encoding::Gzip
+                .inflate(&gzip(b"tensor"), 6, share())
+                .unwrap(),
             "tensor"
         );
     }
@@ -96,7 +144,7 @@ mod tests {
         let bomb = gzip(&vec![0; 8 << 20]);
         assert!(bomb.len() < 1 << 18);
         assert_eq!(
-            Encoding::Gzip.inflate(&bomb, 1 << 20),
+            Encoding::Gzip.inflate(&bomb, 1 << 20, share()),
             Err(InflateError::TooLarge(1 << 20))
         );
     }
@@ -107,7 +155,7 @@ mod tests {
         cut.truncate(12);
         for data in [&cut[..], b"not compressed", b""] {
             assert_eq!(
-                Encoding::Gzip.inflate(data, 100),
+                Encoding::Gzip.inflate(data, 100, share()),
                 Err(InflateError::Corrupt(Encoding::Gzip))
             );
         }

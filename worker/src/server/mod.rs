@@ -3,6 +3,7 @@
 //! Draining means: the listener is closed, every connection is told to open no further streams (GOAWAY on
 //! HTTP/2, no keep-alive on HTTP/1), and what is in flight is finished until the limit is over.
 
+mod bodies;
 mod body;
 mod deflate;
 mod gather;
@@ -13,6 +14,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use bodies::{Bodies, NoRoom, Share};
 pub use body::Body;
 pub use deflate::{WORTH_COMPRESSING, deflate};
 pub use gather::Gathered;

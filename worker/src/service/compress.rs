@@ -68,7 +68,7 @@ impl Compression {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::inflate;
+    use crate::server::{Bodies, inflate};
 
     fn headers(sent: &'static str, accepted: &'static str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -109,9 +109,14 @@ mod tests {
         };
         let length = u32::from_be_bytes(message[1..5].try_into().unwrap()) as usize;
         assert_eq!((message[0], length), (1, message.len() - HEADER_LENGTH));
-        let inflated = inflate(message.slice(HEADER_LENGTH..), Encoding::Gzip, 1_800)
-            .await
-            .unwrap();
+        let inflated = inflate(
+            message.slice(HEADER_LENGTH..),
+            Encoding::Gzip,
+            1_800,
+            Bodies::unbounded().share(),
+        )
+        .await
+        .unwrap();
         assert_eq!(inflated, content.concat());
 
         assert_eq!(Compression(None).apply(pieces.clone()).await, pieces);

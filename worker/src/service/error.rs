@@ -11,12 +11,14 @@ use tonic::{Code, Status};
 use crate::inference::InferError;
 use crate::measure::Reason;
 use crate::repository::{ControlError, LoadError, LookupError};
-use crate::server::{InflateError, UnknownEncoding};
+use crate::server::{InflateError, NoRoom, UnknownEncoding};
 
 /// Asks a gRPC client not to retry before so many milliseconds (gRPC's retry design, "server pushback").
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 pub(super) const MIN_RETRY_DELAY: Duration = Duration::from_millis(1);
 pub(super) const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
+/// By then requests that hold memory now have been answered, or many more are needed.
+const NO_ROOM_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Longest message in bytes: it travels in a header, and may repeat what the caller sent.
 const MAX_MESSAGE: usize = 2 << 10;
 
@@ -147,9 +149,10 @@ impl From<ControlError> for Fault {
     fn from(error: ControlError) -> Fault {
         let text = error.to_string();
         match error {
-            ControlError::NotAllowed | ControlError::Busy | ControlError::Closed => {
-                Fault::Unavailable(text)
-            }
+            ControlError::NotAllowed
+            | ControlError::Busy
+            | ControlError::TooMuch { .. }
+            | ControlError::Closed => Fault::Unavailable(text),
             ControlError::Load(LoadError::Unknown(_)) => Fault::NotFound(text),
             ControlError::Load(LoadError::Failed { .. }) => Fault::Invalid(text),
         }
@@ -161,6 +164,16 @@ impl From<InflateError> for Fault {
         match error {
             InflateError::TooLarge(_) => Fault::TooLarge(error.to_string()),
             InflateError::Corrupt(_) => Fault::Invalid(error.to_string()),
+            InflateError::NoRoom(error) => error.into(),
+        }
+    }
+}
+
+impl From<NoRoom> for Fault {
+    fn from(error: NoRoom) -> Fault {
+        Fault::Busy {
+            message: error.to_string(),
+            retry_after: NO_ROOM_RETRY_DELAY,
         }
     }
 }

@@ -14,7 +14,7 @@ use hyper::body::Body;
 use prost::Message;
 
 use super::Fault;
-use crate::server::{Encoding, Gathered, inflate};
+use crate::server::{Bodies, Encoding, Gathered, inflate};
 
 /// Outputs below this size are copied behind their head: cheaper than a DATA frame of their own.
 const SEPARATE: usize = 32 << 10;
@@ -36,12 +36,13 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    pub fn new(body: B, encoding: Option<Encoding>, limit: usize) -> Messages<B> {
+    /// What arrives is booked with `bodies`.
+    pub fn new(body: B, encoding: Option<Encoding>, limit: usize, bodies: &Bodies) -> Messages<B> {
         Messages {
             body,
             encoding,
             limit,
-            received: Gathered::default(),
+            received: Gathered::new(bodies),
         }
     }
 
@@ -69,7 +70,7 @@ where
             match self.body.frame().await {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
-                        self.received.push(data);
+                        self.received.push(data)?;
                     }
                 }
                 Some(Err(error)) => {
@@ -89,7 +90,9 @@ where
     async fn plain(&self, message: Bytes, compressed: bool) -> Result<Bytes, Fault> {
         match (compressed, self.encoding) {
             (false, _) => Ok(message),
-            (true, Some(encoding)) => Ok(inflate(message, encoding, self.limit).await?),
+            (true, Some(encoding)) => {
+                Ok(inflate(message, encoding, self.limit, self.received.share()).await?)
+            }
             (true, None) => Err(Fault::Invalid(
                 "message is flagged as compressed, but grpc-encoding names no compression"
                     .to_owned(),
@@ -198,7 +201,7 @@ mod tests {
     ) -> Messages<impl Body<Data = Bytes, Error = Infallible> + Unpin> {
         let pieces: Vec<Bytes> = wire.chunks(piece).map(Bytes::copy_from_slice).collect();
         let frames = futures::stream::iter(pieces).map(|piece| Ok(Frame::data(piece)));
-        Messages::new(StreamBody::new(frames), None, limit)
+        Messages::new(StreamBody::new(frames), None, limit, &Bodies::unbounded())
     }
 
     #[tokio::test]
@@ -251,8 +254,8 @@ mod tests {
     }
 
     fn received(wire: Vec<u8>) -> Gathered {
-        let mut received = Gathered::default();
-        received.push(Bytes::from(wire));
+        let mut received = Gathered::new(&Bodies::unbounded());
+        received.push(Bytes::from(wire)).unwrap();
         received
     }
 
@@ -266,15 +269,27 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_within_the_limit_takes_no_memory() {
+    fn a_claim_within_the_limit_is_waited_for() {
         let mut received = received(framed(0, 1 << 30, b"x"));
         assert_eq!(first_message(&mut received, 1 << 30), Ok(None));
-        received.push(Bytes::from_static(b"y"));
-        assert_eq!(first_message(&mut received, 1 << 30), Ok(None));
-        let Gathered::Copied(copied) = &received else {
-            panic!("two pieces are copied together, unlike {received:?}");
+    }
+
+    #[tokio::test]
+    async fn a_message_that_there_is_no_room_for_is_refused_as_it_arrives() {
+        let wire = framed(0, 40 << 10, &vec![7; 40 << 10]);
+        let bodies = Bodies::new(64 << 10);
+        let messages = || {
+            let pieces: Vec<Bytes> = wire.chunks(1 << 10).map(Bytes::copy_from_slice).collect();
+            let frames =
+                futures::stream::iter(pieces).map(|piece| Ok::<_, Infallible>(Frame::data(piece)));
+            Messages::new(StreamBody::new(frames), None, 1 << 20, &bodies)
         };
-        assert!(copied.capacity() < 1 << 10, "{}", copied.capacity());
+        let first = messages().only().await.unwrap();
+        let refused = messages().only().await.unwrap_err();
+        assert!(matches!(refused, Fault::Busy { .. }), "{refused}");
+        drop(first);
+        assert!(messages().only().await.is_ok());
+        assert_eq!(bodies.held(), 0);
     }
 
     #[tokio::test]

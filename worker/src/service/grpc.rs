@@ -253,7 +253,7 @@ async fn model_infer(front: &Front, call: Call) -> Response<Body> {
 
 fn model_stream_infer(front: &Arc<Front>, call: Call) -> Response<Body> {
     let Call { headers, body, .. } = call;
-    match messages(&headers, body, front.max_message_bytes) {
+    match messages(front, &headers, body) {
         Ok(messages) => {
             let compression = Compression::of(&headers);
             let answers = stream::answers(front.clone(), headers, messages);
@@ -303,20 +303,22 @@ where
 impl Call {
     /// The message of a call that has but one.
     async fn message<Q: Message + Default>(self, front: &Front) -> Result<Q, Fault> {
-        let messages = messages(&self.headers, self.body, front.max_message_bytes)?;
+        let messages = messages(front, &self.headers, self.body)?;
         decode(messages.only().await?)
     }
 }
 
 fn messages(
+    front: &Front,
     headers: &HeaderMap,
     body: Incoming,
-    limit: usize,
 ) -> Result<Messages<Incoming>, Fault> {
     let encoding = headers
         .get("grpc-encoding")
         .map_or("", |value| value.to_str().unwrap_or("?"));
-    Ok(Messages::new(body, Encoding::from_header(encoding)?, limit))
+    let encoding = Encoding::from_header(encoding)?;
+    let limit = front.max_message_bytes;
+    Ok(Messages::new(body, encoding, limit, &front.bodies))
 }
 
 pub(super) fn decode<Q: Message + Default>(message: Bytes) -> Result<Q, Fault> {

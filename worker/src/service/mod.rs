@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 pub use error::Fault;
 use error::{MAX_RETRY_DELAY, MIN_RETRY_DELAY};
 use forebay_proto::inference::{ModelInferRequest, ModelInferResponse};
+use forebay_proto::tensor;
 pub use guard::Guard;
 use opentelemetry::trace::SpanContext;
 use tokio::sync::watch;
@@ -42,6 +43,7 @@ use crate::load::Load;
 use crate::model::Model;
 use crate::repository::{Control, Registry};
 use crate::served::Served;
+use crate::server::Bodies;
 use crate::shared_memory::Regions;
 use crate::telemetry::Observer;
 use crate::telemetry::logs::Logs;
@@ -61,6 +63,8 @@ pub struct Front {
     pub load: Arc<Load>,
     /// Of one message, both ways.
     pub max_message_bytes: usize,
+    /// Of all requests together.
+    pub bodies: Bodies,
     /// Turns true once, when the process begins to drain.
     pub drain: watch::Receiver<bool>,
 }
@@ -102,6 +106,9 @@ impl Front {
             .model(&message.model_name, &message.model_version)
             .inspect_err(|_| self.load.count(false))?;
         progress.model = Some(Arc::clone(&model));
+        let first = message.inputs.first();
+        let rows = tensor::rows(first.map_or(&[], |input| &input.shape));
+        progress.presence = Some(self.load.enter(rows));
         let trace = progress.span.as_mut().map(|span| {
             span.set("forebay.model.name", model.name().to_owned());
             span.set("forebay.model.version", model.version().to_string());

@@ -10,7 +10,7 @@ use std::time::Instant;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::inference::{InferError, Timing};
-use crate::load::{self, Load};
+use crate::load::{self, Load, Presence};
 use crate::served::Served;
 use crate::telemetry::spans::ServerSpan;
 
@@ -70,6 +70,8 @@ pub struct Progress {
     pub model: Option<Arc<Served>>,
     /// Once the model ran for it.
     pub timing: Option<Timing>,
+    /// Its rows, which count until the answer was made.
+    pub presence: Option<Presence>,
 }
 
 impl Progress {
@@ -79,6 +81,7 @@ impl Progress {
             stage: Stage::default(),
             model: None,
             timing: None,
+            presence: None,
         }
     }
 

@@ -43,7 +43,7 @@ fn join(cluster: &Cluster, headers: &HeaderMap, time: Duration) -> Result<Waitin
         route: "r",
         deadline: Deadline::from(now, time, None),
         tried: &[],
-        key: None,
+        bearings: Bearings::default(),
     };
     room.join(&caller, now)
 }
@@ -237,7 +237,7 @@ async fn under_threads_nobody_is_forgotten() {
                             route: "r",
                             deadline: Deadline::NEVER,
                             tried: &[],
-                            key: None,
+                            bearings: Bearings::default(),
                         };
                         let waiting = room.join(&caller, now).ok().unwrap();
                         if random.u8(..4) == 0 {

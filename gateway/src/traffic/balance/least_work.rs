@@ -1,19 +1,23 @@
-//! Soonest expected finish: the candidate where this request should be answered first, by the line that each
-//! endpoint's answers were fitted to (`traffic::service_line`) and by what is in flight there now.
+//! Soonest expected finish: the candidate where this request should be answered first, by what each endpoint's answers
+//! have shown of it (`traffic::service_line`), by what all of them show together (`traffic::service_shape`), and by
+//! the rows that are there now: this gateway's own, and of others what workers report beyond the usual
+//! (`traffic::others`).
 //!
-//! Needs no reports and no tuning: a slower worker has a steeper line, a batching one a flatter one. What has not
-//! answered yet counts like the fastest of those that have; while none has, fewest in flight decides. Weights
+//! Needs no tuning: a slower worker has a steeper line, a batching one a flatter one. What has not
+//! answered yet counts like the fastest of those that have; while none has, fewest rows decide. Weights
 //! divide the expected time.
 //!
 //! An endpoint with requests in flight that answers nothing is expected to take at least as long as it has been
 //! silent, so one that hangs loses the traffic before any timeout fires.
 //!
-//! All candidates are compared, and the in-flight counts are this gateway's own and exact, so each choice sees the
-//! one before it and none of them herds.
+//! All candidates are compared, and what this gateway has in flight is counted exactly, so each choice sees the
+//! one before it and none of them herds. Reports are no need: without them the lines alone decide.
 
 use std::cmp::Ordering;
 
 use super::{Candidate, Policy, sample};
+use crate::traffic::service_line::Line;
+use crate::traffic::service_shape::ServiceShape;
 
 /// Estimates are compared with this much play: equal workers share light load instead of taking turns at being a
 /// hair faster.
@@ -25,42 +29,49 @@ pub struct LeastWork;
 
 impl Policy for LeastWork {
     fn choose(&self, candidates: &[Candidate], random: u64) -> Option<usize> {
-        let Some(typical) = Typical::of(candidates) else {
-            return sample::least(candidates, random, by_count);
+        let Some(known) = Known::of(candidates) else {
+            return sample::least(candidates, random, by_rows);
         };
         let time = |candidate: &Candidate| {
             let play = play(candidate, random);
-            typical.time(candidate) * (1.0 + BLUR * play) + LEAST_PLAY * play
+            known.time(candidate) * (1.0 + BLUR * play) + LEAST_PLAY * play
         };
-        sample::least(candidates, random, |a, b| time(a).total_cmp(&time(b)))
+        // Play leaves no ties to be broken.
+        let times = candidates.iter().map(time).enumerate();
+        let soonest = times.min_by(|(_, a), (_, b)| a.total_cmp(b));
+        soonest.map(|(position, _)| position)
     }
 }
 
-/// What an endpoint without answers is taken for.
-struct Typical {
-    /// Seconds for each request in flight, the new one included.
-    per_request: f64,
+/// What the candidates show together.
+struct Known {
+    shape: ServiceShape,
+    /// What an endpoint without answers is taken for: seconds for each row that is there.
+    per_row: f64,
 }
 
-impl Typical {
-    /// None: nothing is known of any candidate.
+impl Known {
+    /// None: nothing was measured of any candidate.
     fn of(candidates: &[Candidate]) -> Option<Self> {
-        let known = candidates.iter().filter_map(|candidate| {
-            let expected = candidate.expectation?.time(candidate.active);
-            Some(expected / (f64::from(candidate.active) + 1.0))
-        });
-        known
-            .min_by(f64::total_cmp)
-            .map(|per_request| Self { per_request })
+        let shape = ServiceShape::of(candidates.iter().filter_map(line));
+        let per_row = candidates
+            .iter()
+            .filter_map(|candidate| candidate.expectation.as_ref()?.per_row(&shape));
+        let per_row = per_row.min_by(f64::total_cmp)?;
+        Some(Self { shape, per_row })
     }
 
     fn time(&self, candidate: &Candidate) -> f64 {
         let time = match &candidate.expectation {
-            Some(expectation) => expectation.time(candidate.active),
-            None => self.per_request * (f64::from(candidate.active) + 1.0),
+            Some(expectation) => expectation.time(&self.shape, self.per_row),
+            None => self.per_row * (f64::from(candidate.active) + 1.0),
         };
         time / candidate.share() as f64
     }
+}
+
+fn line(candidate: &Candidate) -> Option<&Line> {
+    candidate.expectation.as_ref()?.line.as_ref()
 }
 
 /// Between 0 and 1, different for each candidate and call.
@@ -73,10 +84,15 @@ fn play(candidate: &Candidate, random: u64) -> f64 {
     (mixed >> 32) as f64 / f64::from(u32::MAX)
 }
 
-fn by_count(a: &Candidate, b: &Candidate) -> Ordering {
-    let load = |c: &Candidate| (u64::from(c.active) + 1, c.share());
-    let ((a, a_share), (b, b_share)) = (load(a), load(b));
-    (u128::from(a) * u128::from(b_share)).cmp(&(u128::from(b) * u128::from(a_share)))
+fn by_rows(a: &Candidate, b: &Candidate) -> Ordering {
+    let rows = |candidate: &Candidate| {
+        let rows = match &candidate.expectation {
+            Some(expectation) => expectation.rows(),
+            None => f64::from(candidate.active) + 1.0,
+        };
+        rows / candidate.share() as f64
+    };
+    rows(a).total_cmp(&rows(b))
 }
 
 #[cfg(test)]
@@ -84,26 +100,30 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::traffic::service_line::{Expectation, ServiceLine};
+    use crate::traffic::service_line::ServiceLine;
 
-    fn line(base_ms: f64, slope_ms: f64) -> Option<Expectation> {
+    /// What answers say that took `base_ms + slope_ms · load`.
+    fn line(base_ms: f64, slope_ms: f64) -> Option<ServiceLine> {
         let now = Instant::now();
         let mut line = ServiceLine::new(now);
         for number in 0..240_u32 {
-            let load = number % 12 + 1;
-            let time = (base_ms + slope_ms * f64::from(load)) / 1e3;
+            let load = f64::from(number % 12 + 1);
+            let time = (base_ms + slope_ms * load) / 1e3;
             line.observe(now, load, Duration::from_secs_f64(time));
         }
-        line.expectation(now)
+        Some(line)
     }
 
-    fn candidate(index: usize, active: u32, expectation: Option<Expectation>) -> Candidate {
+    /// With so many requests of a row each.
+    fn candidate(index: usize, active: u32, line: Option<ServiceLine>) -> Candidate {
+        let now = Instant::now();
+        let load = f64::from(active) + 1.0;
         Candidate {
             index,
             weight: 1,
             active,
             cost: 0.03,
-            expectation,
+            expectation: line.map(|line| line.expectation(now, load, Duration::ZERO)),
         }
     }
 
@@ -112,7 +132,13 @@ mod tests {
         let (fast, slow) = (line(8.0, 3.0), line(32.0, 12.0));
         let choice = |active| {
             LeastWork
-                .choose(&[candidate(0, active, fast), candidate(1, 0, slow)], 0)
+                .choose(
+                    &[
+                        candidate(0, active, fast.clone()),
+                        candidate(1, 0, slow.clone()),
+                    ],
+                    0,
+                )
                 .unwrap()
         };
         assert_eq!(choice(0), 0);
@@ -141,11 +167,12 @@ mod tests {
     }
 
     #[test]
-    fn without_answers_fewest_in_flight_decides() {
+    fn without_answers_fewest_rows_decide() {
+        let new = || Some(ServiceLine::new(Instant::now()));
         let candidates = [
-            candidate(0, 2, None),
+            candidate(0, 2, new()),
             candidate(1, 1, None),
-            candidate(2, 3, None),
+            candidate(2, 3, new()),
         ];
         assert_eq!(LeastWork.choose(&candidates, 9), Some(1));
     }
@@ -153,9 +180,10 @@ mod tests {
     #[test]
     fn a_newcomer_counts_like_the_others() {
         let known = line(0.0, 10.0);
-        let candidates = [candidate(0, 3, known), candidate(1, 0, None)];
+        let new = || Some(ServiceLine::new(Instant::now()));
+        let candidates = [candidate(0, 3, known.clone()), candidate(1, 0, new())];
         assert_eq!(LeastWork.choose(&candidates, 0), Some(1));
-        let candidates = [candidate(0, 0, known), candidate(1, 5, None)];
+        let candidates = [candidate(0, 0, known), candidate(1, 5, new())];
         assert_eq!(
             LeastWork.choose(&candidates, 0),
             Some(0),

@@ -13,12 +13,15 @@ fn route(matches: Match) -> Route {
         name: String::new(),
         matches,
         cluster: String::new(),
+        split: None,
+        fallback: None,
         mode: Mode::Auto,
         timeout: Duration::from_secs(1),
         max_concurrent: 0,
         adaptive_limit: None,
         rate_limits: Vec::new(),
         max_request_bytes: 1,
+        max_rows: None,
         retry: Retry {
             attempts: 1,
             per_try_timeout: None,
@@ -30,6 +33,7 @@ fn route(matches: Match) -> Route {
         },
         hedge: None,
         cache: None,
+        shadow: None,
     }
 }
 

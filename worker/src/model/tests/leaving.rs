@@ -186,3 +186,21 @@ fn what_is_run_again_after_a_failure_ends_too_when_nobody_waits_for_it() {
     let statistics = model.statistics();
     assert_eq!((statistics.cancelled, statistics.terminated), (2, 1));
 }
+
+#[test]
+fn who_lets_go_last_does_not_wait_for_a_run() {
+    let script = Arc::default();
+    let model = start(&script, config());
+    let (tell, hear) = std::sync::mpsc::channel();
+    model.at_end(Box::new(move |threads| tell.send(threads).unwrap()));
+    let busy = occupy(&script, &model);
+    drop(model);
+    let threads = hear.recv().unwrap();
+    assert!(
+        threads.iter().all(|thread| !thread.is_finished()),
+        "they run"
+    );
+    script.open();
+    echo(busy);
+    farewell::join("fake", threads);
+}

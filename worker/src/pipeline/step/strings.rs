@@ -57,9 +57,9 @@ pub fn tensor<'a>(
     })
 }
 
-/// The rows of a BYTES tensor with one element in each, in at most `parts` groups of about the same number.
-/// The whole, if it cannot be split.
-pub fn split_rows(tensor: &Tensor, parts: usize) -> Vec<Tensor> {
+/// The rows of a BYTES tensor with one element in each, in groups of at most `most` rows, and in at least `parts` of
+/// about the same number where there are so many rows. The whole, if it cannot be split.
+pub fn split_rows(tensor: &Tensor, parts: usize, most: usize) -> Vec<Tensor> {
     let mut ends = Vec::new();
     let mut elements = bytes_elements(&tensor.data);
     while let Some(Ok(_)) = elements.next() {
@@ -73,7 +73,7 @@ pub fn split_rows(tensor: &Tensor, parts: usize) -> Vec<Tensor> {
     if ends.is_empty() || !one_each {
         return vec![tensor.clone()];
     }
-    let group = ends.len().div_ceil(parts.max(1));
+    let group = ends.len().div_ceil(parts.max(1)).min(most.max(1));
     let mut start = 0;
     let groups = ends.chunks(group).map(|ends| {
         let end = ends.last().copied().unwrap_or(start);

@@ -14,7 +14,7 @@ use crate::engine::onnx;
 use crate::engine::onnx::testmodel::{FLOAT, INT64, TestModel};
 use crate::inference::{InferError, InferRequest, Tensor};
 use crate::repository::layout::MODEL_FILE;
-use crate::repository::lifecycle::{Lifecycle, ModelState};
+use crate::repository::lifecycle::ModelState;
 use crate::repository::registry::LookupError;
 use crate::telemetry::spans::Tracing;
 
@@ -70,6 +70,7 @@ impl Repository {
         let registry = Arc::new(Registry::new());
         Loader {
             ensembles: Ensembles::new(&registry, Tracing::default()),
+            retirement: Retirement::new(&registry).unwrap(),
             registry,
             runtime: onnx::load(None)
                 .map_err(|error| error.to_string())

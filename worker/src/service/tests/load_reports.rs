@@ -22,6 +22,7 @@ async fn answers_and_errors_carry_the_load_of_their_model() {
     let answer = client.model_infer(request(&[1.0, 2.0])).await.unwrap();
     let report = carried(answer.metadata());
     assert_eq!(figure(&report, "queued_rows"), 0.0);
+    assert_eq!(report.named_metrics["forebay.rows"], 1.0, "its own");
     assert!(figure(&report, "rows_per_second") > 0.0, "{report:?}");
     let failed = client.model_infer(request(&[FAIL, 2.0])).await.unwrap_err();
     assert_eq!(figure(&carried(failed.metadata()), "queued_requests"), 0.0);
@@ -30,7 +31,8 @@ async fn answers_and_errors_carry_the_load_of_their_model() {
         ..request(&[1.0, 2.0])
     };
     let unknown = client.model_infer(unknown).await.unwrap_err();
-    assert_eq!(carried(unknown.metadata()).named_metrics.len(), 0);
+    let bare = carried(unknown.metadata()).named_metrics;
+    assert_eq!(bare.into_keys().collect::<Vec<_>>(), ["forebay.rows"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

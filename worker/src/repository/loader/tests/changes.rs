@@ -305,16 +305,3 @@ fn files_of_a_request_that_cannot_be_loaded_take_nothing_away() {
         assert_eq!(amount(registry, "a", ""), 2.0, "{path}");
     }
 }
-
-#[test]
-fn without_a_thread_to_end_it_on_a_model_is_gone_all_the_same() {
-    let repository = Repository::new().with("a", "1", &add(1.0));
-    let loader = repository.started(repository.worker());
-    let registry = &Arc::clone(&loader.registry);
-    let models = registry.change("a", Lifecycle::unload);
-    assert_eq!(registry.index()[0].state, ModelState::Unloading);
-    for model in models {
-        loader.retire_on("a", Some(model), |_| Err(io::Error::other("no threads")));
-    }
-    assert_eq!(registry.index()[0].state, ModelState::Unavailable);
-}

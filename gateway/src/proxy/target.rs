@@ -1,0 +1,143 @@
+//! Which of its route's clusters a streamed request goes to, attempt by attempt.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use pingora::proxy::Session;
+
+use super::turn;
+use crate::context::Context;
+use crate::fleet::{Ask, Bearings, Cluster, Lease, NoLease, Unserved};
+use crate::refusal::Refusal;
+use crate::traffic::retry::{Failure, Outcome};
+use crate::traffic::split::Order;
+
+/// The endpoint of the next attempt. The first attempt settles the target; when the target has no endpoint left, the
+/// fallback takes over. A target whose endpoints merely have no room is waited for.
+pub async fn lease(
+    session: &mut Session,
+    ctx: &mut Context,
+    now: Instant,
+) -> Result<Lease, Refusal> {
+    let no_route = || Refusal::BadRequest("the request has no route".into());
+    let route = ctx.routed.as_ref().ok_or_else(no_route)?.route();
+    let Some(targets) = &route.targets else {
+        return lease_of(None, session, ctx, now).await;
+    };
+    let (order, spare) = match ctx.target {
+        Some(settled) => (Order::from_elem(settled, 1), targets.fallback(settled)),
+        None => {
+            let source = targets.source(&session.downstream_session);
+            let order = targets.order(&session.req_header().headers, source);
+            let spare = order.first().and_then(|first| targets.fallback(*first));
+            (order, spare)
+        }
+    };
+    // Settled before anything was tried: by `fall_back`.
+    let taken_over = ctx.target.is_some() && ctx.tried.is_empty();
+    let mut none_left = no_route();
+    for position in &order {
+        match lease_of(Some(*position), session, ctx, now).await {
+            Err(refusal @ Refusal::NoHealthyEndpoint(_)) => none_left = refusal,
+            outcome => {
+                ctx.target = Some(*position);
+                if taken_over && outcome.is_ok() {
+                    count_takeover(ctx);
+                }
+                return outcome;
+            }
+        }
+    }
+    ctx.target = order.first().copied();
+    let Some(spare) = spare else {
+        return Err(none_left);
+    };
+    ctx.tried.clear();
+    let lease = lease_of(Some(spare), session, ctx, now).await?;
+    ctx.target = Some(spare);
+    count_takeover(ctx);
+    Ok(lease)
+}
+
+fn count_takeover(ctx: &Context) {
+    if let Some(targets) = ctx.route().and_then(|route| route.targets.as_ref()) {
+        targets.fallbacks.to_cluster();
+    }
+}
+
+/// `position`: of one of several targets, whose endpoints were asked only if it is the settled one.
+async fn lease_of(
+    position: Option<usize>,
+    session: &mut Session,
+    ctx: &mut Context,
+    now: Instant,
+) -> Result<Lease, Refusal> {
+    let no_route = || Refusal::BadRequest("the request has no route".into());
+    let routed = ctx.routed.as_ref().ok_or_else(no_route)?;
+    let route = routed.route();
+    let target = position.and_then(|position| Some(route.targets.as_ref()?.at(position)));
+    let cluster = target.map_or(&route.cluster, |target| &target.cluster);
+    let tried = match position == ctx.target {
+        true => &ctx.tried[..],
+        false => &[],
+    };
+    let ask = Ask::new(tried, now).with(bearings(ctx, &route.cluster, cluster));
+    match cluster.lease(&ask) {
+        Ok(lease) => Ok(lease),
+        Err(NoLease::NoEndpoint) => Err(Refusal::unserved(cluster, Unserved::NoEndpoint)),
+        Err(NoLease::Busy(room)) => {
+            let (lease, waited) = turn::wait(room, session, (routed, cluster), &ask).await?;
+            ctx.waited = waited;
+            Ok(lease)
+        }
+    }
+}
+
+/// The bearings were taken for the route's first cluster; another one knows its models by other numbers.
+fn bearings(ctx: &Context, first: &Arc<Cluster>, cluster: &Arc<Cluster>) -> Bearings {
+    if Arc::ptr_eq(first, cluster) {
+        return ctx.bearings;
+    }
+    let same_key = first.config.affinity == cluster.config.affinity;
+    Bearings {
+        key: ctx.bearings.key.filter(|_| same_key),
+        model: 0,
+        ..ctx.bearings
+    }
+}
+
+/// After an attempt that is not retried where it was: whether the fallback gets one. `repeatable`: the request can be
+/// sent again, and there is time to.
+pub fn fall_back(ctx: &mut Context, failure: Failure, repeatable: bool) -> bool {
+    let Some(targets) = ctx.route().and_then(|route| route.targets.as_ref()) else {
+        return false;
+    };
+    let spare = ctx.target.and_then(|failed| targets.fallback(failed));
+    if !repeatable || failure.outcome() != Outcome::Failure || !failure.is_retryable(true) {
+        return false;
+    }
+    if spare.is_some() {
+        ctx.target = spare;
+        ctx.tried.clear();
+    }
+    spare.is_some()
+}
+
+/// What the client is told instead, by the route's static answer, of an outage.
+pub fn degraded(ctx: &Context, refusal: Refusal) -> Refusal {
+    let targets = ctx.route().and_then(|route| route.targets.as_ref());
+    let Some((targets, answer)) =
+        targets.and_then(|targets| Some((targets, targets.answer.as_ref()?)))
+    else {
+        return refusal;
+    };
+    match refusal {
+        // What bounds a gRPC stream is its client's own deadline.
+        Refusal::TimedOut { .. } if ctx.is_grpc => refusal,
+        Refusal::NoHealthyEndpoint(_) | Refusal::Upstream { .. } | Refusal::TimedOut { .. } => {
+            targets.fallbacks.to_answer();
+            Refusal::Degraded(answer.clone())
+        }
+        other => other,
+    }
+}
