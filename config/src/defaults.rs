@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::gateway::{AdaptiveLimit, Breaker, Hedge, Outlier, Retry, SlowStart};
+use crate::gateway::{AdaptiveLimit, Breaker, Cache, Hedge, Outlier, Retry, SlowStart};
 use crate::telemetry::Telemetry;
 use crate::worker::{Model, ModelControl, Provider, ProviderOptions, VersionPolicy, Worker};
 
@@ -27,6 +27,10 @@ pub(crate) const MAX_CONCURRENT_STREAMS: u32 = 1000;
 pub(crate) const CATCH_ALL_ROUTE: &str = "default";
 pub(crate) const ROUTE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const MAX_REQUEST_BYTES: u64 = 64 << 20;
+
+/// Less than most runs take, and more than a Redis nearby needs.
+pub(crate) const REDIS_TIMEOUT: Duration = Duration::from_millis(20);
+pub(crate) const REDIS_PREFIX: &str = "forebay";
 
 pub(crate) const RATE_PER: Duration = Duration::from_secs(1);
 pub(crate) const AFFINITY_BOUND: f64 = 1.25;
@@ -90,6 +94,21 @@ impl Default for Hedge {
         Self {
             quantile: 0.95,
             min_delay: Duration::from_millis(5),
+        }
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            bytes: 64 << 20,
+            ttl: Duration::from_secs(60),
+            max_entry_bytes: 1 << 20,
+            // Where clients usually say who they are.
+            vary: ["authorization", "cookie", "x-api-key"]
+                .map(str::to_owned)
+                .into(),
+            shared: false,
         }
     }
 }

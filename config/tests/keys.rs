@@ -113,6 +113,22 @@ fn cases() -> Vec<Case> {
             "OTLP",
         ),
         gateway(
+            &[LISTENER, CLUSTER, "[redis]\n"],
+            "address = \"redis:6379\"\n",
+            "redis",
+            "Redis",
+        ),
+        gateway(
+            &[
+                LISTENER,
+                CLUSTER,
+                "[redis]\naddress = \"redis:6379\"\n[redis.tls]\n",
+            ],
+            "",
+            "redis.tls",
+            "TLS to Redis",
+        ),
+        gateway(
             &[CLUSTER, "[[listeners]]\n"],
             "address = \"127.0.0.1:0\"\n",
             "listeners[0]",
@@ -187,6 +203,12 @@ fn cases() -> Vec<Case> {
             "",
             "routes[0].hedge",
             "Hedge",
+        ),
+        gateway(
+            &[LISTENER, CLUSTER, ROUTE, "[routes.cache]\n"],
+            "",
+            "routes[0].cache",
+            "Cache",
         ),
         gateway(
             &[LISTENER, CLUSTER, ROUTE, "[routes.adaptive_limit]\n"],

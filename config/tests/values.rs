@@ -84,6 +84,7 @@ fn the_smallest_gateway_has_every_default() {
             rate_limits: Vec::new(),
             retry,
             hedge: None,
+            cache: None,
             shadow: None,
         }]
     );

@@ -54,6 +54,7 @@ fi
 
 if [ "${1:-}" = tests ]; then
     has etcd || from_apt "etcd, which tests start" etcd-server
+    has redis-server || from_apt "Redis (redis-server), which tests of the gateway start" redis-server
 fi
 
 if [ "$missing" -gt 0 ]; then

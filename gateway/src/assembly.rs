@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 
 use crate::fleet::{Cluster, Endpoint, EndpointBlueprint};
 use crate::gateway::Snapshot;
+use crate::redis::{Access, Redis, RedisError};
 use crate::security::tls::{self, TlsError, UpstreamTrust};
 use crate::upstream::Target;
 
@@ -31,6 +32,8 @@ pub enum AssemblyError {
     Tls { cluster: usize, source: TlsError },
     #[error("listeners[{listener}].tls: {source}")]
     ListenerTls { listener: usize, source: TlsError },
+    #[error("redis: {0}")]
+    Redis(#[from] RedisError),
 }
 
 /// What endpoints are made with.
@@ -64,9 +67,15 @@ impl Assembly {
                 Err(found) => problems.extend(found),
             }
         }
+        let access = config.redis.as_ref().map(Access::read).transpose();
+        let access = access.unwrap_or_else(|error| {
+            problems.push(error.into());
+            None
+        });
         if !problems.is_empty() {
             return Err(problems);
         }
+        let redis = access.map(|access| self.redis(access, previous));
         let make = |plan: Plan| {
             let name = plan.cluster.name.as_str();
             let former = previous
@@ -76,7 +85,7 @@ impl Assembly {
             self.cluster(plan, former.map(|former| &**former))
         };
         let clusters = plans.into_iter().map(make).collect();
-        Ok(Snapshot::new(config, clusters, previous))
+        Ok(Snapshot::new(config, clusters, redis, previous))
     }
 
     /// `previous` with other endpoints in one of its clusters; all else is shared with it.
@@ -96,7 +105,16 @@ impl Assembly {
             config.clusters[number] = cluster.clone();
             clusters[number] = self.cluster(plan(number, &cluster)?, Some(former));
         }
-        Ok(Snapshot::new(config, clusters, Some(previous)))
+        let redis = previous.redis.clone();
+        Ok(Snapshot::new(config, clusters, redis, Some(previous)))
+    }
+
+    /// The connection lives on while Redis is reached in the same way.
+    fn redis(&self, access: Access, previous: Option<&Snapshot>) -> Arc<Redis> {
+        let former = previous.and_then(|snapshot| snapshot.redis.clone());
+        former
+            .filter(|former| former.is_reached_by(&access))
+            .unwrap_or_else(|| Arc::new(Redis::start(access, &self.runtime)))
     }
 
     fn cluster(&self, plan: Plan, former: Option<&Cluster>) -> Arc<Cluster> {
@@ -175,6 +193,8 @@ fn plan(number: usize, cluster: &config::Cluster) -> Result<Plan, Vec<AssemblyEr
 /// Reads every file that the configuration names and reports what is wrong with them; resolves no names.
 pub fn check_files(config: &config::Gateway) -> Vec<AssemblyError> {
     let mut problems = check_listeners(config);
+    let redis = config.redis.as_ref().map(Access::read).transpose();
+    problems.extend(redis.err().map(AssemblyError::from));
     for (cluster, config) in config.clusters.iter().enumerate() {
         if let Some(Err(source)) = config.tls.as_ref().map(tls::upstream) {
             problems.push(AssemblyError::Tls { cluster, source });

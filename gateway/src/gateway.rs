@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use forebay_config::gateway as config;
 
+use crate::cache::ResponseCache;
 use crate::fleet::Cluster;
 use crate::limits::{Concurrency, RateLimits};
 use crate::memory::Memory;
+use crate::redis::Redis;
 use crate::targets::Targets;
 use crate::telemetry::discovery::Discoveries;
 use crate::telemetry::metrics::RouteMetrics;
@@ -41,6 +43,8 @@ pub struct Snapshot {
     router: Router,
     pub routes: Vec<Route>,
     pub clusters: Vec<Arc<Cluster>>,
+    /// None: no route shares anything with other gateways.
+    pub redis: Option<Arc<Redis>>,
     /// Largest of all routes: how much is read before the route is known.
     pub max_request_bytes: u64,
     /// Longest of all routes: how long that may take.
@@ -63,6 +67,10 @@ pub struct Route {
     pub backoff: Backoff,
     /// None: the route does not hedge.
     pub hedging: Option<Arc<Hedging>>,
+    /// None: the route keeps no answers.
+    pub cache: Option<Arc<ResponseCache>>,
+    /// None: the route shares nothing with other gateways.
+    pub redis: Option<Arc<Redis>>,
     /// None: it takes whatever comes, over time and at a time.
     pub rates: Option<Arc<RateLimits>>,
     pub concurrency: Option<Arc<Concurrency>>,
@@ -153,6 +161,7 @@ impl Snapshot {
     pub fn new(
         config: config::Gateway,
         clusters: Vec<Arc<Cluster>>,
+        redis: Option<Arc<Redis>>,
         previous: Option<&Snapshot>,
     ) -> Self {
         let former_routes: HashMap<&str, &Route> = previous
@@ -187,6 +196,8 @@ impl Snapshot {
                         |former| former.budget.clone(),
                     ),
                     hedging: hedging(route, former.copied()),
+                    cache: cache(route, former.copied()),
+                    redis: redis.clone().filter(|_| shares(route)),
                     rates: rates(route, former.copied()),
                     concurrency: concurrency(route, former.copied()),
                     metrics: former
@@ -230,6 +241,7 @@ impl Snapshot {
                     .any(Targets::looks_at_source),
             routes,
             clusters,
+            redis,
             config,
         }
     }
@@ -263,6 +275,22 @@ fn hedging(route: &config::Route, former: Option<&Route>) -> Option<Arc<Hedging>
     let same = former.filter(|former| former.config.hedge == route.hedge);
     let kept = same.and_then(|former| former.hedging.clone());
     Some(kept.unwrap_or_else(|| Arc::new(Hedging::new(config, Instant::now()))))
+}
+
+fn shares(route: &config::Route) -> bool {
+    route.cache.as_ref().is_some_and(|cache| cache.shared)
+}
+
+/// Answers live on while the settings and the cluster are the same.
+fn cache(route: &config::Route, former: Option<&Route>) -> Option<Arc<ResponseCache>> {
+    let config = route.cache.as_ref()?;
+    let same = former.filter(|former| {
+        former.config.cache.as_ref() == Some(config)
+            && former.config.cluster == route.cluster
+            && former.config.split == route.split
+    });
+    let kept = same.and_then(|former| former.cache.clone());
+    Some(kept.unwrap_or_else(|| Arc::new(ResponseCache::new(config.clone()))))
 }
 
 /// Buckets stay as full as they are while the limits are the same.

@@ -17,6 +17,7 @@ pub mod members;
 pub mod nameserver;
 pub mod onnx;
 pub mod process;
+pub mod redis;
 pub mod relay;
 pub mod strict;
 pub mod tls;

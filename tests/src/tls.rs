@@ -4,7 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
+    KeyUsagePurpose,
+};
 use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -43,8 +46,11 @@ impl Authority {
 
     pub fn issue(&self, name: &str) -> anyhow::Result<Identity> {
         let key = KeyPair::generate()?;
-        let certificate =
-            CertificateParams::new(vec![name.to_owned()])?.signed_by(&key, &self.0)?;
+        let mut parameters = CertificateParams::new(vec![name.to_owned()])?;
+        // A name other than the authority's: OpenSSL takes a certificate with the same one for self-signed.
+        parameters.distinguished_name = DistinguishedName::new();
+        parameters.distinguished_name.push(DnType::CommonName, name);
+        let certificate = parameters.signed_by(&key, &self.0)?;
         Ok(Identity {
             certificate: certificate.pem(),
             key: key.serialize_pem(),

@@ -11,6 +11,7 @@ use forebay_config::worker::Worker;
 const PURE: &[&str] = &[
     "config/src",
     "proto/src",
+    "proto/cache/src",
     "gateway/src/fleet/discovery/consul",
     "gateway/src/fleet/discovery/etcd",
     "gateway/src/fleet/discovery/patience.rs",

@@ -6,6 +6,7 @@ mod discovery;
 mod limit;
 mod listener;
 mod rate_limit;
+mod redis;
 mod route;
 mod shadow;
 mod slow_start;
@@ -24,8 +25,9 @@ pub use discovery::{Consul, Discovery, DiscoverySource, Etcd, Login, SourceTls};
 pub use limit::{Limit, Queue};
 pub use listener::{Listener, ListenerTls};
 pub use rate_limit::{RateKey, RateLimit};
+pub use redis::{Redis, RedisTls};
 pub use route::{
-    AdaptiveLimit, HeaderMatch, HeaderValueMatch, Hedge, HostMatch, Match, Mode, ModelMatch,
+    AdaptiveLimit, Cache, HeaderMatch, HeaderValueMatch, Hedge, HostMatch, Match, Mode, ModelMatch,
     PathMatch, Retry, Route,
 };
 pub use shadow::Shadow;
@@ -53,6 +55,8 @@ pub struct Gateway {
     /// Metrics, health and state over HTTP; off when `None`.
     pub admin: Option<SocketAddr>,
     pub telemetry: Telemetry,
+    /// None: nothing is shared between gateways.
+    pub redis: Option<Redis>,
     /// At least one; names and addresses are unique.
     pub listeners: Vec<Listener>,
     /// Sorted as written; each names a cluster that exists.

@@ -31,6 +31,8 @@ pub struct Route {
     pub retry: Retry,
     /// None: no hedging. Only for unary calls that may be repeated (`retry.idempotent`).
     pub hedge: Option<Hedge>,
+    /// None: no answer is given twice. Only where `retry.idempotent` and calls may be unary.
+    pub cache: Option<Cache>,
     /// None: no call is copied.
     pub shadow: Option<Shadow>,
 }
@@ -51,6 +53,21 @@ pub struct Hedge {
     pub quantile: f64,
     /// Never sooner than this.
     pub min_delay: Duration,
+}
+
+/// Answers of inference calls that are kept and given again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cache {
+    /// That kept answers take at most, in this process.
+    pub bytes: u64,
+    pub ttl: Duration,
+    /// Larger answers are not kept; at most `bytes` and 4 MiB.
+    pub max_entry_bytes: u64,
+    /// Headers whose values are part of what was asked: clients that differ in one share no answer. Lower case,
+    /// sorted, no duplicates.
+    pub vary: Vec<String>,
+    /// Answers are also kept in Redis, which is configured then.
+    pub shared: bool,
 }
 
 /// Which data path a request takes.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::route::Clusters;
 use super::{
-    Keys, Read, Table, Value, Wrong, address, all, cluster, document, listener, names, route,
-    telemetry,
+    Keys, Read, Table, Value, Wrong, address, all, cluster, document, listener, names, redis,
+    route, telemetry,
 };
 use crate::defaults;
 use crate::gateway::{Cluster, Gateway, Listener, Match, Route};
@@ -22,6 +22,7 @@ const KEYS: Keys = &[
     "max_buffered",
     "admin",
     "telemetry",
+    "redis",
     "listeners",
     "routes",
     "clusters",
@@ -49,9 +50,12 @@ fn root(table: &Table<'_>) -> Read<Gateway> {
     let admin = table.optional("admin", admin);
     let telemetry = telemetry::telemetry(table, defaults::GATEWAY_SERVICE_NAME);
     let listeners = listeners(table);
+    let redis = redis::redis(table);
     let apart = addresses_apart(table);
     let (clusters, routes) = clusters_and_routes(table);
+    let sharing = sharing_somewhere(table);
     apart?;
+    sharing?;
     let roomy = room_for_two(table, &max_buffered, &routes);
     roomy?;
     Ok(Gateway {
@@ -62,6 +66,7 @@ fn root(table: &Table<'_>) -> Read<Gateway> {
         max_buffered: max_buffered?,
         admin: admin?,
         telemetry: telemetry?,
+        redis: redis?,
         listeners: listeners?,
         routes: routes?,
         clusters: clusters?,
@@ -144,6 +149,20 @@ fn addresses_apart(root: &Table<'_>) -> Read<()> {
         taken.push((address, value));
     }
     outcome
+}
+
+/// What is to be shared needs a Redis to be shared in.
+fn sharing_somewhere(root: &Table<'_>) -> Read<()> {
+    let routes = root.get("routes").and_then(|value| value.peek_items());
+    let wanted = routes.iter().flatten().filter_map(shared_cache);
+    let wanted = wanted.filter(|shared| shared.as_bool() == Some(true));
+    wanted.fold(Ok(()), |outcome, shared| {
+        redis::is_there_for(root, &shared).and(outcome)
+    })
+}
+
+fn shared_cache<'a>(route: &Value<'a>) -> Option<Value<'a>> {
+    route.peek("cache")?.peek("shared")
 }
 
 fn clusters_and_routes(root: &Table<'_>) -> (Read<Vec<Cluster>>, Read<Vec<Route>>) {

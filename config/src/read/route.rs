@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::cache::{self, Around};
 use super::{
     Keys, Read, Table, Value, adaptive_limit, matches, names, nearest, rate_limit, shadow, targets,
 };
@@ -26,6 +27,7 @@ const KEYS: Keys = &[
     "match",
     "retry",
     "hedge",
+    "cache",
     "shadow",
 ];
 const RETRY_KEYS: Keys = &[
@@ -84,6 +86,7 @@ pub(super) fn catch_all(cluster: &str) -> Route {
         rate_limits: Vec::new(),
         retry: Retry::default(),
         hedge: None,
+        cache: None,
         shadow: None,
     }
 }
@@ -124,6 +127,12 @@ fn settings(
     let rate_limits = rate_limit::rate_limits(table);
     let retry = retry(table, timeout.unwrap_or(LONGEST));
     let hedge = hedge(table, retry.as_ref().ok(), protocol);
+    let around = Around {
+        mode: mode.ok(),
+        protocol,
+        retry: retry.as_ref().ok(),
+    };
+    let cache = cache::cache(table, &around);
     let shadow = shadow::shadow(
         table,
         clusters,
@@ -147,6 +156,7 @@ fn settings(
         rate_limits: rate_limits?,
         retry: retry?,
         hedge: hedge?,
+        cache: cache?,
         shadow: shadow?,
     })
 }

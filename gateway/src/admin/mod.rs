@@ -1,5 +1,7 @@
 //! The admin interface: metrics, liveness, readiness and the state of every endpoint, over plain HTTP.
 
+mod purge;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
@@ -60,9 +62,11 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let now = Instant::now();
-    let (status, kind, body) = if request.method() != Method::GET
-        && request.method() != Method::HEAD
-    {
+    let (status, kind, body) = if request.uri().path() == purge::PATH {
+        let (method, query) = (request.method(), request.uri().query());
+        let (status, body) = purge::answer(&gateway.snapshot(), method, query).await;
+        (status, "application/json", body)
+    } else if request.method() != Method::GET && request.method() != Method::HEAD {
         (
             StatusCode::METHOD_NOT_ALLOWED,
             "application/json",
@@ -85,7 +89,7 @@ async fn answer(
             "/endpoints" => (StatusCode::OK, "application/json", endpoints(&gateway, now)),
             path => {
                 let error = format!(
-                    "no page '{path}': there are /metrics, /healthz, /readyz and /endpoints"
+                    "no page '{path}': there are /metrics, /healthz, /readyz, /endpoints and /cache"
                 );
                 (
                     StatusCode::NOT_FOUND,

@@ -4,7 +4,10 @@
 //!
 //! Pure. Telling calls and models apart allocates nothing, except where a REST path carries escapes.
 
+pub mod cache_control;
 pub mod compare;
+pub mod identity;
+pub mod kept;
 pub mod load_report;
 pub mod method;
 pub mod mirror;
@@ -14,5 +17,6 @@ pub mod rest_model;
 pub mod row_count;
 pub mod rows;
 pub mod server_timing;
+pub mod shared_answer;
 pub mod transcode;
 mod wire;

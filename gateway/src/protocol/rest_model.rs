@@ -50,7 +50,8 @@ fn first_segment(path: &str) -> (&str, &str) {
     path.split_once('/').unwrap_or((path, ""))
 }
 
-fn decode(segment: &str) -> Option<Cow<'_, str>> {
+/// Without percent-escapes. None: nothing, a broken escape, or bytes that are not UTF-8.
+pub fn decode(segment: &str) -> Option<Cow<'_, str>> {
     if segment.is_empty() {
         return None;
     }

@@ -1,28 +1,63 @@
-//! Fields of a protobuf message, one after the other, without decoding them.
+//! Steps over the fields of a protobuf message, of which nothing is copied:
+//! <https://protobuf.dev/programming-guides/encoding/>.
+//!
+//! Groups, which the protocols here never had, are malformed.
 
-/// Why reading ended early.
-pub(super) enum Stop {
+/// Why a field cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
     /// The bytes ended within a field.
     Truncated,
     Malformed,
 }
 
-/// The wire format: <https://protobuf.dev/programming-guides/encoding/>.
-pub(super) struct Reader<'a> {
+pub struct Reader<'a> {
     rest: &'a [u8],
 }
 
+/// A field, as far as all fields are alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Field<'a> {
+    pub number: u32,
+    /// Of a string, bytes or a message; None: it is a number.
+    pub content: Option<&'a [u8]>,
+    /// All of it, its key included.
+    pub whole: &'a [u8],
+}
+
 impl<'a> Reader<'a> {
-    pub(super) fn new(message: &'a [u8]) -> Self {
+    pub fn new(message: &'a [u8]) -> Self {
         Self { rest: message }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
+    /// The next field, whatever it is; None at the end.
+    pub fn field(&mut self) -> Result<Option<Field<'a>>, Stop> {
+        if self.is_empty() {
+            return Ok(None);
+        }
+        let start = self.rest;
+        let (number, wire_type) = self.key()?;
+        let content = match wire_type {
+            2 => Some(self.delimited()?),
+            _ => {
+                self.skip(wire_type)?;
+                None
+            }
+        };
+        let whole = &start[..start.len() - self.rest.len()];
+        Ok(Some(Field {
+            number,
+            content,
+            whole,
+        }))
+    }
+
     /// Field number and wire type.
-    pub(super) fn key(&mut self) -> Result<(u32, u8), Stop> {
+    pub fn key(&mut self) -> Result<(u32, u8), Stop> {
         let key = u32::try_from(self.varint()?).map_err(|_| Stop::Malformed)?;
         let number = key >> 3;
         if number == 0 {
@@ -31,14 +66,14 @@ impl<'a> Reader<'a> {
         Ok((number, (key & 7) as u8))
     }
 
-    pub(super) fn string(&mut self, wire_type: u8) -> Result<&'a str, Stop> {
+    pub fn string(&mut self, wire_type: u8) -> Result<&'a str, Stop> {
         if wire_type != 2 {
             return Err(Stop::Malformed);
         }
         std::str::from_utf8(self.delimited()?).map_err(|_| Stop::Malformed)
     }
 
-    pub(super) fn skip(&mut self, wire_type: u8) -> Result<(), Stop> {
+    pub fn skip(&mut self, wire_type: u8) -> Result<(), Stop> {
         match wire_type {
             0 => self.varint().map(drop),
             1 => self.bytes(8).map(drop),
@@ -48,7 +83,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn delimited(&mut self) -> Result<&'a [u8], Stop> {
+    pub fn delimited(&mut self) -> Result<&'a [u8], Stop> {
         let length = i32::try_from(self.varint()?).map_err(|_| Stop::Malformed)?;
         self.bytes(usize::try_from(length).map_err(|_| Stop::Malformed)?)
     }
@@ -65,7 +100,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The value of a field as it stands there, without the length that a string or message begins with.
-    pub(super) fn value(&mut self, wire_type: u8) -> Result<&'a [u8], Stop> {
+    pub fn value(&mut self, wire_type: u8) -> Result<&'a [u8], Stop> {
         if wire_type == 2 {
             return self.delimited();
         }
@@ -94,5 +129,40 @@ impl<'a> Reader<'a> {
             }
         }
         Err(Stop::Truncated)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn fields_are_given_whole() {
+        let message = [&[1 << 3 | 2, 2][..], b"ab", &[12 << 3, 0x80, 1]].concat();
+        let mut reader = Reader::new(&message);
+        let text = reader.field().unwrap().unwrap();
+        assert_eq!((text.number, text.content), (1, Some(&b"ab"[..])));
+        assert_eq!(text.whole, &message[..4]);
+        let number = reader.field().unwrap().unwrap();
+        assert_eq!((number.number, number.content), (12, None));
+        assert_eq!(number.whole, &message[4..]);
+        assert_eq!(reader.field(), Ok(None));
+        assert_eq!(Reader::new(&message[..3]).field(), Err(Stop::Truncated));
+        assert_eq!(Reader::new(&[0, 0]).field(), Err(Stop::Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn whole_fields_make_up_the_message(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let mut reader = Reader::new(&bytes);
+            let mut read = Vec::new();
+            while let Ok(Some(field)) = reader.field() {
+                prop_assert!(!field.whole.is_empty());
+                read.extend_from_slice(field.whole);
+            }
+            prop_assert!(bytes.starts_with(&read));
+        }
     }
 }

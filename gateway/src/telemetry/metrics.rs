@@ -11,7 +11,7 @@ use forebay_proto::status::Code;
 
 use crate::gateway::Gateway;
 use crate::telemetry::discovery::Discovery;
-use crate::telemetry::{limits, shadow, targets, waiting};
+use crate::telemetry::{cache, limits, redis, shadow, targets, waiting};
 
 /// Upper bounds in seconds; a last bucket without bound follows.
 const BOUNDS: [f64; 14] = [
@@ -196,6 +196,10 @@ pub fn render(gateway: &Gateway, now: Instant) -> String {
     waiting::write(&mut out, &snapshot);
     limits::write(&mut out, &snapshot);
     discoveries(&mut out, gateway);
+    cache::write(&mut out, &snapshot.routes);
+    if let Some(shared) = &snapshot.redis {
+        redis::write(&mut out, shared);
+    }
     out.head(
         "forebay_requests_in_flight",
         "gauge",

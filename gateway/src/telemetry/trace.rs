@@ -18,6 +18,8 @@ use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
 use tokio::runtime::Handle;
 
+use crate::unary::headers::CACHE;
+
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 pub struct Tracing {
@@ -134,6 +136,14 @@ impl RequestTrace {
     pub fn describe(&mut self, attributes: impl FnOnce() -> Vec<KeyValue>) {
         if let Self::Sampled(recorded) = self {
             recorded.server.set_attributes(attributes());
+        }
+    }
+
+    /// How the route's cache served the call, as its answer says; nothing on a route without one.
+    pub fn describe_cache(&mut self, has_cache: bool, answer: &HeaderMap) {
+        let served = answer.get(CACHE).filter(|_| has_cache);
+        if let Some(served) = served.and_then(|served| served.to_str().ok()) {
+            self.describe(|| vec![KeyValue::new("forebay.cache", served.to_owned())]);
         }
     }
 

@@ -7,6 +7,7 @@ pub mod affinity;
 pub mod balance;
 pub mod breaker;
 pub mod budget;
+pub mod cache;
 pub mod deadline;
 pub mod ewma;
 pub mod gradient;

@@ -7,7 +7,6 @@
 
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay_proto::status::Code;
@@ -17,6 +16,7 @@ use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use opentelemetry::KeyValue;
 use smallvec::SmallVec;
 
+use super::answerer::Answerer;
 use super::{affinity, headers, hedge, rows};
 use crate::fleet::{Ask, Bearings, Caller, Cluster, Endpoint, Lease, NoLease, Unserved};
 use crate::gateway::Route;
@@ -61,8 +61,7 @@ impl Call {
 pub struct Answered {
     pub answer: Answer,
     pub status: u16,
-    /// Who answered.
-    pub endpoint: Arc<Endpoint>,
+    pub endpoint: Answerer,
     /// What the endpoint's error was taken for, when no further attempt was made.
     pub failure: Option<Failure>,
     /// With an answer that was too large to be held back: what its rest still needs.
@@ -282,7 +281,7 @@ impl Attempt<'_> {
                 let mut answered = Answered {
                     answer,
                     status,
-                    endpoint: endpoint.clone(),
+                    endpoint: Answerer::Endpoint(endpoint.clone()),
                     failure: None,
                     tail: None,
                 };
@@ -424,7 +423,7 @@ fn learn(route: &Route, answered: &Answered, then: Instant) {
     }
 }
 
-fn timed_out(route: &Route, cluster: &Cluster, call: &Call) -> Unanswered {
+pub(super) fn timed_out(route: &Route, cluster: &Cluster, call: &Call) -> Unanswered {
     let refusal = Refusal::TimedOut {
         cluster: cluster.config.name.clone(),
         timeout: call.allowed(route),

@@ -10,7 +10,7 @@ use std::time::Instant;
 use forebay_proto::status::Code;
 
 use super::attempts::{self, Answered, Call, Unanswered};
-use super::scatter;
+use super::{cached, scatter};
 use crate::gateway::Route;
 use crate::refusal::Refusal;
 use crate::targets::Targets;
@@ -21,12 +21,24 @@ use crate::traffic::split::Order;
 type Outcomes = Result<Answered, Unanswered>;
 
 /// Runs the call to its end. Errors are the gateway's own; a worker's error status is an answer.
-pub async fn run(route: &Route, mut call: Call, trace: &RequestTrace) -> Result<Answered, Refusal> {
+pub async fn run(route: &Route, call: Call, trace: &RequestTrace) -> Result<Answered, Refusal> {
+    match &route.cache {
+        None => pin!(direct(route, call, trace)).await,
+        // On the heap here and below, so that the calls of other routes do not carry its room.
+        Some(cache) => Box::pin(cached::run(cache, route, call, trace)).await,
+    }
+}
+
+/// Past the cache.
+pub(super) async fn direct(
+    route: &Route,
+    mut call: Call,
+    trace: &RequestTrace,
+) -> Result<Answered, Refusal> {
     let targets = route.targets.as_ref();
     let order = targets.map(|targets| targets.order(&call.headers, call.source));
     let result = match route.config.max_rows {
         None => pin!(reach(route, &call, trace, order)).await,
-        // On the heap here and below, so that the calls of other routes do not carry its room.
         Some(most) => Box::pin(scatter::run(route, &mut call, trace, order, most as usize)).await,
     };
     if let (Some(shadow), Ok(answered)) = (&route.shadow, &result) {

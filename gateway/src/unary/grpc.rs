@@ -55,6 +55,7 @@ pub async fn serve(
     let (route, code, error) = match result {
         Ok((route, answered)) => {
             let code = Code::from_i32(i32::from(answered.status));
+            trace.describe_cache(route.cache.is_some(), &answered.answer.head.headers);
             pin!(respond(session, answered)).await;
             let error = (code != Code::Ok).then(|| code.description().to_owned());
             (Some(route), code, error)
@@ -235,8 +236,7 @@ async fn write(session: &mut HttpSession, answered: Answered) -> pingora::Result
     } = answered;
     let mut head = answer.head;
     headers::strip_answer(&mut head.headers);
-    head.headers
-        .insert(headers::ENDPOINT, endpoint.name_header.clone());
+    head.headers.insert(headers::ENDPOINT, endpoint.name());
     let only_head = answer.body.is_empty() && answer.trailers.is_none() && answer.rest.is_none();
     session.write_response_header(Box::new(ResponseHeader::from(head)), only_head)?;
     for chunk in answer.body.chunks() {

@@ -8,6 +8,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// Tells the client which endpoint answered.
 pub const ENDPOINT: HeaderName = HeaderName::from_static("x-forebay-endpoint");
+/// Tells the client how a call on a route with a cache was served.
+pub const CACHE: HeaderName = HeaderName::from_static("x-forebay-cache");
 /// How far an endpoint got with a call.
 pub const STAGE: HeaderName = HeaderName::from_static("forebay-stage");
 
@@ -65,6 +67,12 @@ pub fn for_rest(incoming: &HeaderMap) -> HeaderMap {
 pub fn strip_answer(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
     headers.remove(LOAD);
+}
+
+/// What the headers of an answer say about the cache of its route.
+pub fn of_cache(answer: &HeaderMap) -> HeaderMap {
+    let named = |name: HeaderName| Some((name.clone(), answer.get(name)?.clone()));
+    [CACHE, header::AGE].into_iter().filter_map(named).collect()
 }
 
 /// Removes what must not cross a hop; cheap when there is nothing, as on HTTP/2.

@@ -1,21 +1,30 @@
 //! Undoing compression, within a limit on what comes out.
+//!
+//! What follows the compressed data is refused: decoders differ in whether they read on, and a worker must not find
+//! more, or less, in a message than was looked at here.
 
 use std::io::Read;
 
 use bytes::Bytes;
-use flate2::read::{GzDecoder, ZlibDecoder};
+use flate2::bufread::{GzDecoder, ZlibDecoder};
 
 use crate::refusal::Refusal;
 
 /// `encoding` as in `Content-Encoding` or `grpc-encoding`; reads at most one byte more than `limit`.
 pub fn inflate(encoding: &[u8], body: &[u8], limit: u64) -> Result<Bytes, Refusal> {
     let mut plain = Vec::new();
-    let read = match encoding {
+    let (read, left) = match encoding {
         b"identity" => return Ok(Bytes::copy_from_slice(body)),
-        b"gzip" => GzDecoder::new(body).take(limit + 1).read_to_end(&mut plain),
-        b"deflate" => ZlibDecoder::new(body)
-            .take(limit + 1)
-            .read_to_end(&mut plain),
+        b"gzip" => {
+            let mut decoder = GzDecoder::new(body).take(limit + 1);
+            let read = decoder.read_to_end(&mut plain);
+            (read, decoder.into_inner().into_inner().len())
+        }
+        b"deflate" => {
+            let mut decoder = ZlibDecoder::new(body).take(limit + 1);
+            let read = decoder.read_to_end(&mut plain);
+            (read, decoder.into_inner().into_inner().len())
+        }
         other => {
             let name = String::from_utf8_lossy(other);
             return Err(Refusal::UnsupportedEncoding(format!(
@@ -25,6 +34,9 @@ pub fn inflate(encoding: &[u8], body: &[u8], limit: u64) -> Result<Bytes, Refusa
     };
     match read {
         Ok(_) if plain.len() as u64 > limit => Err(Refusal::TooLarge { limit }),
+        Ok(_) if left > 0 => Err(Refusal::BadRequest(format!(
+            "{left} bytes follow the compressed body"
+        ))),
         Ok(_) => Ok(plain.into()),
         Err(error) => Err(Refusal::BadRequest(format!(
             "the compressed body is malformed: {error}"
@@ -87,6 +99,19 @@ mod tests {
         assert!(
             matches!(inflate(b"gzip", &bomb, 1 << 20), Err(Refusal::TooLarge { limit }) if limit == 1 << 20)
         );
+    }
+
+    #[test]
+    fn nothing_hides_behind_the_compressed_data() {
+        let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
+        zlib.write_all(b"one").unwrap();
+        let zlib = zlib.finish().unwrap();
+        for (encoding, one) in [(&b"gzip"[..], gzip(b"one")), (b"deflate", zlib)] {
+            assert_eq!(inflate(encoding, &one, 3).unwrap(), &b"one"[..]);
+            let two = [one.clone(), one].concat();
+            let error = inflate(encoding, &two, 100).unwrap_err();
+            assert!(matches!(error, Refusal::BadRequest(_)), "{error}");
+        }
     }
 
     #[test]

@@ -5,8 +5,10 @@
 //! attempt can be repeated whatever its size. Attempts go over the gateway's own HTTP/2 channels.
 
 mod affinity;
+mod answerer;
 mod attempts;
 mod body;
+mod cached;
 mod course;
 mod grpc;
 pub mod headers;

@@ -47,6 +47,7 @@ pub async fn serve(gateway: &Gateway, snapshot: &Snapshot, session: &mut ServerS
     let (route, code, status, error) = match result {
         Ok((route, reply)) => {
             let (code, status) = (reply.code, reply.page.status);
+            trace.describe_cache(route.cache.is_some(), &reply.cache);
             write(session, reply).await;
             let error = (code != Code::Ok).then(|| code.description().to_owned());
             (Some(route), code, status, error)
@@ -73,6 +74,8 @@ struct Reply {
     page: Page,
     code: Code,
     endpoint: HeaderValue,
+    /// What the route's cache says of it.
+    cache: HeaderMap,
     /// What it takes.
     held: Held,
 }
@@ -154,9 +157,9 @@ fn reply(
         endpoint,
         ..
     } = answered;
-    let cluster = &endpoint.blueprint.cluster;
+    let (cluster, name) = (endpoint.cluster(route), endpoint.name());
     let bad = |reason: String| Refusal::BadAnswer {
-        cluster: cluster.clone(),
+        cluster: cluster.to_owned(),
         reason,
     };
     if answer.rest.is_some() && answer.body.len() as u64 <= route.config.max_request_bytes {
@@ -164,10 +167,14 @@ fn reply(
     }
     if answer.rest.is_some() {
         return Err(Refusal::AnswerTooLarge {
-            cluster: cluster.clone(),
+            cluster: cluster.to_owned(),
             limit: route.config.max_request_bytes,
         });
     }
+    let cache = match route.cache {
+        None => HeaderMap::new(),
+        Some(_) => headers::of_cache(&answer.head.headers),
+    };
     let code = Code::from_i32(i32::from(status));
     if code != Code::Ok {
         let trailers = answer.trailers.as_ref().unwrap_or(&answer.head.headers);
@@ -186,7 +193,8 @@ fn reply(
         return Ok(Reply {
             page,
             code,
-            endpoint: endpoint.name_header.clone(),
+            endpoint: name,
+            cache,
             held: answer.held,
         });
     }
@@ -198,7 +206,8 @@ fn reply(
     Ok(Reply {
         page,
         code,
-        endpoint: endpoint.name_header.clone(),
+        endpoint: name,
+        cache,
         held,
     })
 }
@@ -207,6 +216,7 @@ async fn write(session: &mut ServerSession, reply: Reply) {
     let Reply {
         page,
         endpoint,
+        cache: mut response,
         held: _held,
         ..
     } = reply;
@@ -215,7 +225,7 @@ async fn write(session: &mut ServerSession, reply: Reply) {
     } else {
         "application/json"
     };
-    let mut response = HeaderMap::with_capacity(6);
+    response.reserve(6);
     response.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response.insert(header::CONTENT_LENGTH, HeaderValue::from(page.body.len()));
     response.insert(headers::ENDPOINT, endpoint);

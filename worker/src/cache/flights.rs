@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use forebay_cache::{Digested, Key};
 use futures::future::{BoxFuture, FutureExt, Shared, WeakShared};
 use parking_lot::Mutex;
 
-use super::key::{Digested, Key};
 use crate::batch::job::Answer;
 
 /// One run, to be waited for.

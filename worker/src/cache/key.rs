@@ -1,81 +1,30 @@
 //! What makes two requests the same: the inputs with their datatypes, shapes and bytes, and the outputs wanted.
 //!
-//! The key is a SHA-256 digest, and nothing is compared on a hit: nobody can make two requests with one key, so
-//! nobody can plant an answer for others. A keyed fast hash would need the same trust in its secret and saves
-//! little, since processors have instructions for this one. Every field is preceded by its length, so no two
-//! requests are written down alike. Deadline, priority and trace change no answer and are left out.
+//! Every field is preceded by its length, so no two requests are written down alike. Deadline, priority and trace
+//! change no answer and are left out.
 
-use std::hash::{BuildHasherDefault, Hash, Hasher};
-
-use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
+use forebay_cache::{Digest, Key};
 
 use crate::inference::InferRequest;
 
-/// Of one request to one loaded version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Key([u8; SHA256_OUTPUT_LEN]);
-
-impl Key {
-    pub fn of(request: &InferRequest) -> Key {
-        let mut digest = Context::new(&SHA256);
-        let mut number = Vec::with_capacity(256);
-        let put = |buffer: &mut Vec<u8>, value: usize| {
-            buffer.extend_from_slice(&(value as u64).to_le_bytes());
-        };
-        put(&mut number, request.inputs.len());
-        for (index, tensor) in &request.inputs {
-            put(&mut number, *index);
-            put(&mut number, tensor.datatype.name().len());
-            number.extend_from_slice(tensor.datatype.name().as_bytes());
-            put(&mut number, tensor.shape.len());
-            for size in &tensor.shape {
-                number.extend_from_slice(&size.to_le_bytes());
-            }
-            put(&mut number, tensor.data.len());
-            digest.update(&number);
-            number.clear();
-            digest.update(&tensor.data);
+/// The key of one request to one loaded version.
+pub fn of(request: &InferRequest) -> Key {
+    let mut digest = Digest::new();
+    digest.number(request.inputs.len());
+    for (index, tensor) in &request.inputs {
+        digest.number(*index);
+        digest.field(tensor.datatype.name().as_bytes());
+        digest.number(tensor.shape.len());
+        for size in &tensor.shape {
+            digest.bytes(&size.to_le_bytes());
         }
-        put(&mut number, request.outputs.len());
-        for output in &request.outputs {
-            put(&mut number, *output);
-        }
-        digest.update(&number);
-        let digest = digest.finish();
-        let bytes = digest.as_ref().try_into();
-        Key(bytes.expect("SHA-256 has 32 bytes"))
+        digest.field(&tensor.data);
     }
-}
-
-impl Hash for Key {
-    /// A digest is as random as a hash can be: its first bytes are enough.
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let [a, b, c, d, e, f, g, h, ..] = self.0;
-        state.write_u64(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+    digest.number(request.outputs.len());
+    for output in &request.outputs {
+        digest.number(*output);
     }
-}
-
-/// Hashes nothing further.
-pub type Digested = BuildHasherDefault<Taken>;
-
-/// The number it is given.
-#[derive(Debug, Clone, Default)]
-pub struct Taken(u64);
-
-impl Hasher for Taken {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = number;
-    }
+    digest.key()
 }
 
 #[cfg(test)]
@@ -140,7 +89,7 @@ mod tests {
         ];
         for (number, one) in variants.iter().enumerate() {
             for (other_number, other) in variants.iter().enumerate() {
-                let same = Key::of(one) == Key::of(other);
+                let same = of(one) == of(other);
                 assert_eq!(same, number == other_number, "{one:?} {other:?}");
             }
         }
@@ -154,6 +103,6 @@ mod tests {
             priority: 3,
             ..plain.clone()
         };
-        assert_eq!(Key::of(&plain), Key::of(&hasty));
+        assert_eq!(of(&plain), of(&hasty));
     }
 }

@@ -15,22 +15,22 @@ mod store;
 use std::sync::Arc;
 use std::time::Instant;
 
+use forebay_cache::{Key, Store};
 use futures::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 
 use self::counts::Tally;
 pub use self::counts::{CacheStatistics, Counts};
 use self::flights::{Boarding, Flights};
-use self::key::Key;
-use self::store::Store;
+use self::store::Kept;
 use crate::batch::job::Answer;
 use crate::inference::{InferError, InferRequest, InferResponse, Origin, Timing};
 
-/// Inputs of so many bytes take about a millisecond to digest: longer than a thread of the runtime should be held.
+/// Inputs of so many bytes take up to a millisecond to digest: longer than a thread of the runtime should be held.
 const WORTH_A_THREAD: usize = 1 << 20;
 
 pub struct Cache {
-    store: Mutex<Store>,
+    store: Mutex<Store<Kept>>,
     flights: Flights,
     tally: Tally,
 }
@@ -105,9 +105,9 @@ impl Cache {
     }
 
     fn kept(&self, key: &Key) -> Option<InferResponse> {
-        let kept = self.store.lock().get(key)?;
+        let kept = self.store.lock().get(key)?.clone();
         Some(InferResponse {
-            outputs: kept.to_vec(),
+            outputs: kept.outputs().to_vec(),
             timing: Timing::default(),
             origin: Origin::Kept,
         })
@@ -118,7 +118,7 @@ impl Cache {
         let start = Instant::now();
         let weight = store::weight(&answer.outputs);
         if self.store.lock().has_room_for(weight) {
-            let kept = store::keep(&answer.outputs);
+            let kept = Kept::copy(&answer.outputs);
             let evicted = self.store.lock().insert(key, kept);
             drop(evicted);
         }
@@ -135,7 +135,7 @@ async fn keyed(request: InferRequest) -> Result<(InferRequest, Key), InferError>
         .map(|(_, input)| input.data.len())
         .sum();
     let digest = move || {
-        let key = Key::of(&request);
+        let key = key::of(&request);
         (request, key)
     };
     if bytes < WORTH_A_THREAD {

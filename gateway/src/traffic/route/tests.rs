@@ -32,6 +32,7 @@ fn route(matches: Match) -> Route {
             idempotent: false,
         },
         hedge: None,
+        cache: None,
         shadow: None,
     }
 }
