@@ -156,9 +156,7 @@ fn sharing_somewhere(root: &Table<'_>) -> Read<()> {
     let routes = root.get("routes").and_then(|value| value.peek_items());
     let wanted = routes.iter().flatten().filter_map(shared_cache);
     let wanted = wanted.filter(|shared| shared.as_bool() == Some(true));
-    wanted.fold(Ok(()), |outcome, shared| {
-        redis::is_there_for(root, &shared).and(outcome)
-    })
+    all(wanted.map(|shared| redis::is_there_for(root, &shared))).map(drop::<Vec<()>>)
 }
 
 fn shared_cache<'a>(route: &Value<'a>) -> Option<Value<'a>> {
