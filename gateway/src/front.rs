@@ -25,7 +25,7 @@ use crate::proxy::{CLIENT_SILENCE, Proxy};
 use crate::unary;
 
 /// Larger than HTTP/2's default of 16 KiB, for tensors; small enough that a stream can be peeked at
-/// (`proxy::PEEK_LIMIT`).
+/// (`proxy::find`).
 const MAX_FRAME: u32 = 32 << 10;
 /// How long an HTTP/2 connection may have no request before it is asked to close.
 const H2_IDLE: Duration = Duration::from_secs(300);

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use crate::assembly::{Assembly, AssemblyError};
 use crate::fleet::discovery::{Patience, Source};
 use crate::gateway::{Gateway, Snapshot};
+use crate::reload;
 use crate::telemetry::discovery::Look;
 
 /// The endpoints that a source names, or why it names none.
@@ -128,7 +129,7 @@ impl Membership {
         }
     }
 
-    /// Puts the endpoints in place; false if they were there already.
+    /// Puts the endpoints in place; false if they were there already. Blocks for a probe at most.
     fn found(&self, cluster: &str, endpoints: Vec<config::Endpoint>) -> Result<bool, String> {
         let mut state = self.state.lock();
         if state.found.get(cluster) == Some(&endpoints) {
@@ -149,6 +150,17 @@ impl Membership {
         match endpoints.len() {
             0 => log::warn!("discovery of cluster '{cluster}' names no endpoints"),
             count => log::info!("discovery of cluster '{cluster}': {count} endpoints"),
+        }
+        // Endpoints that take requests are not given up for others before one of these does.
+        let named = |snapshot: &Snapshot| {
+            let mut clusters = snapshot.clusters.iter();
+            clusters.find(|known| known.config.name == cluster).cloned()
+        };
+        if !endpoints.is_empty()
+            && named(&running).is_some_and(|former| former.has_healthy())
+            && let Some(next) = named(&snapshot)
+        {
+            reload::await_first_probe(&next);
         }
         state.found.insert(cluster.to_owned(), endpoints);
         self.gateway.replace(snapshot);

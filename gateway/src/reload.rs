@@ -14,6 +14,7 @@ use forebay_config::gateway as config;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::assembly;
+use crate::fleet::Cluster;
 use crate::gateway::Snapshot;
 use crate::membership::Membership;
 
@@ -79,15 +80,19 @@ fn reload(path: &Path, membership: &Arc<Membership>) -> anyhow::Result<()> {
 /// Gives endpoints that are new the time of one probe, so that a renamed cluster, or a new process, does not answer 503
 /// until then.
 pub fn await_first_probes(snapshot: &Snapshot) {
-    let checked = snapshot
-        .clusters
-        .iter()
-        .filter_map(|cluster| Some((cluster, cluster.config.health.as_ref()?)));
-    for (cluster, health) in checked {
-        let end = Instant::now() + health.timeout;
-        while !cluster.has_healthy() && Instant::now() < end {
-            std::thread::sleep(PROBE_POLL);
-        }
+    for cluster in &snapshot.clusters {
+        await_first_probe(cluster);
+    }
+}
+
+/// The same for one cluster.
+pub fn await_first_probe(cluster: &Cluster) {
+    let Some(health) = &cluster.config.health else {
+        return;
+    };
+    let end = Instant::now() + health.timeout;
+    while !cluster.has_healthy() && Instant::now() < end {
+        std::thread::sleep(PROBE_POLL);
     }
 }
 

@@ -4,6 +4,7 @@
 //! blueprint keeps it, and with it the latency average, the breaker, the health and the open connections.
 
 mod blueprint;
+mod conduct;
 mod reports;
 mod view;
 
@@ -18,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 pub use self::blueprint::EndpointBlueprint;
+use self::conduct::Conduct;
 pub use self::view::EndpointView;
 use super::ask::Ask;
 use super::waiting::WaitingRoom;
@@ -27,7 +29,7 @@ use crate::traffic::breaker::{Breaker, BreakerState, Permit, Transition};
 use crate::traffic::ewma::PeakEwma;
 use crate::traffic::health::{HealthMachine, HealthState};
 use crate::traffic::others::Others;
-use crate::traffic::outlier::{Reading, Standing};
+use crate::traffic::outlier::Standing;
 use crate::traffic::retry::Outcome;
 use crate::traffic::service_line::ServiceLine;
 use crate::traffic::window::Window;
@@ -79,12 +81,6 @@ struct Vital {
     room: Option<Arc<WaitingRoom>>,
     /// None: it is not compared with the others of its cluster.
     conduct: Option<Conduct>,
-}
-
-/// What an endpoint is judged by beside its peers.
-struct Conduct {
-    window: Window,
-    standing: Standing,
 }
 
 impl Vital {
@@ -404,45 +400,6 @@ impl Endpoint {
         {
             self.channels.cut();
         }
-    }
-
-    /// What it did within the window, to be compared with others; None: it is not compared.
-    pub(super) fn conduct(&self, now: Instant) -> Option<Reading> {
-        let vital = self.vital.lock();
-        let conduct = vital.conduct.as_ref()?;
-        let (succeeded, failed) = conduct.window.totals(now);
-        Some(Reading {
-            succeeded,
-            failed,
-            ejected: conduct.standing.left(now) > Duration::ZERO,
-        })
-    }
-
-    /// Leaves it out for a while, after which it begins anew.
-    pub(super) fn eject(&self, now: Instant) {
-        let mut vital = self.vital.lock();
-        let (Some(config), Some(conduct)) = (&self.blueprint.outlier, vital.conduct.as_mut())
-        else {
-            return;
-        };
-        conduct.standing.eject(config, now);
-        let (succeeded, failed) = conduct.window.totals(now);
-        conduct.window.clear();
-        let left = conduct.standing.left(now);
-        self.ejected_until
-            .store(self.nanos(now + left), Ordering::Relaxed);
-        drop(vital);
-        self.counters.ejections.fetch_add(1, Ordering::Relaxed);
-        let (address, cluster) = (&self.blueprint.address, &self.blueprint.cluster);
-        log::warn!(
-            "{address} in cluster '{cluster}' is left out for {left:?}: {failed} of its {} requests failed, \
-             many more than of the others",
-            succeeded + failed
-        );
-    }
-
-    pub(super) fn is_ejected(&self, now: Instant) -> bool {
-        self.nanos(now) < self.ejected_until.load(Ordering::Relaxed)
     }
 
     /// What a probe has found, by the place in the list of models.

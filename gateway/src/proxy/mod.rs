@@ -6,6 +6,7 @@
 
 mod affinity;
 mod failure;
+mod find;
 mod peer;
 mod request;
 mod target;
@@ -31,23 +32,15 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::{ErrorSource, ErrorType, Result};
 
 use crate::context::{Context, Routed};
-use crate::fleet::Bearings;
-use crate::gateway::{Gateway, Snapshot};
+use crate::gateway::Gateway;
 use crate::head_timer::HeadTimer;
 use crate::limits;
 use crate::plan::{self, Plan};
-use crate::protocol::method::Method;
-use crate::protocol::peek::{Peek, peek_framed};
-use crate::protocol::rest_model::RestModel;
 use crate::refusal::Refusal;
 use crate::telemetry::trace::TRACEPARENT;
-use crate::traffic::affinity::Seen;
 use crate::traffic::retry::{Failure, Outcome};
 use crate::unary::{self, headers};
 
-/// What is read of a stream before its route is known. pingora replays at most 64 KiB to the endpoint, and one
-/// frame more than this may have been read (`front::MAX_FRAME`).
-const PEEK_LIMIT: usize = 16 << 10;
 /// How long an HTTP/1 client may pause within a body, and between two requests (nginx's defaults are 60 s and 75 s).
 pub const CLIENT_SILENCE: Duration = Duration::from_secs(60);
 
@@ -86,7 +79,7 @@ impl ProxyHttp for Proxy {
             &head.headers,
             &format!("{} {}", head.method, head.uri.path()),
         );
-        let found = match self.find_route(&snapshot, session).await {
+        let found = match find::route(&snapshot, session).await {
             Ok((found, bearings)) => {
                 ctx.bearings = bearings;
                 found
@@ -433,66 +426,6 @@ impl Proxy {
         if session.get_keepalive().is_some() {
             session.set_keepalive(Some(CLIENT_SILENCE.as_secs()));
         }
-    }
-
-    /// The route's position, and what the cluster goes by; reads the head of a stream's first
-    /// message when routes or clusters look into it.
-    async fn find_route(
-        &self,
-        snapshot: &Snapshot,
-        session: &mut Session,
-    ) -> Result<(usize, Bearings), Refusal> {
-        let method = Method::of(session.req_header().uri.path());
-        let fields = method.model_fields();
-        let mut seen = Vec::new();
-        if let Some(fields) = fields
-            && (snapshot.routes_by_model() || snapshot.reads_messages)
-        {
-            session.as_mut().enable_retry_buffering();
-            let enough = |seen: &[u8]| {
-                peek_framed(seen, fields, false) != Peek::NeedMore
-                    && (!snapshot.reads_messages || affinity::is_enough(seen))
-            };
-            let reading = async {
-                while seen.len() < PEEK_LIMIT && !enough(&seen) {
-                    match session.downstream_session.read_request_body().await {
-                        Ok(Some(chunk)) => seen.extend_from_slice(&chunk),
-                        Ok(None) => break,
-                        Err(_) => return Err(Refusal::ClientGone),
-                    }
-                }
-                Ok(())
-            };
-            let time = snapshot.max_timeout;
-            match tokio::time::timeout(time, reading).await {
-                Ok(result) => result?,
-                Err(_) => return Err(Refusal::BodyTimedOut(time)),
-            }
-        }
-        let head = session.req_header();
-        let path = head.uri.path();
-        let named = RestModel::of(path);
-        let (model, version) = match (fields, &named) {
-            (Some(fields), _) => match peek_framed(&seen, fields, false) {
-                Peek::Found(found) => (found.name, found.version),
-                Peek::NeedMore | Peek::Invalid | Peek::Compressed => (None, None),
-            },
-            (None, Some(named)) => named.name_and_version(),
-            (None, None) => (None, None),
-        };
-        let found = snapshot
-            .find(&plan::request_head(head, model, version))
-            .ok_or_else(|| Refusal::NoRoute {
-                method: head.method.to_string(),
-                path: path.to_owned(),
-            })?;
-        let bearings = snapshot.routes[found].cluster.bearings(&Seen {
-            headers: &head.headers,
-            source: plan::source(snapshot, &session.downstream_session),
-            model: named.as_ref().and_then(|named| named.name_and_version().0),
-            message: affinity::message(&seen, method),
-        });
-        Ok((found, bearings))
     }
 }
 
