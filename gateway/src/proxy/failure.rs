@@ -32,8 +32,8 @@ pub fn judge(ctx: &mut Context, failure: Failure, repeatable: bool) -> bool {
     } else {
         ctx.end_attempt(failure.outcome(), Err(failure.describe()));
     }
-    has_leave(ctx, repeatable && failure.is_retryable(true), now)
-        || target::fall_back(ctx, failure, repeatable && !late)
+    let repeatable = repeatable && failure.is_retryable(true);
+    has_leave(ctx, repeatable, now) || target::fall_back(ctx, failure, repeatable, now)
 }
 
 /// A stream that its endpoint declined before it began: the error that has pingora ask another one. None: the answer
@@ -58,7 +58,8 @@ pub fn declined(session: &Session, head: &ResponseHeader, ctx: &mut Context) -> 
     let repeatable = failure.is_retryable(route.config.retry.idempotent)
         && !session.as_ref().retry_buffer_truncated()
         && (failure != Failure::Full || ctx.tried.len() < cluster.size());
-    if !has_leave(ctx, repeatable, Instant::now()) {
+    let now = Instant::now();
+    if !has_leave(ctx, repeatable, now) && !target::fall_back(ctx, failure, repeatable, now) {
         return None;
     }
     ctx.end_attempt(failure.outcome(), Err(failure.describe()));
@@ -124,6 +125,7 @@ pub fn refusal(ctx: &mut Context, error: &Error) -> Refusal {
 
 /// Answers in the gateway's own name; `Ok(true)` is what a filter returns then.
 pub async fn refuse(session: &mut Session, ctx: &mut Context, refusal: Refusal) -> Result<bool> {
+    let refusal = target::degraded(ctx, refusal);
     ctx.status = Some(refusal.code());
     answer(&mut session.downstream_session, ctx.is_grpc, &refusal).await;
     Ok(true)

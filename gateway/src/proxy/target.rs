@@ -107,20 +107,23 @@ fn bearings(ctx: &Context, first: &Arc<Cluster>, cluster: &Arc<Cluster>) -> Bear
 }
 
 /// After an attempt that is not retried where it was: whether the fallback gets one. `repeatable`: the request can be
-/// sent again, and there is time to.
-pub fn fall_back(ctx: &mut Context, failure: Failure, repeatable: bool) -> bool {
-    let Some(targets) = ctx.route().and_then(|route| route.targets.as_ref()) else {
+/// sent again.
+pub fn fall_back(ctx: &mut Context, failure: Failure, repeatable: bool, now: Instant) -> bool {
+    let Some(routed) = &ctx.routed else {
         return false;
     };
-    let spare = ctx.target.and_then(|failed| targets.fallback(failed));
-    if !repeatable || failure.outcome() != Outcome::Failure || !failure.is_retryable(true) {
+    let targets = routed.route().targets.as_ref();
+    let spare = targets.and_then(|targets| targets.fallback(ctx.target?));
+    if spare.is_none()
+        || !repeatable
+        || failure.outcome() != Outcome::Failure
+        || routed.is_late(now)
+    {
         return false;
     }
-    if spare.is_some() {
-        ctx.target = spare;
-        ctx.tried.clear();
-    }
-    spare.is_some()
+    ctx.target = spare;
+    ctx.tried.clear();
+    true
 }
 
 /// What the client is told instead, by the route's static answer, of an outage.

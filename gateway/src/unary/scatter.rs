@@ -14,6 +14,7 @@ use prost::Message as _;
 use super::attempts::{Answered, Call};
 use super::course::reach;
 use crate::gateway::Route;
+use crate::memory::Held;
 use crate::protocol::method::Method;
 use crate::protocol::rows;
 use crate::refusal::Refusal;
@@ -28,6 +29,8 @@ const AT_A_TIME: usize = 64;
 struct Parts {
     requests: Vec<ModelInferRequest>,
     calls: Vec<Call>,
+    /// What the messages take.
+    _held: Held,
 }
 
 /// Runs the call to its end, in parts if it has more than `most` rows.
@@ -58,23 +61,26 @@ fn parts(route: &Route, call: &mut Call, most: usize) -> Option<Parts> {
     let mut headers = call.headers.clone();
     // Answers have to be read here.
     headers.remove("grpc-accept-encoding");
+    let mut held = call.held.another();
     let calls = requests.iter().map(|request| {
-        let body = framing::frame(request).ok()?;
-        let mut held = call.held.another();
-        held.must_grow(body.len());
-        Some(Call {
+        let framed = framing::frame(request).ok()?;
+        held.try_grow(framed.len()).then(|| Call {
             path: call.path.clone(),
             headers: headers.clone(),
-            body: Message::from(body),
+            body: Message::from(framed),
             source: call.source,
             deadline: call.deadline,
             client_timeout: call.client_timeout,
             hold_back: keepable(route),
-            held,
+            held: call.held.another(),
         })
     });
     let calls = calls.collect::<Option<Vec<Call>>>()?;
-    Some(Parts { requests, calls })
+    Some(Parts {
+        requests,
+        calls,
+        _held: held,
+    })
 }
 
 /// How much of answers is kept for one call.
@@ -93,6 +99,7 @@ async fn gather(
     let mut under_way = FuturesUnordered::new();
     let mut gathered: Vec<Option<ModelInferResponse>> = vec![None; parts.calls.len()];
     let mut first = None;
+    let mut held = Vec::new();
     let mut bytes = 0;
     loop {
         while under_way.len() < AT_A_TIME
@@ -116,8 +123,9 @@ async fn gather(
             return Ok(None);
         };
         gathered[position] = Some(response);
-        if position == 0 {
-            first = Some(answered);
+        match position {
+            0 => first = Some(answered),
+            _ => held.push(answered.answer.held),
         }
     }
     let Some(gathered) = gathered.into_iter().collect::<Option<Vec<_>>>() else {
@@ -129,6 +137,7 @@ async fn gather(
         return Ok(None);
     };
     answered.answer.head.headers.remove(CONTENT_LENGTH);
+    answered.answer.held.must_grow(framed.len());
     answered.answer.body = Message::from(framed);
     Ok(Some(answered))
 }

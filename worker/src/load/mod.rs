@@ -87,7 +87,11 @@ impl Default for Load {
             rows: AtomicU64::new(0),
             sampled: RwLock::default(),
             trailers: RwLock::default(),
-            bare: Trailer::new(encode(&OrcaLoadReport::default()), Duration::ZERO),
+            // Due at once, so that the first who asks makes it.
+            bare: Trailer {
+                due: AtomicU64::new(0),
+                value: ArcSwap::from_pointee(encode(&OrcaLoadReport::default())),
+            },
         }
     }
 }

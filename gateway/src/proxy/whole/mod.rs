@@ -50,7 +50,6 @@ pub async fn serve(proxy: &Proxy, session: &mut Session, ctx: &mut Context) -> R
     let Some(route) = ctx.route() else {
         return Ok(false);
     };
-    let cluster = route.config.cluster.clone();
     let hold_back_all = route.config.mode == config::Mode::Unary;
     // What a route says about inference holds where it asks for whole requests.
     let repeatable = session.req_header().method.is_idempotent()
@@ -107,6 +106,8 @@ pub async fn serve(proxy: &Proxy, session: &mut Session, ctx: &mut Context) -> R
             last = failed.answer;
             continue;
         }
+        let cluster = ctx.cluster().map(|cluster| cluster.config.name.clone());
+        let cluster = cluster.unwrap_or_default();
         let refusal = match (failed.answer, failed.failure) {
             (Some(answer), _) => return deliver(proxy, session, ctx, *answer).await,
             (None, Failure::TimedOut) => Refusal::TimedOut {
