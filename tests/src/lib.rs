@@ -2,9 +2,9 @@
 //! clients, and stops them whatever happens to the test.
 //!
 //! `gateway` and `worker` are the processes under test. `upstream` stands in for workers that must misbehave on
-//! command, and `faulty` is one as a process of its own; `onnx` writes models for the real ones. `nameserver`, `etcd` and
-//! `consul` say where they are, `relay` is a way that can be cut, `members` is who belongs. `client`, `strict`, `wire` and
-//! `load` are who calls, `tls` is what they trust.
+//! command, and `faulty` is one as a process of its own; `onnx` writes models for the real ones. `nameserver`, `etcd`, `consul`
+//! and `kubernetes` say where they are, `relay` is a way that can be cut, `members` is who belongs. `client`, `strict`,
+//! `wire` and `load` are who calls, `tls` is what they trust.
 
 pub mod client;
 pub mod consul;
@@ -12,6 +12,7 @@ pub mod etcd;
 pub mod faulty;
 pub mod folder;
 pub mod gateway;
+pub mod kubernetes;
 pub mod load;
 pub mod members;
 pub mod nameserver;

@@ -14,6 +14,7 @@ const PURE: &[&str] = &[
     "proto/cache/src",
     "gateway/src/fleet/discovery/consul",
     "gateway/src/fleet/discovery/etcd",
+    "gateway/src/fleet/discovery/kubernetes",
     "gateway/src/fleet/discovery/patience.rs",
     "gateway/src/traffic",
     "gateway/src/protocol",

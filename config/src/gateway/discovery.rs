@@ -29,6 +29,8 @@ pub enum DiscoverySource {
     Etcd(Etcd),
     /// Every instance of a service whose checks pass is an endpoint.
     Consul(Consul),
+    /// Every ready endpoint of a service's EndpointSlices is one.
+    Kubernetes(Kubernetes),
 }
 
 impl DiscoverySource {
@@ -40,6 +42,7 @@ impl DiscoverySource {
             Self::Srv(_) => "srv",
             Self::Etcd(_) => "etcd",
             Self::Consul(_) => "consul",
+            Self::Kubernetes(_) => "kubernetes",
         }
     }
 }
@@ -77,6 +80,17 @@ pub struct Consul {
     pub token_file: Option<PathBuf>,
     /// None: plain text.
     pub tls: Option<SourceTls>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kubernetes {
+    pub service: String,
+    /// None: that of the gateway's pod, or of the kubeconfig's context.
+    pub namespace: Option<String>,
+    /// Its name; None: the only one that the service has.
+    pub port: Option<String>,
+    /// None: the gateway is a pod, and has an account.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// TLS to the server of a source. Files are read at each connection, so that new ones are used.

@@ -21,7 +21,7 @@ pub use cluster::{
     Breaker, Cluster, Endpoint, Health, HealthProbe, Identity, LoadReports, Outlier, Policy,
     Protocol, UpstreamTls,
 };
-pub use discovery::{Consul, Discovery, DiscoverySource, Etcd, Login, SourceTls};
+pub use discovery::{Consul, Discovery, DiscoverySource, Etcd, Kubernetes, Login, SourceTls};
 pub use limit::{Limit, Queue};
 pub use listener::{Listener, ListenerTls};
 pub use rate_limit::{RateKey, RateLimit};

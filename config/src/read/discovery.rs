@@ -2,6 +2,7 @@
 
 mod consul;
 mod etcd;
+mod kubernetes;
 mod server;
 
 use std::time::Duration;
@@ -17,13 +18,14 @@ const KEYS: Keys = &[
     "srv",
     "etcd",
     "consul",
+    "kubernetes",
     "interval",
     "nameserver",
 ];
 const FILE_KEYS: Keys = &["endpoints"];
 
 const SOURCES: &str =
-    r#"one of file, dns, srv, etcd and consul, such as dns = "workers.internal:8001""#;
+    r#"one of file, dns, srv, etcd, consul and kubernetes, such as dns = "workers.internal:8001""#;
 const DNS: &str = r#"a name and a port, such as "workers.internal:8001""#;
 const SRV: &str = r#"the name of SRV records, such as "_grpc._tcp.workers.internal""#;
 
@@ -40,7 +42,13 @@ pub(super) fn discovery(cluster: &Table<'_>) -> Read<Option<Discovery>> {
     let srv = table.optional("srv", |value| srv(&value));
     let etcd = table.optional("etcd", |value| etcd::etcd(&value));
     let consul = table.optional("consul", |value| consul::consul(&value));
-    let others = [("file", &file), ("etcd", &etcd), ("consul", &consul)];
+    let kubernetes = table.optional("kubernetes", |value| kubernetes::kubernetes(&value));
+    let others = [
+        ("file", &file),
+        ("etcd", &etcd),
+        ("consul", &consul),
+        ("kubernetes", &kubernetes),
+    ];
     let other = others.iter().find(|(_, read)| **read != Ok(None));
     let nameserver = table.optional("nameserver", |value| {
         let expected = r#"the IP address and port of a DNS server, such as "10.0.0.2:53""#;
@@ -52,7 +60,7 @@ pub(super) fn discovery(cluster: &Table<'_>) -> Read<Option<Discovery>> {
             (address, None) => Ok(address),
         }
     });
-    let written = [file, dns, srv, etcd, consul];
+    let written = [file, dns, srv, etcd, consul, kubernetes];
     if written.iter().filter(|source| **source != Ok(None)).count() != 1 {
         return value.wrong(SOURCES);
     }

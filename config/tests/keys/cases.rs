@@ -281,6 +281,12 @@ pub fn cases() -> Vec<Case> {
             "Queue",
         ),
         gateway(
+            &[LISTENER, CLUSTER, "[clusters.discovery.kubernetes]\n"],
+            "service = \"workers\"\n",
+            "clusters[0].discovery.kubernetes",
+            "Kubernetes",
+        ),
+        gateway(
             &[LISTENER, CLUSTER, "[clusters.health]\n"],
             "",
             "clusters[0].health",

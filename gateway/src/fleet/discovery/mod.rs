@@ -10,6 +10,7 @@ mod consul;
 mod dns;
 mod etcd;
 mod file;
+mod kubernetes;
 mod patience;
 mod polled;
 mod server;
@@ -18,6 +19,7 @@ use forebay_config::gateway as config;
 
 use consul::ConsulSource;
 use etcd::EtcdSource;
+use kubernetes::KubernetesSource;
 pub use patience::Patience;
 use polled::Polled;
 
@@ -25,6 +27,7 @@ pub enum Source {
     Polled(Box<Polled>),
     Etcd(Box<EtcdSource>),
     Consul(Box<ConsulSource>),
+    Kubernetes(Box<KubernetesSource>),
 }
 
 impl Source {
@@ -39,6 +42,9 @@ impl Source {
             config::DiscoverySource::Consul(settings) => {
                 Self::Consul(Box::new(ConsulSource::new(settings)))
             }
+            config::DiscoverySource::Kubernetes(settings) => {
+                Self::Kubernetes(Box::new(KubernetesSource::new(settings)))
+            }
         }
     }
 
@@ -52,6 +58,7 @@ impl Source {
             Self::Polled(source) => source.next().await,
             Self::Etcd(source) => source.next().await,
             Self::Consul(source) => source.next().await,
+            Self::Kubernetes(source) => source.next().await,
         }
     }
 }
