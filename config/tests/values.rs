@@ -98,7 +98,7 @@ fn the_smallest_gateway_has_every_default() {
             name: "workers".into(),
             protocol: Protocol::Grpc,
             policy: Policy::LeastWork,
-            load_reports: LoadReports::Answers,
+            load_reports: LoadReports::Ignore,
             affinity: None,
             endpoints: vec![endpoint("127.0.0.1:8001"), endpoint("127.0.0.1:8002")],
             discovery: None,

@@ -82,7 +82,7 @@ async fn a_large_request_counts_by_its_rows_until_it_is_answered() -> anyhow::Re
 async fn who_reports_rows_of_others_is_avoided_unless_reports_are_ignored() -> anyhow::Result<()> {
     for heeded in [true, false] {
         let keys = if heeded {
-            ""
+            "load_reports = 'answers'"
         } else {
             "load_reports = 'ignore'"
         };

@@ -62,7 +62,7 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
     let name = names::required_name(&table);
     let protocol = table.or("protocol", Protocol::Grpc, |value| value.choice(&PROTOCOLS));
     let policy = table.or("policy", Policy::LeastWork, |value| value.choice(&POLICIES));
-    let load_reports = table.or("load_reports", LoadReports::Answers, |value| {
+    let load_reports = table.or("load_reports", LoadReports::Ignore, |value| {
         value.choice(&LOAD_REPORTS)
     });
     let affinity = affinity::affinity(&table, policy.ok());
