@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use forebay_tests::client::{self, Inference, Rest, behaving, floats};
+use forebay_tests::client::{self, Inference, Rest, behaving, floats, json_request};
 use forebay_tests::folder;
 use forebay_tests::folder::Folder;
 use forebay_tests::gateway::{Gateway, endpoints};
@@ -75,7 +75,12 @@ async fn what_exceeds_the_limit_waits_and_is_served() -> anyhow::Result<()> {
     let mut calls: Vec<Call> = (0..2).map(held).collect();
     upstream.until_active(|active| *active == 2).await?;
     calls.extend((0..4).map(held));
-    let over_rest = tokio::spawn(async move { rest.infer("m", ROW).await });
+    let body = json_request(ROW, Some("held")).to_string();
+    let over_rest = tokio::spawn(async move {
+        let path = "/v2/models/m/infer";
+        rest.send(Request::builder(), Method::POST, path, body)
+            .await
+    });
     until_waiting(&gateway, 5.0).await?;
     ensure!(upstream.infers() == 2);
     // One of those who wait goes away, and one of those who are served.
