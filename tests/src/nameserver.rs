@@ -45,11 +45,8 @@ impl Nameserver {
             .await;
         let mut catalog = Catalog::new();
         catalog.upsert(LowerName::new(&origin), vec![zone.clone()]);
-        let udp = UdpSocket::bind("127.0.0.1:0").await?;
+        let (udp, tcp) = same_port().await?;
         let address = udp.local_addr()?;
-        let tcp = TcpListener::bind(address)
-            .await
-            .context("the same port over TCP")?;
         let mut server = Server::new(catalog);
         server.register_socket(udp);
         server.register_listener(tcp, Duration::from_secs(5), 4096);
@@ -103,4 +100,16 @@ impl Nameserver {
 
 fn full(name: &str) -> anyhow::Result<Name> {
     Ok(Name::from_ascii(format!("{name}.{ZONE}"))?)
+}
+
+/// Sockets on one port that is free over both.
+async fn same_port() -> anyhow::Result<(UdpSocket, TcpListener)> {
+    const TRIES: usize = 50;
+    for _ in 0..TRIES {
+        let udp = UdpSocket::bind("127.0.0.1:0").await?;
+        if let Ok(tcp) = TcpListener::bind(udp.local_addr()?).await {
+            return Ok((udp, tcp));
+        }
+    }
+    anyhow::bail!("no port is free over UDP and TCP")
 }
