@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
 import triton
-from conftest import Target, Tensors
+from conftest import Reference, Target, Tensors, assert_as_onnx_runtime
 from demo.load import GrpcConnection, RestConnection
 from demo.processes import Gateway, Worker
 from model_zoo import IDENTITIES
-
-Reference = Callable[[str, Tensors], Tensors]
 
 
 @pytest.mark.parametrize(("transport", "binary"), [("grpc", True), ("http", True), ("http", False)])
@@ -23,9 +19,7 @@ def test_outputs_equal_onnx_runtime(
     model, inputs = case
     expected = reference(model, inputs)
     found = triton.infer(transport, target, model, inputs, list(expected), binary)
-    for name, array in expected.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5)
+    assert_as_onnx_runtime(found, reference, model, inputs)
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
@@ -36,8 +30,7 @@ def test_compressed_requests_and_responses(
     expected = reference(model, inputs)
     compression = {"request_compression_algorithm": algorithm, "response_compression_algorithm": algorithm}
     found = triton.infer("http", target, model, inputs, list(expected), **compression)
-    for name, array in expected.items():
-        np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5)
+    assert_as_onnx_runtime(found, reference, model, inputs)
 
 
 def values(kind: type) -> np.ndarray:
