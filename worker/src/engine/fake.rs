@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use forebay_proto::tensor::DataType;
@@ -32,6 +33,8 @@ pub struct Script {
     pub brittle: AtomicBool,
     /// No further instance can be made.
     pub barren: AtomicBool,
+    /// What every run costs, whatever its rows: a batch then pays, which the mere noise of this engine leaves to chance.
+    pub cost: Mutex<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -146,6 +149,10 @@ impl Engine for Fake {
             .copied()
             .unwrap_or(1);
         self.script.runs.lock().push(rows as usize);
+        let cost = *self.script.cost.lock();
+        if !cost.is_zero() {
+            std::thread::sleep(cost);
+        }
         self.script.pass(self.number)?;
         for input in inputs
             .iter()

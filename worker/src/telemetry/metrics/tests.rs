@@ -1,4 +1,4 @@
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use forebay_config::worker::Model as ModelConfig;
@@ -15,6 +15,7 @@ use crate::repository::labels::Labels;
 
 fn model(name: &str) -> Arc<Served> {
     let script: Arc<Script> = Arc::default();
+    *script.cost.lock() = Duration::from_millis(1);
     let factory = script.factory();
     let loaded = LoadedModel {
         signature: fake::signature(),
@@ -70,7 +71,7 @@ async fn the_page_holds_tritons_names_and_ours() {
     let arrival = Instant::now();
     let underway = served.requests().begin(arrival);
     served.infer(rows(3), arrival).await.unwrap();
-    underway.answered(arrival + std::time::Duration::from_millis(16));
+    underway.answered(arrival + Duration::from_millis(16));
     served.requests().begin(arrival).failed(Reason::Rejected);
     let open = served.requests().begin(arrival);
     let mut late = rows(1);
