@@ -34,6 +34,8 @@ pub(crate) const REDIS_PREFIX: &str = "forebay";
 
 pub(crate) const RATE_PER: Duration = Duration::from_secs(1);
 pub(crate) const AFFINITY_BOUND: f64 = 1.25;
+pub(crate) const SPILL_BELOW: f64 = 0.7;
+pub(crate) const PANIC_BELOW: f64 = 0.0;
 
 pub(crate) const SIDE_WEIGHT: u32 = 1;
 pub(crate) const FALLBACK_STATUS: u16 = 503;

@@ -75,6 +75,7 @@ fn the_smallest_gateway_has_every_default() {
             cluster: "workers".into(),
             split: None,
             fallback: None,
+            subset: None,
             mode: Mode::Auto,
             timeout: Duration::from_secs(60),
             max_request_bytes: 64 << 20,
@@ -88,10 +89,7 @@ fn the_smallest_gateway_has_every_default() {
             shadow: None,
         }]
     );
-    let endpoint = |address: &str| Endpoint {
-        address: address.into(),
-        weight: 1,
-    };
+    let endpoint = |address: &str| Endpoint::new(address, 1);
     assert_eq!(
         gateway.clusters,
         [Cluster {
@@ -100,6 +98,7 @@ fn the_smallest_gateway_has_every_default() {
             policy: Policy::LeastWork,
             load_reports: LoadReports::Ignore,
             affinity: None,
+            prefer: None,
             endpoints: vec![endpoint("127.0.0.1:8001"), endpoint("127.0.0.1:8002")],
             discovery: None,
             connect_timeout: Duration::from_millis(500),
@@ -114,6 +113,7 @@ fn the_smallest_gateway_has_every_default() {
                 healthy_threshold: 1,
                 unhealthy_threshold: 2,
             }),
+            panic_below: 0.0,
             breaker: Some(Breaker {
                 consecutive_failures: 5,
                 success_rate: 0.0,
@@ -289,6 +289,7 @@ fn a_rate_limit_needs_only_its_number() {
     let keys = "rate_limits = [{ requests = 5 }, { requests = 5, by = \"client\" }, \
                 { requests = 5, per = \"1m\", burst = 2, by = { header = \"X-Key\" } }]\n";
     let limit = |per, burst, by| RateLimit {
+        shared: false,
         requests: 5,
         per: Duration::from_secs(per),
         burst,

@@ -15,6 +15,7 @@ use crate::fleet::{Cluster, Endpoint, EndpointBlueprint};
 use crate::gateway::Snapshot;
 use crate::redis::{Access, Redis, RedisError};
 use crate::security::tls::{self, TlsError, UpstreamTrust};
+use crate::traffic::subset::Selector;
 use crate::upstream::Target;
 
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +83,7 @@ impl Assembly {
                 .into_iter()
                 .flat_map(|snapshot| &snapshot.clusters)
                 .find(|cluster| cluster.config.name == name);
-            self.cluster(plan, former.map(|former| &**former))
+            self.cluster(plan, &config.routes, former.map(|former| &**former))
         };
         let clusters = plans.into_iter().map(make).collect();
         Ok(Snapshot::new(config, clusters, redis, previous))
@@ -103,7 +104,8 @@ impl Assembly {
         if let Some(number) = number {
             let former = &previous.clusters[number];
             config.clusters[number] = cluster.clone();
-            clusters[number] = self.cluster(plan(number, &cluster)?, Some(former));
+            let plan = plan(number, &cluster)?;
+            clusters[number] = self.cluster(plan, &config.routes, Some(former));
         }
         let redis = previous.redis.clone();
         Ok(Snapshot::new(config, clusters, redis, Some(previous)))
@@ -117,7 +119,12 @@ impl Assembly {
             .unwrap_or_else(|| Arc::new(Redis::start(access, &self.runtime)))
     }
 
-    fn cluster(&self, plan: Plan, former: Option<&Cluster>) -> Arc<Cluster> {
+    fn cluster(
+        &self,
+        plan: Plan,
+        routes: &[config::Route],
+        former: Option<&Cluster>,
+    ) -> Arc<Cluster> {
         let mut by_address: HashMap<&str, &Arc<Endpoint>> = HashMap::new();
         for endpoint in former.into_iter().flat_map(Cluster::endpoints) {
             by_address.insert(&endpoint.blueprint.address, endpoint);
@@ -127,7 +134,12 @@ impl Assembly {
             self.keep_or_make(blueprint, plan.trust.as_ref(), former)
         });
         let endpoints = endpoints.collect();
-        Cluster::new(plan.cluster, endpoints).succeed(former)
+        let name = plan.cluster.name.clone();
+        let selectors = routes.iter().filter(|route| route.sends_to(&name));
+        let selectors = selectors.filter_map(|route| route.subset.as_ref());
+        Cluster::new(plan.cluster, endpoints)
+            .selected_by(selectors.map(Selector::new).collect())
+            .succeed(former)
     }
 
     fn keep_or_make(
@@ -155,6 +167,9 @@ impl Assembly {
             endpoint.inherit(former);
         }
         crate::fleet::watch_health(&endpoint, &self.runtime);
+        if endpoint.blueprint.load_reports == config::LoadReports::Stream {
+            crate::fleet::follow_reports(&endpoint, &self.runtime);
+        }
         endpoint
     }
 }
@@ -234,6 +249,7 @@ fn blueprint(
         tls: cluster.tls.clone(),
         trust: trust.map(|trust| trust.peers.fingerprint),
         connect_timeout: cluster.connect_timeout,
+        load_reports: cluster.load_reports,
         authority: match &cluster.tls {
             Some(tls) => authority_for(&tls.server_name, authority),
             None => authority,

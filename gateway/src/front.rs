@@ -158,11 +158,12 @@ impl Front {
     /// One task per stream, on the connection's own thread: its upstream connection is there too.
     ///
     /// Here and along the unary path futures are pinned in place before they are awaited: an awaited future that
-    /// is moved takes its space twice at every level, and a task is copied when it is spawned.
+    /// is moved takes its space twice at every level. What is spawned is on the heap, since the runtime moves it five
+    /// times on its way.
     fn spawn(self: &Arc<Self>, session: HttpSession, shutdown: &ShutdownWatch, busy: Arc<()>) {
         let front = self.clone();
         let shutdown = shutdown.clone();
-        tokio::spawn(async move {
+        tokio::spawn(Box::pin(async move {
             let _busy = busy;
             let mut session = ServerSession::new_http2(session);
             let snapshot = front.gateway.snapshot();
@@ -183,9 +184,9 @@ impl Front {
                 }
                 Plan::Proxy => {
                     drop(snapshot);
-                    front.proxy.process_new_http(session, &shutdown).await;
+                    Box::pin(front.proxy.process_new_http(session, &shutdown)).await;
                 }
             }
-        });
+        }));
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use forebay_config::gateway as config;
+use http::HeaderMap;
 
 use crate::cache::ResponseCache;
 use crate::fleet::Cluster;
@@ -24,6 +25,7 @@ use crate::traffic::budget::RetryBudget;
 use crate::traffic::hedge::Hedging;
 use crate::traffic::retry::Backoff;
 use crate::traffic::route::{RequestHead, Router};
+use crate::traffic::subset::{Selector, Wish};
 use crate::unary::Shadow;
 
 pub struct Gateway {
@@ -61,6 +63,8 @@ pub struct Route {
     pub cluster: Arc<Cluster>,
     /// None: there is no other cluster, and no answer without one.
     pub targets: Option<Targets>,
+    /// None: its requests may go to any endpoint.
+    selector: Option<Selector>,
     /// None: no call is copied.
     pub shadow: Option<Arc<Shadow>>,
     pub budget: Arc<RetryBudget>,
@@ -69,10 +73,12 @@ pub struct Route {
     pub hedging: Option<Arc<Hedging>>,
     /// None: the route keeps no answers.
     pub cache: Option<Arc<ResponseCache>>,
-    /// None: the route shares nothing with other gateways.
+    /// Where its answers are shared with other gateways; None: they are not.
     pub redis: Option<Arc<Redis>>,
     /// None: it takes whatever comes, over time and at a time.
     pub rates: Option<Arc<RateLimits>>,
+    /// Where its limits over time are shared with other gateways; None: none is.
+    pub rates_redis: Option<Arc<Redis>>,
     pub concurrency: Option<Arc<Concurrency>>,
     pub metrics: Arc<RouteMetrics>,
 }
@@ -189,6 +195,7 @@ impl Snapshot {
                 let former_targets = former.and_then(|former| former.targets.as_ref());
                 Some(Route {
                     targets: Targets::new(route, &clusters, former_targets),
+                    selector: route.subset.as_ref().map(Selector::new),
                     cluster,
                     shadow,
                     budget: same_retry.map_or_else(
@@ -197,8 +204,9 @@ impl Snapshot {
                     ),
                     hedging: hedging(route, former.copied()),
                     cache: cache(route, former.copied()),
-                    redis: redis.clone().filter(|_| shares(route)),
+                    redis: redis.clone().filter(|_| shares_answers(route)),
                     rates: rates(route, former.copied()),
+                    rates_redis: redis.clone().filter(|_| shares_rates(route)),
                     concurrency: concurrency(route, former.copied()),
                     metrics: former
                         .map(|former| former.metrics.clone())
@@ -262,6 +270,15 @@ impl Snapshot {
 }
 
 impl Route {
+    /// Which endpoints of `cluster` may take a request with these headers. What stands in for a cluster that is down takes
+    /// all requests.
+    pub fn wish(&self, cluster: &Cluster, headers: &HeaderMap) -> Wish {
+        match &self.selector {
+            Some(selector) if self.config.sends_to(&cluster.config.name) => selector.wish(headers),
+            _ => Wish::Nothing,
+        }
+    }
+
     /// Some endpoint that it leads to is healthy; those of its shadow answer nobody.
     fn has_healthy(&self) -> bool {
         let mut others = self.targets.iter().flat_map(Targets::all);
@@ -277,8 +294,12 @@ fn hedging(route: &config::Route, former: Option<&Route>) -> Option<Arc<Hedging>
     Some(kept.unwrap_or_else(|| Arc::new(Hedging::new(config, Instant::now()))))
 }
 
-fn shares(route: &config::Route) -> bool {
+fn shares_answers(route: &config::Route) -> bool {
     route.cache.as_ref().is_some_and(|cache| cache.shared)
+}
+
+fn shares_rates(route: &config::Route) -> bool {
+    route.rate_limits.iter().any(|limit| limit.shared)
 }
 
 /// Answers live on while the settings and the cluster are the same.
@@ -298,7 +319,7 @@ fn rates(route: &config::Route, former: Option<&Route>) -> Option<Arc<RateLimits
     let same = former.filter(|former| former.config.rate_limits == route.rate_limits);
     match same {
         Some(former) => former.rates.clone(),
-        None => RateLimits::new(&route.rate_limits, Instant::now()).map(Arc::new),
+        None => RateLimits::new(&route.name, &route.rate_limits, Instant::now()).map(Arc::new),
     }
 }
 

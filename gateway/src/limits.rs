@@ -2,7 +2,13 @@
 //!
 //! Asked where a request's route becomes known, on every data path. Rates are asked before the body is read, so that
 //! a flood is not even taken in; a place among the concurrent ones is taken after it, since a slow client must not
-//! hold one. `RateLimits::take` is where a bucket that gateways share would be asked.
+//! hold one.
+//!
+//! Of a limit that gateways share (`shared`) every gateway has a bucket of its own as well, which it keeps as empty as
+//! Redis last said the shared one is. So a flood is refused without asking Redis again, and while Redis is away each
+//! gateway grants the rate for itself.
+
+mod shared;
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
@@ -10,24 +16,31 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use forebay_cache::Digest;
 use forebay_config::gateway as config;
 use http::HeaderMap;
 use parking_lot::Mutex;
 use pingora::protocols::http::ServerSession;
 
+use self::shared::{Taken, Wanted};
 use crate::gateway::Route;
+use crate::redis::Redis;
 use crate::refusal::Refusal;
 use crate::traffic::gradient::{Gradient, Timing};
-use crate::traffic::rate::{Bucket, Rate, Table, nanos_since};
+use crate::traffic::rate::{Bucket, Rate, Table, later, nanos_since};
 
 /// What is suggested where nothing tells how long a request will take.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The limits of one route over time.
 pub struct RateLimits {
+    /// Of the route: what gateways share is known by it.
+    name: String,
     limits: Vec<Limiter>,
     start: Instant,
     keys: RandomState,
+    /// Requests for which Redis was asked in vain.
+    alone: AtomicU64,
 }
 
 struct Limiter {
@@ -38,8 +51,15 @@ struct Limiter {
 }
 
 enum Buckets {
-    Shared(Bucket),
+    One(Bucket),
     ByKey(Table),
+}
+
+/// Whose request it is.
+#[derive(Clone, Copy)]
+pub struct Caller<'a> {
+    pub headers: &'a HeaderMap,
+    pub client: Option<&'a SocketAddr>,
 }
 
 /// How many requests of a route are served at a time.
@@ -58,12 +78,20 @@ pub struct Permit(Arc<AtomicUsize>);
 ///
 /// # Errors
 /// There is none.
-pub fn take(route: &Route, session: &ServerSession) -> Result<(), Refusal> {
+pub async fn take(route: &Route, session: &ServerSession) -> Result<(), Refusal> {
     let Some(rates) = &route.rates else {
         return Ok(());
     };
-    let client = session.client_addr().and_then(|client| client.as_inet());
-    rates.take(&session.req_header().headers, client, Instant::now())
+    let caller = Caller {
+        headers: &session.req_header().headers,
+        client: session.client_addr().and_then(|client| client.as_inet()),
+    };
+    let now = Instant::now();
+    rates.take(caller, now)?;
+    match &route.rates_redis {
+        Some(redis) => rates.take_shared(redis, caller, now).await,
+        None => Ok(()),
+    }
 }
 
 /// A place among those that are served; None: there is no limit.
@@ -79,11 +107,11 @@ pub fn enter(route: &Route) -> Result<Option<Permit>, Refusal> {
 
 impl RateLimits {
     /// None: there are no limits.
-    pub fn new(limits: &[config::RateLimit], now: Instant) -> Option<Self> {
+    pub fn new(route: &str, limits: &[config::RateLimit], now: Instant) -> Option<Self> {
         let limiter = |limit: &config::RateLimit| Limiter {
             rate: Rate::new(limit),
             buckets: match limit.by {
-                config::RateKey::Route => Buckets::Shared(Bucket::default()),
+                config::RateKey::Route => Buckets::One(Bucket::default()),
                 config::RateKey::Client | config::RateKey::Header(_) => {
                     Buckets::ByKey(Table::default())
                 }
@@ -92,9 +120,11 @@ impl RateLimits {
             refused: AtomicU64::new(0),
         };
         (!limits.is_empty()).then(|| Self {
+            name: route.to_owned(),
             limits: limits.iter().map(limiter).collect(),
             start: now,
             keys: RandomState::new(),
+            alone: AtomicU64::new(0),
         })
     }
 
@@ -102,36 +132,75 @@ impl RateLimits {
     ///
     /// # Errors
     /// One of them has none left.
-    pub fn take(
-        &self,
-        headers: &HeaderMap,
-        client: Option<&SocketAddr>,
-        now: Instant,
-    ) -> Result<(), Refusal> {
+    pub fn take(&self, caller: Caller<'_>, now: Instant) -> Result<(), Refusal> {
         let nanos = nanos_since(self.start, now);
         for (number, limiter) in self.limits.iter().enumerate() {
-            let key = self.key(limiter, headers, client);
-            let taken = match &limiter.buckets {
-                Buckets::Shared(bucket) => bucket.take(&limiter.rate, nanos),
-                Buckets::ByKey(table) => table.take(key, &limiter.rate, nanos),
-            };
-            let Err(retry_after) = taken else { continue };
-            limiter.refused.fetch_add(1, Ordering::Relaxed);
-            for earlier in &self.limits[..number] {
-                let key = self.key(earlier, headers, client);
-                match &earlier.buckets {
-                    Buckets::Shared(bucket) => bucket.give_back(&earlier.rate),
-                    Buckets::ByKey(table) => table.give_back(key, &earlier.rate),
-                }
+            let key = self.key(limiter, caller);
+            if let Err(retry_after) = limiter.take(key, nanos) {
+                self.give_back(&self.limits[..number], caller);
+                return Err(limiter.refusal(retry_after));
             }
-            return Err(Refusal::RateLimited {
-                requests: limiter.config.requests,
-                per: limiter.config.per,
-                by: describe(&limiter.config.by),
-                retry_after,
-            });
         }
         Ok(())
+    }
+
+    /// Some limit is shared.
+    fn are_shared(&self) -> bool {
+        self.limits.iter().any(|limiter| limiter.config.shared)
+    }
+
+    /// The same of what gateways share, once there was a token of each here.
+    async fn take_shared(
+        &self,
+        redis: &Redis,
+        caller: Caller<'_>,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let shared = || self.limits.iter().filter(|limiter| limiter.config.shared);
+        let wanted = shared().map(|limiter| Wanted {
+            digest: limiter.digest(&self.name, caller),
+            rate: limiter.rate,
+        });
+        let taken = shared::take(redis, wanted.collect()).await;
+        let nanos = nanos_since(self.start, now);
+        match taken {
+            Ok(Taken::Yes(left)) => {
+                for (limiter, left) in shared().zip(left) {
+                    limiter.drain(self.key(limiter, caller), later(nanos, left));
+                }
+                Ok(())
+            }
+            Ok(Taken::No { place, lacks }) => {
+                self.give_back(&self.limits, caller);
+                let Some(limiter) = shared().nth(place) else {
+                    return Ok(());
+                };
+                let full = limiter.rate.full_after(nanos, lacks);
+                limiter.drain(self.key(limiter, caller), full);
+                Err(limiter.refusal(lacks))
+            }
+            Err(unanswered) => {
+                self.alone.fetch_add(1, Ordering::Relaxed);
+                log::debug!("a shared rate limit is granted alone: {unanswered}");
+                Ok(())
+            }
+        }
+    }
+
+    fn give_back(&self, limits: &[Limiter], caller: Caller<'_>) {
+        for limiter in limits {
+            let key = self.key(limiter, caller);
+            match &limiter.buckets {
+                Buckets::One(bucket) => bucket.give_back(&limiter.rate),
+                Buckets::ByKey(table) => table.give_back(key, &limiter.rate),
+            }
+        }
+    }
+
+    /// Requests of shared limits that Redis was asked for in vain; None: no limit is shared.
+    pub fn alone(&self) -> Option<u64> {
+        self.are_shared()
+            .then(|| self.alone.load(Ordering::Relaxed))
     }
 
     /// Each limit, with how many requests it refused.
@@ -141,15 +210,65 @@ impl RateLimits {
             .map(|limiter| (&limiter.config, limiter.refused.load(Ordering::Relaxed)))
     }
 
-    fn key(&self, limiter: &Limiter, headers: &HeaderMap, client: Option<&SocketAddr>) -> u64 {
+    fn key(&self, limiter: &Limiter, caller: Caller<'_>) -> u64 {
         match &limiter.config.by {
             config::RateKey::Route => 0,
-            config::RateKey::Client => self.keys.hash_one(client.map(network)),
+            config::RateKey::Client => self.keys.hash_one(caller.client.map(network)),
             config::RateKey::Header(name) => {
-                let value = headers.get(name).map(|value| value.as_bytes());
+                let value = caller.headers.get(name).map(|value| value.as_bytes());
                 self.keys.hash_one(value)
             }
         }
+    }
+}
+
+impl Limiter {
+    fn take(&self, key: u64, now: u64) -> Result<(), Duration> {
+        match &self.buckets {
+            Buckets::One(bucket) => bucket.take(&self.rate, now),
+            Buckets::ByKey(table) => table.take(key, &self.rate, now),
+        }
+    }
+
+    fn drain(&self, key: u64, full: u64) {
+        match &self.buckets {
+            Buckets::One(bucket) => bucket.drain(full),
+            Buckets::ByKey(table) => table.drain(key, full),
+        }
+    }
+
+    fn refusal(&self, retry_after: Duration) -> Refusal {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        Refusal::RateLimited {
+            requests: self.config.requests,
+            per: self.config.per,
+            by: describe(&self.config.by),
+            retry_after,
+        }
+    }
+
+    /// Of the bucket that `caller` takes from: another limit has other ones.
+    fn digest(&self, route: &str, caller: Caller<'_>) -> Digest {
+        let mut digest = Digest::new();
+        digest.field(route.as_bytes());
+        for number in [self.rate.interval(), self.rate.depth()] {
+            digest.bytes(&number.to_le_bytes());
+        }
+        match &self.config.by {
+            config::RateKey::Route => digest.field(b"route"),
+            config::RateKey::Client => {
+                digest.field(b"client");
+                digest.bytes(&caller.client.map_or(0, network).to_le_bytes());
+            }
+            config::RateKey::Header(name) => {
+                digest.field(b"header");
+                digest.field(name.as_bytes());
+                if let Some(value) = caller.headers.get(name) {
+                    digest.field(value.as_bytes());
+                }
+            }
+        }
+        digest
     }
 }
 
@@ -266,6 +385,7 @@ mod tests {
             per: Duration::from_secs(1),
             burst: requests,
             by,
+            shared: false,
         }
     }
 
@@ -280,11 +400,15 @@ mod tests {
             limit(3, config::RateKey::Route),
             limit(1, config::RateKey::Header("x-key".into())),
         ];
-        let limits = RateLimits::new(&limits, now).unwrap();
+        let limits = RateLimits::new("r", &limits, now).unwrap();
         let mut headers = HeaderMap::new();
         let mut take = |key: &'static str| {
             headers.insert("x-key", key.parse().unwrap());
-            limits.take(&headers, None, now).is_ok()
+            let caller = Caller {
+                headers: &headers,
+                client: None,
+            };
+            limits.take(caller, now).is_ok()
         };
         assert!(take("a"));
         for _ in 0..10 {
@@ -294,16 +418,20 @@ mod tests {
         assert!(!take("d"), "the route has had three");
         let refused: Vec<u64> = limits.refusals().map(|(_, count)| count).collect();
         assert_eq!(refused, [1, 10]);
-        assert!(RateLimits::new(&[], now).is_none());
+        assert!(RateLimits::new("r", &[], now).is_none());
     }
 
     #[test]
     fn a_client_is_an_address_or_a_network() {
         let now = Instant::now();
-        let limits = RateLimits::new(&[limit(1, config::RateKey::Client)], now).unwrap();
+        let limits = RateLimits::new("r", &[limit(1, config::RateKey::Client)], now).unwrap();
         let take = |client: &str| {
             let client = address(client);
-            limits.take(&HeaderMap::new(), Some(&client), now).is_ok()
+            let caller = Caller {
+                headers: &HeaderMap::new(),
+                client: Some(&client),
+            };
+            limits.take(caller, now).is_ok()
         };
         assert!(take("10.0.0.1") && take("10.0.0.2"));
         assert!(!take("10.0.0.1"));

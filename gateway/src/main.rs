@@ -91,7 +91,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let gateway = Arc::new(Gateway::new(snapshot, tracing));
     let membership = Membership::new(gateway.clone(), config.clone(), assembly);
     membership.start();
-    fleet::watch_outliers(Arc::downgrade(&gateway), control.handle());
+    fleet::tick_clusters(Arc::downgrade(&gateway), control.handle());
     if args.upgrade {
         // Ready before it asks, so that it serves at once.
         reload::await_first_probes(&gateway.snapshot());

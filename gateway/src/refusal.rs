@@ -23,6 +23,8 @@ pub enum Refusal {
     GrpcOverHttp1,
     #[error("cluster '{0}' has no healthy endpoint")]
     NoHealthyEndpoint(String),
+    #[error("cluster '{0}' has no healthy endpoint with the labels that the request asks for")]
+    NobodyInSubset(String),
     #[error("cluster '{cluster}' is overloaded: {why}")]
     Overloaded {
         cluster: String,
@@ -76,6 +78,7 @@ impl Refusal {
     pub fn unserved(cluster: &Cluster, unserved: Unserved) -> Self {
         let (why, retry_after) = match unserved {
             Unserved::NoEndpoint => return Self::NoHealthyEndpoint(cluster.config.name.clone()),
+            Unserved::NobodyInSubset => return Self::NobodyInSubset(cluster.config.name.clone()),
             Unserved::QueueFull(pause) => ("as many requests wait as may", pause),
             Unserved::Hopeless(pause) => ("the request's deadline cannot be met", pause),
             Unserved::LongWait(pause) => ("the wait is longer than max_wait", pause),
@@ -89,6 +92,11 @@ impl Refusal {
             why,
             retry_after,
         }
+    }
+
+    /// No endpoint could be asked.
+    pub fn is_down(&self) -> bool {
+        matches!(self, Self::NoHealthyEndpoint(_) | Self::NobodyInSubset(_))
     }
 
     /// When it may pay to ask again: `Retry-After` over HTTP, `grpc-retry-pushback-ms` over gRPC.
@@ -105,9 +113,10 @@ impl Refusal {
     pub fn code(&self) -> Code {
         match self {
             Self::NoRoute { .. } | Self::NotGrpc { .. } => Code::Unimplemented,
-            Self::NoHealthyEndpoint(_) | Self::Upstream { .. } | Self::OutOfMemory { .. } => {
-                Code::Unavailable
-            }
+            Self::NoHealthyEndpoint(_)
+            | Self::NobodyInSubset(_)
+            | Self::Upstream { .. }
+            | Self::OutOfMemory { .. } => Code::Unavailable,
             Self::TimedOut { .. } | Self::BodyTimedOut(_) => Code::DeadlineExceeded,
             Self::TooLarge { .. }
             | Self::AnswerTooLarge { .. }
@@ -174,6 +183,7 @@ mod tests {
                 Code::Unavailable,
                 503,
             ),
+            (Refusal::NobodyInSubset(cluster()), Code::Unavailable, 503),
             (
                 Refusal::Overloaded {
                     cluster: cluster(),

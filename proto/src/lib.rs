@@ -46,10 +46,22 @@ pub mod etcd {
 
 /// ORCA load reports, and the service that streams them.
 pub mod orca {
+    use std::time::Duration;
+
     pub use crate::xds::data::orca::v3::OrcaLoadReport;
     pub use crate::xds::service::orca::v3::{
         OrcaLoadReportRequest, open_rca_service_client, open_rca_service_server,
     };
+
+    impl OrcaLoadReportRequest {
+        /// Asks for a report at once and one every `interval`.
+        pub fn every(interval: Duration) -> Self {
+            Self {
+                report_interval: prost_types::Duration::try_from(interval).ok(),
+                ..Self::default()
+            }
+        }
+    }
 }
 
 /// The module tree of ORCA's two packages, in the shape that the generated paths between them need.

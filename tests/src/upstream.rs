@@ -8,7 +8,9 @@ pub mod http;
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use ::http::{Request, Response};
 use anyhow::Context;
@@ -20,6 +22,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
+
+/// How long a port may still be taken.
+const REBIND: Duration = Duration::from_secs(5);
 
 /// Accepts until it is stopped or dropped; then every connection is cut.
 pub(crate) struct Listener {
@@ -41,9 +46,7 @@ impl Listener {
         B::Data: Send,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("cannot listen on {address}"))?;
+        let listener = bind(address).await?;
         let address = listener.local_addr()?;
         let accepting = tokio::spawn(async move {
             // Dropped with this task, and every connection with it.
@@ -69,6 +72,19 @@ impl Listener {
             address,
             accepting: accepting.abort_handle(),
         })
+    }
+}
+
+/// A listener that was stopped a moment ago has its port until its task has ended.
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let end = Instant::now() + REBIND;
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < end => {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            bound => return bound.with_context(|| format!("cannot listen on {address}")),
+        }
     }
 }
 

@@ -79,9 +79,10 @@ async fn while_etcd_is_down_its_last_endpoints_stay() -> anyhow::Result<()> {
     let (_upstreams, [a, b, c]) = upstreams().await?;
     let folder = folder!()?;
     let mut etcd = Etcd::start(&folder)?;
+    let relay = Relay::start(etcd.address).await?;
     etcd.put("/workers/a", a).await?;
     etcd.put("/workers/b", b).await?;
-    let text = config(etcd.address, "");
+    let text = config(relay.address, "");
     let gateway = Gateway::start(&folder, &text)?;
     until_members(&gateway, &[a, b]).await?;
 
@@ -101,12 +102,15 @@ async fn while_etcd_is_down_its_last_endpoints_stay() -> anyhow::Result<()> {
     etcd.put("/workers/c", c).await?;
     until_members(&gateway, &[b, c]).await?;
 
-    // A store that begins anew never comes to the revisions that a watch would wait for.
+    // A store that begins anew never comes to the revisions that a watch would wait for. While it is empty nobody looks,
+    // as that would be believed.
+    relay.cut();
     etcd.kill()?;
     until_up(&gateway, "etcd", false).await?;
     etcd.lose_everything()?;
     etcd.restart(None)?;
     etcd.put("/workers/a", a).await?;
+    relay.mend();
     until_members(&gateway, &[a]).await?;
     let report = load.await?;
     ensure!(report.errors.is_empty(), "{report:?}");

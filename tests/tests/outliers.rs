@@ -73,7 +73,9 @@ async fn a_worker_in_disorder_is_left_out_until_it_is_restarted() -> anyhow::Res
     for _ in 0..30 {
         inference.model_infer(floats("m", &[1.0])).await?;
     }
-    assert_eq!(upstreams[0].infers(), asked + 1 + 10);
+    // A third, as far as it owes or is owed a turn.
+    let back = upstreams[0].infers() - asked - 1;
+    assert!((9..=11).contains(&back), "{back} of 30");
     gateway.all_idle().await
 }
 

@@ -1,9 +1,10 @@
 //! `[[clusters]]`: endpoints that serve the same thing, and how one is chosen and watched.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Affinity, Discovery, Limit, SlowStart};
+use super::{Affinity, Discovery, Limit, Prefer, SlowStart};
 use crate::problem::Problems;
 use crate::read;
 
@@ -15,6 +16,8 @@ pub struct Cluster {
     pub load_reports: LoadReports,
     /// Set for `Policy::RingHash` and for no other.
     pub affinity: Option<Affinity>,
+    /// None: all endpoints are the same.
+    pub prefer: Option<Prefer>,
     /// At least one, unless there is a discovery; addresses are unique within the cluster.
     pub endpoints: Vec<Endpoint>,
     /// Where more endpoints come from; None: there are no others.
@@ -24,6 +27,9 @@ pub struct Cluster {
     pub limit: Option<Limit>,
     /// None: endpoints count as healthy from the start.
     pub health: Option<Health>,
+    /// When a smaller share of the endpoints, by weight, can take requests, those that fail their checks are used too; 0.0:
+    /// never.
+    pub panic_below: f64,
     /// None: no circuit breaker.
     pub breaker: Option<Breaker>,
     /// None: endpoints are not compared with each other.
@@ -73,6 +79,8 @@ pub enum LoadReports {
     Ignore,
     /// Those that come with answers.
     Answers,
+    /// These, and a stream of reports from each endpoint.
+    Stream,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,15 +89,44 @@ pub struct Endpoint {
     pub address: String,
     /// 1 to 1000; twice the weight, twice the share.
     pub weight: u32,
+    /// What routes select and clusters prefer endpoints by.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Endpoint {
-    /// One that a source names; no weight: the default one.
+    /// Without labels.
+    pub fn new(address: impl Into<String>, weight: u32) -> Self {
+        Self {
+            address: address.into(),
+            weight,
+            labels: BTreeMap::new(),
+        }
+    }
+
+    /// One that a source names, without labels; no weight: the default one.
     ///
     /// # Errors
     /// What would be right.
     pub fn named(address: &str, weight: Option<u64>) -> Result<Self, String> {
         read::endpoint_named(address, weight)
+    }
+
+    /// The same with labels that a source gives.
+    ///
+    /// # Errors
+    /// What would be right.
+    pub fn with_labels(mut self, labels: BTreeMap<String, String>) -> Result<Self, String> {
+        for (name, value) in &labels {
+            Self::check_label(name, value)?;
+        }
+        self.labels = labels;
+        Ok(self)
+    }
+
+    /// # Errors
+    /// What would be right.
+    pub fn check_label(name: &str, value: &str) -> Result<(), String> {
+        read::endpoint_label(name, value)
     }
 
     /// The text of a discovery file; every problem at once.

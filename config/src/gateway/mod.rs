@@ -5,11 +5,13 @@ mod cluster;
 mod discovery;
 mod limit;
 mod listener;
+mod prefer;
 mod rate_limit;
 mod redis;
 mod route;
 mod shadow;
 mod slow_start;
+mod subset;
 mod targets;
 
 use std::net::SocketAddr;
@@ -24,6 +26,7 @@ pub use cluster::{
 pub use discovery::{Consul, Discovery, DiscoverySource, Etcd, Kubernetes, Login, SourceTls};
 pub use limit::{Limit, Queue};
 pub use listener::{Listener, ListenerTls};
+pub use prefer::Prefer;
 pub use rate_limit::{RateKey, RateLimit};
 pub use redis::{Redis, RedisTls};
 pub use route::{
@@ -32,6 +35,7 @@ pub use route::{
 };
 pub use shadow::Shadow;
 pub use slow_start::SlowStart;
+pub use subset::{LabelValue, Subset, SubsetFallback};
 pub use targets::{Fallback, Side, Split, StaticAnswer, StaticBody, Sticky};
 
 use crate::problem::Problems;

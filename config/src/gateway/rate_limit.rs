@@ -10,6 +10,8 @@ pub struct RateLimit {
     /// At once, after a pause; 1 or more.
     pub burst: u32,
     pub by: RateKey,
+    /// By all gateways that use the same Redis; where there is one.
+    pub shared: bool,
 }
 
 /// What requests share a limit.

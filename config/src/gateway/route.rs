@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Fallback, RateLimit, Shadow, Split};
+use super::{Fallback, RateLimit, Shadow, Split, Subset};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
@@ -14,6 +14,8 @@ pub struct Route {
     pub split: Option<Split>,
     /// None: what fails, fails.
     pub fallback: Option<Fallback>,
+    /// Which endpoints of `cluster` and of the sides take its requests; None: all do.
+    pub subset: Option<Subset>,
     pub mode: Mode,
     /// Over all attempts, from the first byte of the request; an earlier `grpc-timeout` wins.
     /// Streaming calls are bounded only by their own `grpc-timeout`.
@@ -35,6 +37,14 @@ pub struct Route {
     pub cache: Option<Cache>,
     /// None: no call is copied.
     pub shadow: Option<Shadow>,
+}
+
+impl Route {
+    /// To its cluster or a side of its split; what its fallback leads to does not count.
+    pub fn sends_to(&self, cluster: &str) -> bool {
+        let sides = self.split.iter().flat_map(|split| &split.sides);
+        self.cluster == cluster || sides.into_iter().any(|side| side.cluster == cluster)
+    }
 }
 
 /// How many requests are served at a time is learned from how long answers take.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     Keys, Read, Table, Value, address, affinity, discovery, endpoints, health, limit, names,
-    outlier, slow_start,
+    outlier, prefer, slow_start,
 };
 use crate::defaults;
 use crate::gateway::{
@@ -17,12 +17,14 @@ const KEYS: Keys = &[
     "policy",
     "load_reports",
     "affinity",
+    "prefer",
     "endpoints",
     "discovery",
     "connect_timeout",
     "max_requests",
     "queue",
     "health",
+    "panic_below",
     "breaker",
     "outlier",
     "slow_start",
@@ -49,8 +51,9 @@ const POLICIES: [(&str, Policy); 7] = [
     ("weighted", Policy::RoundRobin),
 ];
 
-const LOAD_REPORTS: [(&str, LoadReports); 2] = [
+const LOAD_REPORTS: [(&str, LoadReports); 3] = [
     ("answers", LoadReports::Answers),
+    ("stream", LoadReports::Stream),
     ("ignore", LoadReports::Ignore),
 ];
 
@@ -63,9 +66,18 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
     let protocol = table.or("protocol", Protocol::Grpc, |value| value.choice(&PROTOCOLS));
     let policy = table.or("policy", Policy::LeastWork, |value| value.choice(&POLICIES));
     let load_reports = table.or("load_reports", LoadReports::Ignore, |value| {
-        value.choice(&LOAD_REPORTS)
+        match value.choice(&LOAD_REPORTS)? {
+            LoadReports::Stream if protocol == Ok(Protocol::Http) => {
+                value.wrong("answers or ignore: reports are streamed over gRPC")
+            }
+            LoadReports::Stream if policy.is_ok_and(|policy| policy != Policy::LeastWork) => {
+                value.wrong("answers or ignore: least_work alone goes by reports")
+            }
+            reports => Ok(reports),
+        }
     });
     let affinity = affinity::affinity(&table, policy.ok());
+    let prefer = prefer::prefer(&table);
     let discovery = discovery::discovery(&table);
     let endpoints = written(&table, discovery != Ok(None));
     let connect_timeout = table.or("connect_timeout", defaults::CONNECT_TIMEOUT, |value| {
@@ -73,6 +85,7 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
     });
     let limit = limit::limit(&table);
     let health = health::health(&table, protocol.ok());
+    let panic_below = table.or("panic_below", defaults::PANIC_BELOW, |value| value.ratio());
     let breaker = breaker(&table);
     let outlier = outlier::outlier(&table);
     let slow_start = slow_start::slow_start(&table);
@@ -83,11 +96,13 @@ pub(super) fn cluster(value: &Value<'_>) -> Read<Cluster> {
         policy: policy?,
         load_reports: load_reports?,
         affinity: affinity?,
+        prefer: prefer?,
         endpoints: endpoints?,
         discovery: discovery?,
         connect_timeout: connect_timeout?,
         limit: limit?,
         health: health?,
+        panic_below: panic_below?,
         breaker: breaker?,
         outlier: outlier?,
         slow_start: slow_start?,

@@ -1,12 +1,13 @@
 //! Lists of endpoints, as a cluster or a discovery file has them.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use super::{Keys, Read, Value, address, all, names};
+use super::{Keys, Read, Value, address, all, names, subset};
 use crate::defaults;
 use crate::gateway::Endpoint;
 
-const KEYS: Keys = &["address", "weight"];
+const KEYS: Keys = &["address", "weight", "labels"];
 const WEIGHTS: RangeInclusive<u32> = 1..=1000;
 
 pub(super) const EXPECTED: &str =
@@ -26,10 +27,8 @@ pub(super) fn list(value: &Value<'_>) -> Read<Vec<Endpoint>> {
 
 fn endpoint(value: &Value<'_>) -> Read<Endpoint> {
     if !value.is_table() {
-        return Ok(Endpoint {
-            address: endpoint_address(value)?,
-            weight: defaults::ENDPOINT_WEIGHT,
-        });
+        return endpoint_address(value)
+            .map(|address| Endpoint::new(address, defaults::ENDPOINT_WEIGHT));
     }
     let table = value.table(KEYS)?;
     let address = table.required(
@@ -40,9 +39,11 @@ fn endpoint(value: &Value<'_>) -> Read<Endpoint> {
     let weight = table.or("weight", defaults::ENDPOINT_WEIGHT, |value| {
         value.integer(WEIGHTS)
     });
+    let labels = table.or("labels", BTreeMap::new(), |value| subset::labels(&value));
     Ok(Endpoint {
         address: address?,
         weight: weight?,
+        labels: labels?,
     })
 }
 
@@ -57,10 +58,7 @@ pub(crate) fn named(address: &str, weight: Option<u64>) -> Result<Endpoint, Stri
     address::host_and_port(address)?;
     let weight = weight.map_or(Ok(defaults::ENDPOINT_WEIGHT), u32::try_from);
     match weight {
-        Ok(weight) if WEIGHTS.contains(&weight) => Ok(Endpoint {
-            address: address.to_owned(),
-            weight,
-        }),
+        Ok(weight) if WEIGHTS.contains(&weight) => Ok(Endpoint::new(address, weight)),
         _ => Err(format!(
             "a weight from {} to {}",
             WEIGHTS.start(),

@@ -154,13 +154,24 @@ fn addresses_apart(root: &Table<'_>) -> Read<()> {
 /// What is to be shared needs a Redis to be shared in.
 fn sharing_somewhere(root: &Table<'_>) -> Read<()> {
     let routes = root.get("routes").and_then(|value| value.peek_items());
-    let wanted = routes.iter().flatten().filter_map(shared_cache);
+    let wanted = routes.iter().flatten().flat_map(what_is_shared);
     let wanted = wanted.filter(|shared| shared.as_bool() == Some(true));
     all(wanted.map(|shared| redis::is_there_for(root, &shared))).map(drop::<Vec<()>>)
 }
 
-fn shared_cache<'a>(route: &Value<'a>) -> Option<Value<'a>> {
-    route.peek("cache")?.peek("shared")
+/// `shared` of the route's cache and of its rate limits, as far as it is written.
+fn what_is_shared<'a>(route: &Value<'a>) -> impl Iterator<Item = Value<'a>> {
+    let limits = route
+        .peek("rate_limits")
+        .and_then(|value| value.peek_items());
+    let tables = route
+        .peek("cache")
+        .into_iter()
+        .chain(limits.into_iter().flatten());
+    tables
+        .filter_map(|table| table.peek("shared"))
+        .collect::<Vec<_>>()
+        .into_iter()
 }
 
 fn clusters_and_routes(root: &Table<'_>) -> (Read<Vec<Cluster>>, Read<Vec<Route>>) {

@@ -6,7 +6,7 @@ use super::{Keys, Read, Table, Value, all, http, names};
 use crate::defaults;
 use crate::gateway::{RateKey, RateLimit};
 
-const KEYS: Keys = &["requests", "per", "burst", "by"];
+const KEYS: Keys = &["requests", "per", "burst", "by", "shared"];
 const BY_KEYS: Keys = &["header"];
 
 const BY: &str = r#""route", "client" or a header such as { header = "x-api-key" }"#;
@@ -36,12 +36,14 @@ fn rate_limit(value: &Value<'_>) -> Read<RateLimit> {
     });
     let burst = table.optional("burst", |value| value.integer(1..=MOST));
     let by = table.or("by", RateKey::Route, |value| by(&value));
+    let shared = table.or("shared", false, |value| value.boolean());
     let requests = requests?;
     Ok(RateLimit {
         requests,
         per: per?,
         burst: burst?.unwrap_or(requests),
         by: by?,
+        shared: shared?,
     })
 }
 

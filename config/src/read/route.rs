@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::cache::{self, Around};
 use super::{
-    Keys, Read, Table, Value, adaptive_limit, matches, names, nearest, rate_limit, shadow, targets,
+    Keys, Read, Table, Value, adaptive_limit, matches, names, nearest, rate_limit, shadow, subset,
+    targets,
 };
 use crate::defaults;
 use crate::gateway::{Hedge, Match, Mode, Protocol, Retry, Route};
@@ -17,6 +18,7 @@ const KEYS: Keys = &[
     "split",
     "sticky",
     "fallback",
+    "subset",
     "mode",
     "timeout",
     "max_request_size",
@@ -77,6 +79,7 @@ pub(super) fn catch_all(cluster: &str) -> Route {
         cluster: cluster.to_owned(),
         split: None,
         fallback: None,
+        subset: None,
         mode: Mode::Auto,
         timeout: defaults::ROUTE_TIMEOUT,
         max_request_bytes: defaults::MAX_REQUEST_BYTES,
@@ -101,6 +104,7 @@ fn settings(
     let targets = targets::targets(table, clusters);
     let protocol = targets::peek_protocol(table, clusters);
     let fallback = targets::fallback(table, clusters, targets.as_ref().ok());
+    let subset = subset::subset(table);
     let mode = table.or("mode", Mode::Auto, |value| value.choice(&MODES));
     let timeout = table.or("timeout", defaults::ROUTE_TIMEOUT, |value| {
         value.duration(SHORTEST..=LONGEST)
@@ -147,6 +151,7 @@ fn settings(
         cluster: targets.cluster,
         split: targets.split,
         fallback: fallback?,
+        subset: subset?,
         mode: mode?,
         timeout: timeout?,
         max_request_bytes: max_request_bytes?,

@@ -185,6 +185,12 @@ pub fn cases() -> Vec<Case> {
             "Paths",
         ),
         gateway(
+            &[LISTENER, CLUSTER, ROUTE, "[routes.subset]\n"],
+            "labels = { gpu = \"h100\" }\n",
+            "routes[0].subset",
+            "Subset",
+        ),
+        gateway(
             &[LISTENER, CLUSTER, ROUTE, "[routes.retry]\n"],
             "",
             "routes[0].retry",
@@ -230,6 +236,12 @@ pub fn cases() -> Vec<Case> {
             "header = \"x-session\"\n",
             "clusters[0].affinity",
             "Affinity",
+        ),
+        gateway(
+            &[LISTENER, CLUSTER, "[clusters.prefer]\n"],
+            "labels = { zone = \"a\" }\n",
+            "clusters[0].prefer",
+            "Prefer",
         ),
         gateway(
             &[

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use crate::traffic::subset::Wish;
+
 /// What of a request itself decides where it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bearings {
@@ -11,6 +13,8 @@ pub struct Bearings {
     pub model: u64,
     /// At least 1.
     pub rows: u32,
+    /// Which endpoints may take it.
+    pub wish: Wish,
 }
 
 /// Of a request that nothing is known of.
@@ -20,6 +24,7 @@ impl Default for Bearings {
             key: None,
             model: 0,
             rows: 1,
+            wish: Wish::Nothing,
         }
     }
 }

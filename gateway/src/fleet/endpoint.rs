@@ -5,6 +5,7 @@
 
 mod blueprint;
 mod conduct;
+mod readiness;
 mod reports;
 mod view;
 
@@ -16,6 +17,7 @@ use forebay_config::gateway as config;
 use http::HeaderValue;
 use http::uri::Scheme;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 pub use self::blueprint::EndpointBlueprint;
@@ -66,7 +68,9 @@ pub struct Endpoint {
     ejected_until: AtomicU64,
     /// A bit for each model that probes ask about.
     ready_models: AtomicU64,
-    prober: Mutex<Option<AbortHandle>>,
+    /// Told when it turns healthy.
+    pub(super) recovered: Arc<Notify>,
+    tasks: Mutex<Vec<AbortHandle>>,
 }
 
 struct Vital {
@@ -182,7 +186,8 @@ impl Endpoint {
             busy_since: AtomicU64::new(0),
             ejected_until: AtomicU64::new(0),
             ready_models: AtomicU64::new(u64::MAX),
-            prober: Mutex::new(None),
+            recovered: Arc::default(),
+            tasks: Mutex::default(),
         })
     }
 
@@ -204,12 +209,13 @@ impl Endpoint {
     }
 
     /// This endpoint as a choice at position `index`, or None when it may not take traffic now.
-    /// Only what `policy` looks at is computed.
+    /// Only what `policy` looks at is computed. With `panic` one that fails its checks may too, if it ever passed one.
     pub fn candidate(
         &self,
         index: usize,
         weight: u32,
         policy: config::Policy,
+        panic: bool,
         ask: &Ask<'_>,
     ) -> Option<Candidate> {
         let now = ask.now;
@@ -217,7 +223,11 @@ impl Endpoint {
         let healthy = vital
             .health
             .as_ref()
-            .is_none_or(|health| health.state() == HealthState::Healthy);
+            .is_none_or(|health| match health.state() {
+                HealthState::Healthy => true,
+                HealthState::Unhealthy => panic,
+                HealthState::Unknown => false,
+            });
         let admitted = vital
             .breaker
             .as_ref()
@@ -392,7 +402,10 @@ impl Endpoint {
         }
         let (address, cluster) = (&self.blueprint.address, &self.blueprint.cluster);
         match state {
-            HealthState::Healthy => log::info!("{address} in cluster '{cluster}' is healthy"),
+            HealthState::Healthy => {
+                self.recovered.notify_one();
+                log::info!("{address} in cluster '{cluster}' is healthy");
+            }
             _ => log::warn!("{address} in cluster '{cluster}' is unhealthy: {detail}"),
         }
         if state == HealthState::Unhealthy
@@ -400,23 +413,6 @@ impl Endpoint {
         {
             self.channels.cut();
         }
-    }
-
-    /// What a probe has found, by the place in the list of models.
-    pub(super) fn set_ready_models(&self, ready: u64) {
-        self.ready_models.store(ready, Ordering::Relaxed);
-    }
-
-    /// `model` is a bit, or 0 for one that no probe asks about.
-    pub(super) fn is_ready_for(&self, model: u64) -> bool {
-        model == 0 || self.ready_models.load(Ordering::Relaxed) & model != 0
-    }
-
-    fn unready_models(&self) -> Vec<String> {
-        let models = self.blueprint.health.iter();
-        let models = models.flat_map(|health| health.models.iter().enumerate());
-        let unready = models.filter(|(place, _)| !self.is_ready_for(1 << place));
-        unready.map(|(_, model)| model.clone()).collect()
     }
 
     pub fn is_healthy(&self) -> bool {
@@ -446,9 +442,9 @@ impl Endpoint {
         self.vital.lock().room = room;
     }
 
-    /// Ties the probing task's life to the endpoint's.
-    pub(super) fn keep_prober(&self, prober: AbortHandle) {
-        *self.prober.lock() = Some(prober);
+    /// Ties the life of a task to the endpoint's.
+    pub(super) fn keep_task(&self, task: AbortHandle) {
+        self.tasks.lock().push(task);
     }
 
     fn note_answer(&self, now: Instant) {
@@ -480,8 +476,8 @@ impl Endpoint {
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
-        if let Some(prober) = self.prober.get_mut().take() {
-            prober.abort();
+        for task in self.tasks.get_mut().drain(..) {
+            task.abort();
         }
     }
 }

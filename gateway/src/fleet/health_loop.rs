@@ -54,7 +54,7 @@ pub fn start(endpoint: &Arc<Endpoint>, runtime: &Handle) {
             first = false;
         }
     });
-    endpoint.keep_prober(task.abort_handle());
+    endpoint.keep_task(task.abort_handle());
 }
 
 /// The rest of the interval; after the first probe a random part of it, so that probes spread out.

@@ -100,6 +100,15 @@ pub(super) mod tests {
 
     /// A cluster of `size` endpoints without health checks, so that all take traffic.
     pub fn cluster(size: u16, policy: config::Policy, now: Instant) -> Cluster {
+        cluster_with(size, policy, None, now)
+    }
+
+    pub fn cluster_with(
+        size: u16,
+        policy: config::Policy,
+        health: Option<config::Health>,
+        now: Instant,
+    ) -> Cluster {
         let addresses: Vec<String> = (0..size)
             .map(|n| format!("127.0.0.1:{}", 20_000 + n))
             .collect();
@@ -118,12 +127,13 @@ pub(super) mod tests {
                     address: address.clone(),
                     resolved: address.parse().unwrap(),
                     protocol: config::Protocol::Grpc,
-                    health: None,
+                    health: health.clone(),
                     breaker: Some(breaker),
                     outlier: Some(config::Outlier::default()),
                     tls: None,
                     trust: None,
                     connect_timeout: Duration::from_secs(1),
+                    load_reports: config::LoadReports::Answers,
                     authority: address.parse().unwrap(),
                 };
                 let target = Target {
@@ -147,14 +157,16 @@ pub(super) mod tests {
                 source: true,
                 bound: 1.25,
             }),
+            prefer: None,
             endpoints: addresses
                 .into_iter()
-                .map(|address| config::Endpoint { address, weight: 1 })
+                .map(|address| config::Endpoint::new(address, 1))
                 .collect(),
             discovery: None,
             connect_timeout: Duration::from_secs(1),
             limit: None,
-            health: None,
+            health,
+            panic_below: 0.0,
             breaker: Some(breaker),
             outlier: Some(config::Outlier::default()),
             slow_start: None,

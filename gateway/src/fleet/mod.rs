@@ -6,8 +6,10 @@ pub mod discovery;
 mod endpoint;
 mod health_loop;
 mod lease;
-mod outlier_loop;
+mod pool;
 mod probe;
+mod report_stream;
+mod tick;
 mod waiting;
 
 #[cfg(test)]
@@ -18,5 +20,6 @@ pub use cluster::{Cluster, NoLease};
 pub use endpoint::{Endpoint, EndpointBlueprint, EndpointView};
 pub use health_loop::start as watch_health;
 pub use lease::Lease;
-pub use outlier_loop::start as watch_outliers;
+pub use report_stream::start as follow_reports;
+pub use tick::start as tick_clusters;
 pub use waiting::{Caller, Unserved, WaitingRoom};

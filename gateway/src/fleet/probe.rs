@@ -187,7 +187,11 @@ async fn check(
     }
 }
 
-fn uri(target: &Target, blueprint: &EndpointBlueprint, path: &str) -> Result<Uri, ProbeError> {
+pub(super) fn uri(
+    target: &Target,
+    blueprint: &EndpointBlueprint,
+    path: &str,
+) -> Result<Uri, ProbeError> {
     let scheme = if target.tls.is_some() {
         "https"
     } else {

@@ -33,7 +33,8 @@ use super::cluster::Cluster;
 use super::lease::Lease;
 use crate::traffic::deadline::Deadline;
 use crate::traffic::queue::pace::Pace;
-use crate::traffic::queue::{Next, Place, Queue, Ticket, Urgency};
+use crate::traffic::queue::{Blocked, Next, Place, Queue, Ticket, Urgency};
+use crate::traffic::subset::Wish;
 pub use counts::WaitingCounts;
 
 /// What is suggested to a client when nothing is known.
@@ -83,8 +84,20 @@ pub enum Unserved {
     LongWait(Duration),
     /// Its deadline passed while it waited.
     Expired,
-    /// The last endpoint that took traffic went away.
+    /// No endpoint takes traffic, or the last one that did went away.
     NoEndpoint,
+    /// The same of those endpoints that it may go to.
+    NobodyInSubset,
+}
+
+impl Unserved {
+    /// Of a request for which there is no endpoint at all.
+    pub fn nobody(bearings: Bearings) -> Self {
+        match bearings.wish {
+            Wish::Only(_) => Self::NobodyInSubset,
+            Wish::Nothing | Wish::First(_) => Self::NoEndpoint,
+        }
+    }
 }
 
 /// A request that waits. Dropped, it leaves the queue.
@@ -223,6 +236,9 @@ impl WaitingRoom {
         Place {
             urgency: header(|settings| &settings.priority_header)
                 .map_or_else(Urgency::default, Urgency::parse),
+            lane: self
+                .tenants
+                .hash_one((caller.bearings.wish, caller.bearings.model)),
             tenant: self
                 .tenants
                 .hash_one(header(|settings| &settings.tenant_header)),
@@ -238,15 +254,14 @@ impl WaitingRoom {
         };
         // A lease that nobody takes is given back without the lock, as that hands it out again.
         let mut returned: SmallVec<[Lease; 1]> = SmallVec::new();
-        let mut closed = None;
+        let mut blocked = Blocked::new();
         loop {
-            let next = state.queue.next(now, |waiter| {
-                match cluster.lease_now(&Ask::new(&waiter.tried, now).with(waiter.bearings)) {
+            let next = state.queue.next(now, &mut blocked, |waiter| {
+                let ask = Ask::new(&waiter.tried, now).with(waiter.bearings);
+                match cluster.lease_now(&ask) {
                     Some(lease) => Some(Ok(lease)),
-                    None => {
-                        let closed = *closed.get_or_insert_with(|| !cluster.is_open(now));
-                        closed.then_some(Err(Unserved::NoEndpoint))
-                    }
+                    None if cluster.is_open(&ask) => None,
+                    None => Some(Err(Unserved::nobody(waiter.bearings))),
                 }
             });
             let (waiter, answer) = match next {

@@ -1,8 +1,9 @@
 //! What a load report says that matters for choosing an endpoint: ORCA's `xds.data.orca.v3.OrcaLoadReport`, of which
 //! one figure is read, the rows that the worker has (`docs/load-reports.md` names all of them).
 //!
-//! It comes with answers, so it is read where it stands: nothing is allocated, and no more than `LONGEST` bytes and
-//! `MOST_FIGURES` figures are looked at. What is malformed, larger or absurd says nothing.
+//! One that comes with an answer is read where it stands: nothing is allocated, and no more than `LONGEST` bytes and
+//! `MOST_FIGURES` figures are looked at. One out of a stream names all models and is read to its end. What is malformed,
+//! larger or absurd says nothing.
 
 use base64::Engine;
 use base64::alphabet::STANDARD;
@@ -30,22 +31,24 @@ const ROWS: &[u8] = b"forebay.rows";
 pub fn rows_in_header(value: &[u8]) -> Option<f64> {
     let mut buffer = [0; LONGEST];
     let length = BASE64.decode_slice(value, &mut buffer).ok()?;
-    rows(buffer.get(..length)?)
+    let found = find(buffer.get(..length)?, MOST_FIGURES);
+    found.ok().flatten().filter(is_plausible)
 }
 
-/// The same of the message itself.
+/// The same of the message itself, however many figures it has.
 pub fn rows(report: &[u8]) -> Option<f64> {
-    find(report).ok().flatten().filter(is_plausible)
+    let found = find(report, usize::MAX);
+    found.ok().flatten().filter(is_plausible)
 }
 
 fn is_plausible(rows: &f64) -> bool {
     (0.0..=MOST_ROWS).contains(rows)
 }
 
-fn find(report: &[u8]) -> Result<Option<f64>, Stop> {
+fn find(report: &[u8], most: usize) -> Result<Option<f64>, Stop> {
     let mut reader = Reader::new(report);
     let mut figures = 0;
-    while !reader.is_empty() && figures < MOST_FIGURES {
+    while !reader.is_empty() && figures < most {
         match reader.key()? {
             (NAMED_METRICS, 2) => {
                 figures += 1;
@@ -131,10 +134,17 @@ mod tests {
     fn long_reports_are_not_read() {
         let names: Vec<String> = (0..200).map(|number| format!("figure-{number}")).collect();
         let mut figures: Vec<(&str, f64)> = names.iter().map(|name| (name.as_str(), 1.0)).collect();
-        assert_eq!(rows(&report(&figures)), None);
-        figures.truncate(MOST_FIGURES - 1);
         figures.push(("forebay.rows", 2.0));
-        assert_eq!(rows(&report(&figures)), Some(2.0));
+        let both = |figures: &[(&str, f64)]| {
+            let report = report(figures);
+            (
+                rows_in_header(PADDED.encode(&report).as_bytes()),
+                rows(&report),
+            )
+        };
+        assert_eq!(both(&figures), (None, Some(2.0)));
+        figures.drain(..figures.len() - MOST_FIGURES);
+        assert_eq!(both(&figures), (Some(2.0), Some(2.0)));
         let long = PADDED.encode(report(&[
             (&"x".repeat(LONGEST), 1.0),
             ("forebay.rows", 1.0),

@@ -104,9 +104,8 @@ impl ProxyHttp for Proxy {
         let client = headers::client_timeout(&session.req_header().headers);
         let routed = Routed::new(snapshot, found, ctx.started, client, ctx.is_grpc);
         let route = ctx.routed.insert(routed).route();
-        let permit =
-            limits::take(route, &session.downstream_session).and_then(|()| limits::enter(route));
-        match permit {
+        let taken = limits::take(route, &session.downstream_session).await;
+        match taken.and_then(|()| limits::enter(route)) {
             Ok(permit) => ctx.permit = permit,
             Err(refusal) => return failure::refuse(session, ctx, refusal).await,
         }

@@ -38,7 +38,7 @@ pub async fn lease(
     let mut none_left = no_route();
     for position in &order {
         match lease_of(Some(*position), session, ctx, now).await {
-            Err(refusal @ Refusal::NoHealthyEndpoint(_)) => none_left = refusal,
+            Err(refusal) if refusal.is_down() => none_left = refusal,
             outcome => {
                 ctx.target = Some(*position);
                 if taken_over && outcome.is_ok() {
@@ -81,10 +81,14 @@ async fn lease_of(
         true => &ctx.tried[..],
         false => &[],
     };
-    let ask = Ask::new(tried, now).with(bearings(ctx, &route.cluster, cluster));
+    let bearings = Bearings {
+        wish: route.wish(cluster, &session.req_header().headers),
+        ..bearings(ctx, &route.cluster, cluster)
+    };
+    let ask = Ask::new(tried, now).with(bearings);
     match cluster.lease(&ask) {
         Ok(lease) => Ok(lease),
-        Err(NoLease::NoEndpoint) => Err(Refusal::unserved(cluster, Unserved::NoEndpoint)),
+        Err(NoLease::NoEndpoint) => Err(Refusal::unserved(cluster, Unserved::nobody(bearings))),
         Err(NoLease::Busy(room)) => {
             let (lease, waited) = turn::wait(room, session, (routed, cluster), &ask).await?;
             ctx.waited = waited;
@@ -137,7 +141,10 @@ pub fn degraded(ctx: &Context, refusal: Refusal) -> Refusal {
     match refusal {
         // What bounds a gRPC stream is its client's own deadline.
         Refusal::TimedOut { .. } if ctx.is_grpc => refusal,
-        Refusal::NoHealthyEndpoint(_) | Refusal::Upstream { .. } | Refusal::TimedOut { .. } => {
+        Refusal::NoHealthyEndpoint(_)
+        | Refusal::NobodyInSubset(_)
+        | Refusal::Upstream { .. }
+        | Refusal::TimedOut { .. } => {
             targets.fallbacks.to_answer();
             Refusal::Degraded(answer.clone())
         }

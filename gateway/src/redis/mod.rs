@@ -53,6 +53,8 @@ pub enum Unanswered {
     Late,
     #[error("{0}")]
     Refused(#[from] redis::RedisError),
+    #[error("it answers something else than what was asked")]
+    Unreadable,
 }
 
 impl Redis {

@@ -20,6 +20,18 @@ pub(super) fn write(out: &mut Text, snapshot: &Snapshot) {
             out.line(name, &labels, refused as f64);
         }
     }
+    let name = "forebay_rate_limit_unshared_total";
+    out.head(
+        name,
+        "counter",
+        "Requests of shared rate limits that this gateway granted alone, as Redis did not answer.",
+    );
+    for route in &snapshot.routes {
+        let alone = route.rates.iter().filter_map(|rates| rates.alone());
+        for count in alone {
+            out.line(name, &label(&route.config.name), count as f64);
+        }
+    }
     let limited = || {
         let routes = snapshot.routes.iter();
         routes.filter_map(|route| Some((label(&route.config.name), route.concurrency.as_ref()?)))

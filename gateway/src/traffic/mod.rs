@@ -25,5 +25,7 @@ pub mod route;
 pub mod service_line;
 pub mod service_shape;
 pub mod slow_start;
+pub mod spill;
 pub mod split;
+pub mod subset;
 pub mod window;

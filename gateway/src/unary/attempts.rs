@@ -17,13 +17,14 @@ use opentelemetry::KeyValue;
 use smallvec::SmallVec;
 
 use super::answerer::Answerer;
+use super::tail::Tail;
 use super::{affinity, headers, hedge, rows};
 use crate::fleet::{Ask, Bearings, Caller, Cluster, Endpoint, Lease, NoLease, Unserved};
 use crate::gateway::Route;
 use crate::memory::Held;
 use crate::protocol::server_timing;
 use crate::refusal::Refusal;
-use crate::telemetry::trace::{AttemptSpan, RequestTrace};
+use crate::telemetry::trace::RequestTrace;
 use crate::traffic::deadline::Deadline;
 use crate::traffic::retry::{Failure, Outcome, Stage};
 use crate::upstream::{Answer, Message, exchange};
@@ -84,33 +85,6 @@ impl From<Refusal> for Unanswered {
     }
 }
 
-/// The attempt goes on while the rest of its answer streams. Dropped, it counts as given up.
-pub struct Tail {
-    lease: Lease,
-    span: Option<AttemptSpan>,
-    deadline: Deadline,
-}
-
-impl Tail {
-    pub fn time_left(&self) -> Duration {
-        self.deadline.remaining(Instant::now()).unwrap_or_default()
-    }
-
-    /// The rest is through, with this status; None: it broke off, or did not come in time.
-    pub fn end(self, status: Option<u16>) {
-        let failure = match status {
-            Some(0) => None,
-            Some(status) => Some(Failure::Status(u8::try_from(status).unwrap_or(u8::MAX))),
-            None => Some(Failure::ResponseStarted),
-        };
-        let outcome = failure.map_or(Outcome::Success, |failure| failure.outcome());
-        self.lease.finish(outcome, Instant::now());
-        if let Some(span) = self.span {
-            span.end(status.ok_or(Failure::ResponseStarted.describe()));
-        }
-    }
-}
-
 /// Endpoints that were asked, by their place in the cluster.
 pub(super) type Tried = SmallVec<[usize; 4]>;
 
@@ -133,6 +107,7 @@ pub async fn run(
     let retry = &route.config.retry;
     let bearings = Bearings {
         rows: rows::of(cluster, call),
+        wish: route.wish(cluster, &call.headers),
         ..affinity::bearings(cluster, call)
     };
     let mut tried = Tried::new();
@@ -144,10 +119,10 @@ pub async fn run(
         let ask = Ask::new(&tried, now).with(bearings);
         let mut waited = Duration::ZERO;
         let leased = match full {
-            true => cluster.lease_other(&ask).ok_or(Unserved::NoEndpoint),
+            true => cluster.lease_other(&ask).ok_or(Unserved::nobody(bearings)),
             false => match cluster.lease(&ask) {
                 Ok(lease) => Ok(lease),
-                Err(NoLease::NoEndpoint) => Err(Unserved::NoEndpoint),
+                Err(NoLease::NoEndpoint) => Err(Unserved::nobody(bearings)),
                 Err(NoLease::Busy(room)) => {
                     let caller = Caller {
                         headers: &call.headers,

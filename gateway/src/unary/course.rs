@@ -128,7 +128,7 @@ impl Over<'_> {
 /// No endpoint could be asked.
 fn is_down(outcome: &Outcomes) -> bool {
     let unanswered = outcome.as_ref().err();
-    unanswered.is_some_and(|unanswered| matches!(unanswered.refusal, Refusal::NoHealthyEndpoint(_)))
+    unanswered.is_some_and(|unanswered| unanswered.refusal.is_down())
 }
 
 /// No endpoint could answer, by their fault.

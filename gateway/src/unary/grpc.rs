@@ -13,9 +13,10 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::HttpSession;
 
-use super::attempts::{self, Answered, Call, Tail};
+use super::attempts::{self, Answered, Call};
 use super::course;
 use super::inflate::inflate;
+use super::tail::Tail;
 use super::{body, headers};
 use crate::gateway::{Gateway, Route, Snapshot};
 use crate::limits::{self, Permit};
@@ -103,7 +104,8 @@ async fn handle<'s>(
         ),
     };
     if let Some(route) = early {
-        limits::take(route, session).map_err(|refusal| (early, refusal))?;
+        let taken = limits::take(route, session).await;
+        taken.map_err(|refusal| (early, refusal))?;
     }
     let limit = early.map_or(snapshot.max_request_bytes, |route| {
         route.config.max_request_bytes
@@ -123,7 +125,8 @@ async fn handle<'s>(
                 gateway.count_unrouted();
                 (None, refusal)
             })?;
-            limits::take(route, session).map_err(|refusal| (Some(route), refusal))?;
+            let taken = limits::take(route, session).await;
+            taken.map_err(|refusal| (Some(route), refusal))?;
             route
         }
     };

@@ -18,6 +18,7 @@ mod rest;
 mod rows;
 mod scatter;
 mod shadow;
+mod tail;
 
 pub use body::read as read_body;
 pub use grpc::{refuse as refuse_grpc, serve as serve_grpc};

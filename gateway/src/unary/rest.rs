@@ -107,7 +107,7 @@ async fn handle<'s>(
         return Err((None, no_route(head)));
     };
     let fail = |refusal| (Some(route), refusal);
-    limits::take(route, session).map_err(fail)?;
+    limits::take(route, session).await.map_err(fail)?;
     let limit = route.config.max_request_bytes;
     let mut held = gateway.memory.hold();
     let body = body::read(session, limit, route.config.timeout, &mut held)

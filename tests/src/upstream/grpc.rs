@@ -1,6 +1,9 @@
 //! A server of the Open Inference Protocol that answers as told: by a script, call after call, or by each request
 //! itself, in its parameter `behave` (`fail 14`, `after 50`, `held`, `never`), which suits random mixes.
 
+mod health;
+mod reports;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -10,15 +13,14 @@ use std::time::Duration;
 
 use ::http::HeaderMap;
 use anyhow::Context;
-use forebay_proto::health::health_check_response::ServingStatus;
-use forebay_proto::health::health_server::{Health, HealthServer};
-use forebay_proto::health::{HealthCheckRequest, HealthCheckResponse};
+use forebay_proto::health::health_server::HealthServer;
 use forebay_proto::inference as wire;
 use forebay_proto::inference::grpc_inference_service_server::{
     GrpcInferenceService, GrpcInferenceServiceServer,
 };
 use forebay_proto::inference::infer_parameter::ParameterChoice;
 use forebay_proto::orca::OrcaLoadReport;
+use forebay_proto::orca::open_rca_service_server::OpenRcaServiceServer;
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use prost::Message;
@@ -72,8 +74,9 @@ pub struct Script {
     cancelled: AtomicU64,
     checks: AtomicU64,
     last: Mutex<Option<Seen>>,
-    /// Goes with every answer.
-    report: Mutex<Option<Vec<u8>>>,
+    /// Goes with every answer, and over streams of reports.
+    report: watch::Sender<Option<OrcaLoadReport>>,
+    streams: AtomicU64,
 }
 
 /// The last inference that arrived.
@@ -111,7 +114,8 @@ impl Upstream {
             cancelled: AtomicU64::new(0),
             checks: AtomicU64::new(0),
             last: Mutex::new(None),
-            report: Mutex::new(None),
+            report: watch::Sender::new(None),
+            streams: AtomicU64::new(0),
         });
         let mut upstream = Self {
             address,
@@ -136,6 +140,7 @@ impl Upstream {
                 .max_encoding_message_size(LARGEST),
         )
         .add_service(HealthServer::new(Calls(self.script.clone())))
+        .add_service(OpenRcaServiceServer::new(Calls(self.script.clone())))
         .prepare();
         let handler = move |request| {
             let answer = routes.clone().call(request);
@@ -166,9 +171,15 @@ impl Script {
         *self.always.lock() = behaviour;
     }
 
-    /// The load report of answers from now on.
+    /// The load report of answers from now on, sent at once and over the streams of reports that are open. Before the first
+    /// there is no such service.
     pub fn report(&self, report: &OrcaLoadReport) {
-        *self.report.lock() = Some(report.encode_to_vec());
+        self.report.send_replace(Some(report.clone()));
+    }
+
+    /// Calls for a stream of reports.
+    pub fn streams(&self) -> u64 {
+        self.streams.load(Ordering::SeqCst)
     }
 
     /// Lets held calls go on, now and later.
@@ -393,8 +404,8 @@ inference_service! {
             if let Ok(name) = self.0.name.parse() {
                 response.metadata_mut().insert("x-upstream", name);
             }
-            if let Some(report) = self.0.report.lock().as_deref() {
-                let report = MetadataValue::from_bytes(report);
+            if let Some(report) = self.0.report.borrow().as_ref() {
+                let report = MetadataValue::from_bytes(&report.encode_to_vec());
                 let metadata = response.metadata_mut();
                 metadata.insert_bin("endpoint-load-metrics-bin", report);
             }
@@ -458,43 +469,4 @@ inference_service! {
     cuda_shared_memory_unregister(CudaSharedMemoryUnregisterRequest) -> CudaSharedMemoryUnregisterResponse;
     trace_setting(TraceSettingRequest) -> TraceSettingResponse;
     log_settings(LogSettingsRequest) -> LogSettingsResponse;
-}
-
-#[tonic::async_trait]
-impl Health for Calls {
-    type WatchStream = Answers<HealthCheckResponse>;
-
-    async fn check(
-        &self,
-        request: Request<HealthCheckRequest>,
-    ) -> Result<Response<HealthCheckResponse>, Status> {
-        self.0.checks.fetch_add(1, Ordering::SeqCst);
-        let ready = !self.0.unready.lock().contains(&request.get_ref().service);
-        Ok(Response::new(state(ready && *self.0.serving.borrow())))
-    }
-
-    async fn watch(
-        &self,
-        _: Request<HealthCheckRequest>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        let mut serving = self.0.serving.subscribe();
-        serving.mark_changed();
-        let changes = futures::stream::unfold(serving, |mut serving| async move {
-            serving.changed().await.ok()?;
-            let now = state(*serving.borrow_and_update());
-            Some((Ok(now), serving))
-        });
-        Ok(Response::new(changes.boxed()))
-    }
-}
-
-fn state(serving: bool) -> HealthCheckResponse {
-    let status = if serving {
-        ServingStatus::Serving
-    } else {
-        ServingStatus::NotServing
-    };
-    HealthCheckResponse {
-        status: status.into(),
-    }
 }

@@ -166,7 +166,7 @@ impl Collected {
         let lives = self
             .valid_until
             .map_or(interval, |until| until.saturating_duration_since(now));
-        let endpoint = |(address, weight)| Endpoint { address, weight };
+        let endpoint = |(address, weight): (String, u32)| Endpoint::new(address, weight);
         Found {
             endpoints: self.weights.into_iter().map(endpoint).collect(),
             fresh_for: lives.max(interval),

@@ -21,6 +21,7 @@ pub struct EndpointBlueprint {
     /// What roots, client certificate and key were when they were read; rotated ones make another endpoint.
     pub trust: Option<u64>,
     pub connect_timeout: Duration,
+    pub load_reports: config::LoadReports,
     /// What `:authority` and `Host` say to it.
     pub authority: Authority,
 }
@@ -33,6 +34,7 @@ impl EndpointBlueprint {
             && self.breaker == other.breaker
             && self.outlier == other.outlier
             && self.connect_timeout == other.connect_timeout
+            && self.load_reports == other.load_reports
             && self.trust == other.trust
     }
 

@@ -1,4 +1,4 @@
-//! Load reports of an endpoint, as they come with its answers.
+//! Load reports of an endpoint, as they come with its answers or in a stream.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::Ordering;
@@ -18,8 +18,13 @@ impl Endpoint {
             return;
         }
         if let Some(rows) = load_report::rows_in_header(header) {
-            let own = self.rows() as f64;
-            self.vital.lock().others.reported(now, rows, own);
+            self.has_rows(rows, now);
         }
+    }
+
+    /// It says that so many rows are there.
+    pub(in crate::fleet) fn has_rows(&self, rows: f64, now: Instant) {
+        let own = self.rows() as f64;
+        self.vital.lock().others.reported(now, rows, own);
     }
 }

@@ -20,6 +20,8 @@ pub struct EndpointView {
     pub active: u32,
     /// Of the requests in flight.
     pub rows: u64,
+    /// What others have there, by load reports.
+    pub rows_of_others: u64,
     pub requests: u64,
     pub failures: u64,
     pub cancelled: u64,
@@ -50,6 +52,7 @@ impl Endpoint {
             }),
             active: self.active(),
             rows: self.rows(),
+            rows_of_others: vital.others.now(now).rows.round() as u64,
             requests: self.counters.requests.load(Ordering::Relaxed),
             failures: self.counters.failures.load(Ordering::Relaxed),
             cancelled: self.counters.cancelled.load(Ordering::Relaxed),

@@ -36,7 +36,7 @@ impl Unserved {
             Self::QueueFull(_) => 0,
             Self::Hopeless(_) | Self::Expired => 1,
             Self::LongWait(_) => 2,
-            Self::NoEndpoint => 3,
+            Self::NoEndpoint | Self::NobodyInSubset => 3,
         }
     }
 }

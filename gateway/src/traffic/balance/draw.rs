@@ -29,7 +29,7 @@ impl Draw {
     }
 
     /// `DRAWN` positions, some of them perhaps twice; none of an empty fleet. The same `random`, the same positions.
-    pub fn positions(&self, random: u64) -> impl Iterator<Item = usize> {
+    pub fn positions(&self, random: u64) -> impl Iterator<Item = usize> + Clone {
         let mut generator = fastrand::Rng::with_seed(random);
         let total = self.ends.last().copied().unwrap_or(0);
         let draws = if total == 0 { 0 } else { DRAWN };

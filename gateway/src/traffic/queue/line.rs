@@ -30,17 +30,18 @@ impl<T> Line<T> {
         }
     }
 
-    pub fn next<R>(&mut self, now: Instant, serve: impl FnOnce(&T) -> Option<R>) -> Next<T, R> {
-        let Some(first) = self.0.first_entry() else {
-            return Next::Nobody;
-        };
+    /// None: there is nothing for the first one, or nobody in the line.
+    pub fn next<R>(
+        &mut self,
+        now: Instant,
+        serve: impl FnOnce(&T) -> Option<R>,
+    ) -> Option<Next<T, R>> {
+        let first = self.0.first_entry()?;
         if first.key().1.is_some_and(|until| until <= now) {
-            return Next::Expired(first.remove());
+            return Some(Next::Expired(first.remove()));
         }
-        match serve(first.get()) {
-            Some(served) => Next::Served(first.remove(), served),
-            None => Next::Nobody,
-        }
+        let served = serve(first.get())?;
+        Some(Next::Served(first.remove(), served))
     }
 
     pub fn remove(&mut self, until: Option<Instant>, number: u64) -> Option<T> {

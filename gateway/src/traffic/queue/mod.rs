@@ -4,6 +4,9 @@
 //! routes do, so that neither a tenant nor a route gets more by asking more often (max-min fairness, as round robin
 //! gives it to requests that each take one slot). Within one line the earliest deadline goes first.
 //!
+//! Not all requests can go to the same endpoints. Those that can share a lane; lanes take turns too, and one whose first
+//! request cannot be served holds up none of the others.
+//!
 //! A full queue drops from the longest line, as McKenney's stochastic fairness queueing does (INFOCOM 1990): a
 //! tenant that floods the queue pushes out its own requests, not those of others. Urgent requests push out less
 //! urgent ones.
@@ -20,6 +23,7 @@ mod tests;
 use std::time::Instant;
 
 use line::Line;
+use smallvec::SmallVec;
 use turns::Turns;
 
 const URGENCIES: usize = 8;
@@ -32,6 +36,8 @@ pub struct Urgency(u8);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     pub urgency: Urgency,
+    /// Equal for requests that the same endpoints take.
+    pub lane: u64,
     /// Whose it is; equal for requests of one tenant.
     pub tenant: u64,
     pub route: u64,
@@ -46,20 +52,23 @@ pub struct Ticket {
     number: u64,
 }
 
+/// Lanes whose requests cannot be served now.
+pub type Blocked = SmallVec<[u64; 4]>;
+
 /// What came of asking who is next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next<T, R> {
     Served(T, R),
     /// It has waited for longer than is of use.
     Expired(T),
-    /// Nobody waits, or the one whose turn it is cannot be served now.
+    /// Nobody waits, or nobody whose turn it is can be served now.
     Nobody,
 }
 
 #[derive(Debug)]
 pub struct Queue<T> {
     size: usize,
-    classes: [Turns<Turns<Line<T>>>; URGENCIES],
+    classes: [Turns<Turns<Turns<Line<T>>>>; URGENCIES],
     length: usize,
     tickets: u64,
 }
@@ -114,11 +123,13 @@ impl<T> Queue<T> {
         let index = place.urgency.index();
         let urgent: usize = self.classes[..index].iter().map(Turns::len).sum();
         let class = &self.classes[index];
-        let tenant = class.get(place.tenant);
+        let lane = class.get(place.lane);
+        let tenant = lane.and_then(|lane| lane.get(place.tenant));
         let line = tenant.and_then(|tenant| tenant.get(place.route));
         let in_line = line.map_or(0, |line| line.before(place.until));
         let in_tenant = tenant.map_or(0, |tenant| tenant.ahead(in_line, line.is_some()));
-        urgent + class.ahead(in_tenant, tenant.is_some())
+        let in_lane = lane.map_or(0, |lane| lane.ahead(in_tenant, tenant.is_some()));
+        urgent + class.ahead(in_lane, lane.is_some())
     }
 
     /// Lets `item` wait; with it comes whoever had to go for it. Err: there is no room for it.
@@ -132,33 +143,54 @@ impl<T> Queue<T> {
         }
         let number = self.tickets;
         self.tickets += 1;
-        self.classes[place.urgency.index()].change(place.tenant, |tenant| {
-            tenant.change(place.route, |line| line.push(place.until, number, item));
+        self.classes[place.urgency.index()].change(place.lane, |lane| {
+            lane.change(place.tenant, |tenant| {
+                tenant.change(place.route, |line| line.push(place.until, number, item));
+            });
         });
         self.length += 1;
         Ok((Ticket { place, number }, pushed_out))
     }
 
-    /// Takes the one whose turn it is, if `serve` has something for it; it is asked about no other.
-    pub fn next<R>(&mut self, now: Instant, serve: impl FnOnce(&T) -> Option<R>) -> Next<T, R> {
-        let Some(class) = self.classes.iter_mut().find(|class| class.len() > 0) else {
-            return Next::Nobody;
-        };
-        let next = class.serve(|tenant| tenant.serve(|line| line.next(now, serve)));
-        let next = next.flatten().unwrap_or(Next::Nobody);
-        if !matches!(next, Next::Nobody) {
-            self.length -= 1;
+    /// Takes the one whose turn it is, if `serve` has something for it; of each lane `serve` is asked about one at most,
+    /// and about none of the lanes in `blocked`. Lanes for which there was nothing are added to those.
+    pub fn next<R>(
+        &mut self,
+        now: Instant,
+        blocked: &mut Blocked,
+        mut serve: impl FnMut(&T) -> Option<R>,
+    ) -> Next<T, R> {
+        for class in self.classes.iter_mut().filter(|class| class.len() > 0) {
+            let next = class.serve_any(|key, lane| {
+                if blocked.contains(&key) {
+                    return None;
+                }
+                let next = lane
+                    .serve(|tenant| tenant.serve(|line| line.next(now, &mut serve)).flatten())
+                    .flatten();
+                if next.is_none() {
+                    blocked.push(key);
+                }
+                next
+            });
+            if let Some(next) = next {
+                self.length -= 1;
+                return next;
+            }
         }
-        next
+        Next::Nobody
     }
 
     /// Whoever holds the ticket waits no longer; None: it does not wait any more.
     pub fn remove(&mut self, ticket: &Ticket) -> Option<T> {
         let place = ticket.place;
-        let removed = self.classes[place.urgency.index()].visit(place.tenant, |tenant| {
-            tenant.visit(place.route, |line| line.remove(place.until, ticket.number))
+        let removed = self.classes[place.urgency.index()].visit(place.lane, |lane| {
+            let removed = lane.visit(place.tenant, |tenant| {
+                tenant.visit(place.route, |line| line.remove(place.until, ticket.number))
+            });
+            removed.flatten().flatten()
         });
-        let removed = removed.flatten().flatten();
+        let removed = removed.flatten();
         self.length -= usize::from(removed.is_some());
         removed
     }
@@ -172,14 +204,19 @@ impl<T> Queue<T> {
         }
         let class = &mut self.classes[last];
         let newcomer = last == own;
-        let tenant = class.longest_beside(newcomer.then_some(place.tenant))?;
-        let own_tenant = newcomer && tenant == place.tenant;
-        let dropped = class.visit(tenant, |routes| {
-            let route = routes.longest_beside(own_tenant.then_some(place.route))?;
-            if own_tenant && route == place.route {
-                return None;
-            }
-            routes.visit(route, Line::pop_last).flatten()
+        let lane = class.longest_beside(newcomer.then_some(place.lane))?;
+        let own_lane = newcomer && lane == place.lane;
+        let dropped = class.visit(lane, |tenants| {
+            let tenant = tenants.longest_beside(own_lane.then_some(place.tenant))?;
+            let own_tenant = own_lane && tenant == place.tenant;
+            let dropped = tenants.visit(tenant, |routes| {
+                let route = routes.longest_beside(own_tenant.then_some(place.route))?;
+                if own_tenant && route == place.route {
+                    return None;
+                }
+                routes.visit(route, Line::pop_last).flatten()
+            });
+            dropped.flatten()
         });
         let dropped = dropped.flatten();
         self.length -= usize::from(dropped.is_some());

@@ -10,6 +10,7 @@ use super::*;
 fn place(urgency: u8, tenant: u64, route: u64) -> Place {
     Place {
         urgency: Urgency(urgency),
+        lane: 0,
         tenant,
         route,
         until: None,
@@ -25,10 +26,12 @@ fn until(place: Place, now: Instant, milliseconds: u64) -> Place {
 
 /// All that wait, in the order in which they are served.
 fn served<T>(queue: &mut Queue<T>, now: Instant) -> Vec<T> {
-    std::iter::from_fn(|| match queue.next(now, |_| Some(())) {
-        Next::Served(item, ()) | Next::Expired(item) => Some(item),
-        Next::Nobody => None,
-    })
+    std::iter::from_fn(
+        || match queue.next(now, &mut Blocked::new(), |_| Some(())) {
+            Next::Served(item, ()) | Next::Expired(item) => Some(item),
+            Next::Nobody => None,
+        },
+    )
     .collect()
 }
 
@@ -118,7 +121,7 @@ fn a_tenant_that_comes_back_gains_nothing_by_having_left() {
         if !order.ends_with(&[1]) || order.is_empty() {
             assert!(queue.push(place(3, 2, 0), 2).is_ok());
         }
-        match queue.next(now, |_| Some(())) {
+        match queue.next(now, &mut Blocked::new(), |_| Some(())) {
             Next::Served(tenant, ()) => order.push(tenant),
             other => panic!("{other:?}"),
         }
@@ -133,7 +136,10 @@ fn whoever_cannot_be_served_stays_and_keeps_its_turn() {
     let mut queue = Queue::new(10);
     assert!(queue.push(place(3, 1, 0), "first").is_ok());
     assert!(queue.push(place(3, 2, 0), "second").is_ok());
-    assert_eq!(queue.next(now, |_| None::<()>), Next::Nobody);
+    assert_eq!(
+        queue.next(now, &mut Blocked::new(), |_| None::<()>),
+        Next::Nobody
+    );
     assert_eq!(queue.len(), 2);
     assert_eq!(served(&mut queue, now), ["first", "second"]);
 }
@@ -145,9 +151,18 @@ fn what_has_expired_is_told_apart() {
     assert!(queue.push(until(place(3, 0, 0), now, 5), "short").is_ok());
     assert!(queue.push(until(place(3, 0, 0), now, 50), "long").is_ok());
     let later = now + Duration::from_millis(5);
-    assert_eq!(queue.next(later, |_| Some(())), Next::Expired("short"));
-    assert_eq!(queue.next(later, |_| Some(())), Next::Served("long", ()));
-    assert_eq!(queue.next(later, |_| Some(())), Next::Nobody);
+    assert_eq!(
+        queue.next(later, &mut Blocked::new(), |_| Some(())),
+        Next::Expired("short")
+    );
+    assert_eq!(
+        queue.next(later, &mut Blocked::new(), |_| Some(())),
+        Next::Served("long", ())
+    );
+    assert_eq!(
+        queue.next(later, &mut Blocked::new(), |_| Some(())),
+        Next::Nobody
+    );
 }
 
 #[test]
@@ -246,6 +261,52 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+#[test]
+fn a_lane_that_is_blocked_holds_up_no_other() {
+    let now = Instant::now();
+    let lane = |urgency, tenant, lane| Place {
+        lane,
+        ..place(urgency, tenant, 0)
+    };
+    let mut queue = Queue::new(10);
+    for (place, name) in [
+        (lane(0, 1, 1), "blocked, urgent"),
+        (lane(3, 1, 1), "blocked"),
+        (lane(3, 1, 2), "free"),
+        (lane(3, 2, 2), "free, of another"),
+        (lane(3, 2, 3), "free, in a third lane"),
+    ] {
+        assert!(queue.push(place, name).is_ok());
+    }
+    assert_eq!(queue.ahead(&lane(3, 3, 4)), 4, "a turn for each lane");
+    let mut blocked = Blocked::new();
+    let mut asked = Vec::new();
+    let order = std::iter::from_fn(|| {
+        let next = queue.next(now, &mut blocked, |name| {
+            asked.push(*name);
+            (!name.starts_with("blocked")).then_some(())
+        });
+        match next {
+            Next::Served(name, ()) => Some(name),
+            Next::Expired(_) | Next::Nobody => None,
+        }
+    });
+    let order: Vec<_> = order.collect();
+    assert_eq!(
+        order,
+        ["free", "free, in a third lane", "free, of another"],
+        "lanes take turns"
+    );
+    let blocked_ones = asked.iter().filter(|name| name.starts_with("blocked"));
+    assert_eq!(
+        blocked_ones.count(),
+        1,
+        "a lane is asked about once: {asked:?}"
+    );
+    assert_eq!(served(&mut queue, now), ["blocked, urgent", "blocked"]);
+    assert_eq!(queue.len(), 0);
+}
+
 proptest! {
     /// Whoever came in goes out exactly once: served, expired, pushed out or by leaving. Nobody is served before
     /// somebody more urgent, nor after its time.
@@ -260,7 +321,7 @@ proptest! {
             match step {
                 Step::Push { urgency, tenant, route, lasts } => {
                     let until = lasts.map(|lasts| now + Duration::from_millis(lasts));
-                    let place = Place { urgency: Urgency(urgency), tenant, route, until };
+                    let place = Place { urgency: Urgency(urgency), lane: tenant % 2, tenant, route, until };
                     count += 1;
                     let before = queue.len();
                     prop_assert!(queue.ahead(&place) <= before);
@@ -278,7 +339,7 @@ proptest! {
                         }
                     }
                 }
-                Step::Next { possible } => match queue.next(now, |_| possible.then_some(())) {
+                Step::Next { possible } => match queue.next(now, &mut Blocked::new(), |_| possible.then_some(())) {
                     Next::Served(item, ()) => {
                         let ticket = waiting.remove(&item).unwrap();
                         prop_assert!(possible);
@@ -325,7 +386,7 @@ proptest! {
         let rounds = 30;
         let mut counts = vec![0; routes.len()];
         for _ in 0..rounds * routes.len() {
-            if let Next::Served(tenant, ()) = queue.next(now, |_| Some(())) {
+            if let Next::Served(tenant, ()) = queue.next(now, &mut Blocked::new(), |_| Some(())) {
                 counts[usize::try_from(tenant).unwrap()] += 1;
             }
         }

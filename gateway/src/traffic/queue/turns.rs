@@ -66,9 +66,27 @@ impl<F: Lengthy> Turns<F> {
         Some(result)
     }
 
-    /// Changes the flow whose turn it is. If that makes it shorter, it has had its turn.
+    /// Changes the first flow, in the order of their turns, for which `serve` has something.
+    pub fn serve_any<R>(&mut self, mut serve: impl FnMut(u64, &mut F) -> Option<R>) -> Option<R> {
+        let mut turn = 0;
+        loop {
+            let (next, key) = self.order.range(turn..).next()?;
+            turn = *next + 1;
+            let key = *key;
+            if let Some(served) = self.serve_flow(key, |flow| serve(key, flow)).flatten() {
+                return Some(served);
+            }
+        }
+    }
+
+    /// Changes the flow whose turn it is.
     pub fn serve<R>(&mut self, serve: impl FnOnce(&mut F) -> R) -> Option<R> {
         let key = *self.order.first_key_value()?.1;
+        self.serve_flow(key, serve)
+    }
+
+    /// If it is shorter afterwards, it has had its turn.
+    fn serve_flow<R>(&mut self, key: u64, serve: impl FnOnce(&mut F) -> R) -> Option<R> {
         let flow = self.flows.get_mut(&key)?;
         let before = flow.content.len();
         let result = serve(&mut flow.content);

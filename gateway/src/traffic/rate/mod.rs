@@ -36,6 +36,22 @@ impl Rate {
         }
     }
 
+    /// Nanoseconds between two tokens.
+    pub fn interval(&self) -> u64 {
+        self.interval
+    }
+
+    /// Nanoseconds until an empty bucket is full.
+    pub fn depth(&self) -> u64 {
+        self.depth
+    }
+
+    /// When a bucket is full that has its next token in `lacks`.
+    pub fn full_after(&self, now: u64, lacks: Duration) -> u64 {
+        let next = now.saturating_add(nanos(lacks));
+        next.saturating_add(self.depth.saturating_sub(self.interval))
+    }
+
     /// A token out of a bucket that would be full at `full`: when it is full then. Err: in how long there is one.
     fn take(&self, full: u64, now: u64) -> Result<u64, Duration> {
         let next = full.max(now).saturating_add(self.interval);
@@ -63,10 +79,20 @@ impl Bucket {
         }
     }
 
+    /// Somebody who knows better says that it is full no sooner than this.
+    pub fn drain(&self, full: u64) {
+        self.0.fetch_max(full, Ordering::Relaxed);
+    }
+
     /// The request of a token was refused for another reason.
     pub fn give_back(&self, rate: &Rate) {
         self.0.fetch_sub(rate.interval, Ordering::Relaxed);
     }
+}
+
+/// In nanoseconds, as buckets count time.
+pub fn later(now: u64, time: Duration) -> u64 {
+    now.saturating_add(nanos(time))
 }
 
 /// As buckets count time: after `start`.
@@ -93,6 +119,7 @@ mod tests {
             per,
             burst,
             by: RateKey::Route,
+            shared: false,
         })
     }
 
@@ -123,6 +150,18 @@ mod tests {
         assert!(bucket.take(&rate, SECOND).is_err());
         bucket.give_back(&rate);
         assert_eq!(bucket.take(&rate, SECOND), Ok(()));
+    }
+
+    #[test]
+    fn a_bucket_is_drained_to_where_its_next_token_is() {
+        let rate = rate(10, Duration::from_secs(1), 5);
+        let bucket = Bucket::default();
+        let lacks = Duration::from_millis(70);
+        bucket.drain(rate.full_after(SECOND, lacks));
+        assert_eq!(bucket.take(&rate, SECOND), Err(lacks));
+        bucket.drain(0);
+        assert_eq!(bucket.take(&rate, SECOND), Err(lacks));
+        assert_eq!(bucket.take(&rate, later(SECOND, lacks)), Ok(()));
     }
 
     #[test]

@@ -29,18 +29,16 @@ impl Table {
     /// Takes a token out of the bucket of `key`, which must be spread evenly. Err: in how long there is one.
     pub fn take(&self, key: u64, rate: &Rate, now: u64) -> Result<(), Duration> {
         let mut set = self.set(key).lock();
-        let place = match set.iter().position(|entry| entry.key == key) {
-            Some(place) => place,
-            None => {
-                let soonest = (0..WAYS).min_by_key(|place| set[*place].full);
-                let place = soonest.unwrap_or_default();
-                set[place] = Entry { key, full: 0 };
-                place
-            }
-        };
-        let entry = &mut set[place];
+        let entry = entry(&mut set, key);
         entry.full = rate.take(entry.full, now)?;
         Ok(())
+    }
+
+    /// Somebody who knows better says that the bucket of `key` is full no sooner than this.
+    pub fn drain(&self, key: u64, full: u64) {
+        let mut set = self.set(key).lock();
+        let entry = entry(&mut set, key);
+        entry.full = entry.full.max(full);
     }
 
     /// The request of a token was refused for another reason.
@@ -54,6 +52,20 @@ impl Table {
     fn set(&self, key: u64) -> &Mutex<[Entry; WAYS]> {
         &self.0[(key % SETS as u64) as usize]
     }
+}
+
+/// That of `key`, in the place of the one that is full soonest if there is none.
+fn entry(set: &mut [Entry; WAYS], key: u64) -> &mut Entry {
+    let place = match set.iter().position(|entry| entry.key == key) {
+        Some(place) => place,
+        None => {
+            let soonest = (0..WAYS).min_by_key(|place| set[*place].full);
+            let place = soonest.unwrap_or_default();
+            set[place] = Entry { key, full: 0 };
+            place
+        }
+    };
+    &mut set[place]
 }
 
 impl Default for Table {
@@ -75,6 +87,7 @@ mod tests {
             requests: 1,
             per: Duration::from_secs(1),
             burst: 1,
+            shared: false,
             by: RateKey::Client,
         })
     }

@@ -15,6 +15,7 @@ fn route(matches: Match) -> Route {
         cluster: String::new(),
         split: None,
         fallback: None,
+        subset: None,
         mode: Mode::Auto,
         timeout: Duration::from_secs(1),
         max_concurrent: 0,

@@ -41,6 +41,9 @@ struct Service {
     address: String,
     port: u16,
     weights: Option<Weights>,
+    /// Null in old versions where there is none.
+    #[serde(default)]
+    meta: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -90,7 +93,11 @@ pub fn read(body: &[u8]) -> Result<Catalog, String> {
         };
         let weight = service.weights.map(|weights| weights.passing);
         let weight = weight.filter(|weight| (1..=HEAVIEST).contains(weight));
-        match Endpoint::named(&with_port(&host, service.port), weight) {
+        // What does not fit a label has another purpose.
+        let mut labels = service.meta.unwrap_or_default();
+        labels.retain(|name, value| Endpoint::check_label(name, value).is_ok());
+        let endpoint = Endpoint::named(&with_port(&host, service.port), weight);
+        match endpoint.and_then(|endpoint| endpoint.with_labels(labels)) {
             Ok(endpoint) => {
                 by_address.insert(endpoint.address.clone(), endpoint);
             }
@@ -203,6 +210,26 @@ mod tests {
         );
         assert_eq!(catalog.wrong.len(), 1, "{catalog:?}");
         assert!(catalog.wrong[0].contains("instance 'd'"), "{catalog:?}");
+    }
+
+    #[test]
+    fn metadata_are_labels() {
+        let body = |meta: &str| {
+            format!(
+                r#"[{{"Node": {{"Address": "10.0.0.1"}},
+                      "Service": {{"ID": "a", "Address": "", "Port": 1, "Meta": {meta}}}}}]"#
+            )
+        };
+        let labels = |meta| {
+            read(body(meta).as_bytes())
+                .unwrap()
+                .endpoints
+                .remove(0)
+                .labels
+        };
+        let found = labels(r#"{"gpu": "h100", "empty": "", "a b": "c"}"#);
+        assert_eq!(found, [("gpu".to_owned(), "h100".to_owned())].into());
+        assert_eq!(labels("null"), BTreeMap::new());
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What the value of a key says about an endpoint: an address as it is, an object in JSON, or what etcd's own Go
 //! client writes for gRPC (`{"Op":0,"Addr":"10.0.0.7:8001","Metadata":null}`).
 
+use std::collections::BTreeMap;
+
 use forebay_config::gateway::Endpoint;
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,6 +13,8 @@ use serde_json::Value;
 struct Written {
     address: String,
     weight: Option<u64>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
 }
 
 /// Format of `go.etcd.io/etcd/client/v3/naming/endpoints`; what it says of an update and beside the address is for gRPC.
@@ -30,9 +34,11 @@ pub fn endpoint(value: &[u8]) -> Result<Endpoint, String> {
         Written {
             address: text.to_owned(),
             weight: None,
+            labels: BTreeMap::new(),
         }
     };
     Endpoint::named(&written.address, written.weight)
+        .and_then(|endpoint| endpoint.with_labels(written.labels))
         .map_err(|expected| format!("found '{text}', expected {expected}"))
 }
 
@@ -45,6 +51,7 @@ fn object(text: &str) -> serde_json::Result<Written> {
     Ok(Written {
         address,
         weight: None,
+        labels: BTreeMap::new(),
     })
 }
 
@@ -73,6 +80,13 @@ mod tests {
     }
 
     #[test]
+    fn an_object_may_have_labels() {
+        let value = br#"{"address": "a:1", "labels": {"zone": "b"}}"#;
+        let labels = endpoint(value).unwrap().labels;
+        assert_eq!(labels.get("zone").map(String::as_str), Some("b"));
+    }
+
+    #[test]
     fn what_is_wrong_is_told() {
         for (value, told) in [
             ("", "a port as well"),
@@ -94,6 +108,10 @@ mod tests {
                 "expected u64",
             ),
             (r#"{"Op":0,"Addr":"worker-1"}"#, "a port as well"),
+            (
+                r#"{"address": "worker-1:80", "labels": {"a zone": "b"}}"#,
+                "not 'a zone'",
+            ),
         ] {
             let wrong = read(value).unwrap_err();
             assert!(wrong.contains(told), "{value}: {wrong}");

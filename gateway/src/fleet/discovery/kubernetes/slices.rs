@@ -4,11 +4,13 @@
 //! is ready, as while the only pod of a service is replaced, endpoints that still serve while they terminate are used, as
 //! kube-proxy does it (KEP-1669). A service with addresses of both families has each pod twice: that of one family
 //! is used, IPv4 first, since most workers listen there only.
+//!
+//! The zone of an endpoint is its label `zone`, and its node its label `node`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use forebay_config::gateway::Endpoint;
-use k8s_openapi::api::discovery::v1::{EndpointConditions, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{self as api, EndpointConditions, EndpointSlice};
 
 #[derive(Debug, Default)]
 pub struct Slices(BTreeMap<String, EndpointSlice>);
@@ -43,8 +45,8 @@ impl Slices {
     /// # Errors
     /// The service has not that port, or several.
     pub fn endpoints(&self, port: Option<&str>) -> Result<Vec<Endpoint>, String> {
-        let mut ready = BTreeSet::new();
-        let mut serving = BTreeSet::new();
+        let mut ready = BTreeMap::new();
+        let mut serving = BTreeMap::new();
         for slice in self.0.values() {
             let family = family(slice);
             if slice.endpoints.is_empty() {
@@ -62,24 +64,35 @@ impl Slices {
                     Family::IpV4 | Family::Name => format!("{host}:{port}"),
                 };
                 if is_ready(&conditions) {
-                    ready.insert((family, address));
+                    ready.insert((family, address), labels(member));
                 } else if still_serves(&conditions) {
-                    serving.insert((family, address));
+                    serving.insert((family, address), labels(member));
                 }
             }
         }
         let usable = if ready.is_empty() { serving } else { ready };
-        let preferred = usable.first().map(|(family, _)| *family);
+        let preferred = usable.keys().next().map(|(family, _)| *family);
         let of_one_family = usable
             .into_iter()
-            .filter(|(family, _)| Some(*family) == preferred);
+            .filter(|((family, _), _)| Some(*family) == preferred);
         of_one_family
-            .map(|(_, address)| {
+            .map(|((_, address), labels)| {
                 Endpoint::named(&address, None)
+                    .and_then(|endpoint| endpoint.with_labels(labels))
                     .map_err(|expected| format!("found '{address}', expected {expected}"))
             })
             .collect()
     }
+}
+
+fn labels(member: &api::Endpoint) -> BTreeMap<String, String> {
+    let said = [("zone", &member.zone), ("node", &member.node_name)];
+    let said = said.into_iter();
+    said.filter_map(|(name, value)| {
+        let value = value.as_ref().filter(|value| !value.is_empty())?;
+        Some((name.to_owned(), value.clone()))
+    })
+    .collect()
 }
 
 fn name(slice: &EndpointSlice) -> String {
@@ -183,6 +196,18 @@ mod tests {
         assert_eq!(addresses(&slices), ["10.0.0.1:8001", "10.0.0.9:8001"]);
         slices.remove(&slice("b", "IPv4", &[]));
         assert_eq!(addresses(&slices), ["10.0.0.9:8001"]);
+    }
+
+    #[test]
+    fn zone_and_node_are_labels() {
+        let here = json!({ "addresses": ["10.0.0.1"], "zone": "eu-1a", "nodeName": "n7" });
+        let somewhere = member("10.0.0.2", READY);
+        let slices = Slices::of(vec![slice("a", "IPv4", &[here, somewhere])]);
+        let found = slices.endpoints(Some("grpc")).unwrap();
+        let labels = [("zone", "eu-1a"), ("node", "n7")];
+        let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(found[0].labels, labels.into());
+        assert!(found[1].labels.is_empty());
     }
 
     #[test]

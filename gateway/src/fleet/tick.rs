@@ -1,4 +1,5 @@
-//! Compares the endpoints of each cluster once a second, for as long as the gateway lives.
+//! What a cluster does once a second, for as long as the gateway lives: its endpoints are compared, and those who wait are
+//! looked after, since an ejection or a slow start ends by the clock alone.
 
 use std::sync::Weak;
 use std::time::{Duration, Instant};
@@ -22,6 +23,9 @@ pub fn start(gateway: Weak<Gateway>, runtime: &Handle) {
             let now = Instant::now();
             for cluster in &gateway.snapshot().clusters {
                 cluster.eject_outliers(now);
+                if let Some(room) = cluster.room() {
+                    room.look_again(now);
+                }
             }
         }
     });

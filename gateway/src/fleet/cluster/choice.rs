@@ -1,0 +1,378 @@
+//! Which member gets an attempt: those that the request may go to, of them the preferred ones, of them whoever may take
+//! traffic now, of them the policy's choice.
+//!
+//! When nobody takes it that way, in this order: one that was tried before, one that was ejected, any if none is ready
+//! for the model, and last a probe of an open breaker before its time.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use smallvec::SmallVec;
+
+use super::{Cluster, Member, NoLease};
+use crate::fleet::ask::{Ask, Bearings};
+use crate::fleet::lease::Lease;
+use crate::fleet::pool::{Group, Pool};
+use crate::traffic::balance::{self, Candidate, RingHash};
+use crate::traffic::slow_start::{self, Level};
+use crate::traffic::spill;
+use crate::traffic::subset::Wish;
+
+type Candidates = SmallVec<[Candidate; 16]>;
+
+/// Which members may take a request.
+#[derive(Clone, Copy)]
+struct Scope<'a> {
+    /// These are asked before the others.
+    first: Option<&'a Pool>,
+    /// No others at all; None: nobody may.
+    within: Option<&'a Pool>,
+}
+
+/// What a look at some members came to.
+struct Look {
+    candidates: Candidates,
+    /// The share of them, by weight, that can take the request.
+    able: f64,
+    /// The share of them, by weight, that take traffic, whether or not they can take this request now. Only reckoned
+    /// where there is a threshold for it.
+    well: f64,
+    /// Those that fail their checks are used too.
+    panic: bool,
+}
+
+impl Cluster {
+    /// Leases the endpoint that the policy prefers, avoiding those already tried while another one can
+    /// take the request. Who comes while others wait has to wait behind them.
+    pub fn lease(&self, ask: &Ask<'_>) -> Result<Lease, NoLease<'_>> {
+        match &self.room {
+            None => self.lease_now(ask).ok_or(NoLease::NoEndpoint),
+            Some(room) if room.is_waited_in() => Err(NoLease::Busy(room)),
+            Some(room) => self.lease_now(ask).ok_or_else(|| match self.is_open(ask) {
+                true => NoLease::Busy(room),
+                false => NoLease::NoEndpoint,
+            }),
+        }
+    }
+
+    /// The same, but never one of those tried, and never while others wait.
+    pub fn lease_other(&self, ask: &Ask<'_>) -> Option<Lease> {
+        let waited = self.room.as_ref().is_some_and(|room| room.is_waited_in());
+        if waited {
+            None
+        } else {
+            self.other_now(self.scope(ask), ask)
+        }
+    }
+
+    /// Without regard to those who wait: for the one whose turn it is.
+    pub(in crate::fleet) fn lease_now(&self, ask: &Ask<'_>) -> Option<Lease> {
+        let scope = self.scope(ask);
+        let within = scope.within?;
+        let again = || {
+            let tried = ask.tried.iter();
+            let tried = tried.filter(|index| within.all.positions.binary_search(index).is_ok());
+            let tried = tried.filter_map(|index| self.candidate(*index, false, ask));
+            self.choose(&mut Look::of(tried.collect()), None, ask)
+        };
+        self.other_now(scope, ask)
+            .or_else(again)
+            .or_else(|| self.lease_ejected(within, ask))
+            .or_else(|| self.lease_unready(scope, ask))
+            .or_else(|| self.lease_lone(within, ask))
+    }
+
+    /// Whether some endpoint that the request may go to may take traffic, room there or not.
+    pub(in crate::fleet) fn is_open(&self, ask: &Ask<'_>) -> bool {
+        // With a threshold, who fails its checks is used when all do.
+        let panic = self.config.panic_below > 0.0;
+        self.scope(ask).within.is_some_and(|within| {
+            let mut members = self.members_of(within);
+            members.any(|(_, member)| self.look_at(0, member, panic, ask).is_some())
+        })
+    }
+
+    fn scope(&self, ask: &Ask<'_>) -> Scope<'_> {
+        let (first, within) = match ask.bearings.wish {
+            Wish::Nothing => (None, Some(&self.whole)),
+            Wish::Only(list) => (None, self.subsets.get(&list)),
+            Wish::First(list) => (self.subsets.get(&list), Some(&self.whole)),
+        };
+        Scope { first, within }
+    }
+
+    fn members_of<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = (usize, &'a Member)> {
+        let positions = pool.all.positions.iter();
+        positions.map(|position| (*position, &self.members[*position]))
+    }
+
+    /// Where nobody is ready for the model, its absence is for an endpoint to tell.
+    fn lease_unready(&self, scope: Scope<'_>, ask: &Ask<'_>) -> Option<Lease> {
+        let model = ask.bearings.model;
+        let ready = |(_, member): (usize, &Member)| {
+            member.endpoint.is_ready_for(model) && self.look_at(0, member, false, ask).is_some()
+        };
+        if model == 0 || self.members_of(scope.within?).any(ready) {
+            return None;
+        }
+        let bearings = Bearings {
+            model: 0,
+            ..ask.bearings
+        };
+        self.other_now(scope, &ask.with(bearings))
+    }
+
+    /// A probe before its time, when no endpoint takes the request: each endpoint in turn, as `random` begins.
+    fn lease_lone(&self, within: &Pool, ask: &Ask<'_>) -> Option<Lease> {
+        let positions = &within.all.positions;
+        let count = positions.len();
+        let first = usize::try_from(ask.random).unwrap_or_default() % count.max(1);
+        (first..count).chain(0..first).find_map(|place| {
+            let index = positions[place];
+            Lease::take_lone(&self.members[index].endpoint, index, ask, self.most())
+        })
+    }
+
+    /// One that was left out for doing worse than the others, which is better than none.
+    fn lease_ejected(&self, within: &Pool, ask: &Ask<'_>) -> Option<Lease> {
+        let candidate = |(index, member): (usize, &Member)| self.look_at(index, member, false, ask);
+        let (ejected, others): (Vec<_>, Vec<_>) = self
+            .members_of(within)
+            .partition(|(_, member)| member.endpoint.is_ejected(ask.now));
+        // Others that merely have no room are waited for.
+        if ejected.is_empty() || others.into_iter().any(|other| candidate(other).is_some()) {
+            return None;
+        }
+        let model = ask.bearings.model;
+        let roomy = |(_, member): &(usize, &Member)| {
+            member.endpoint.active() < self.most() && member.endpoint.is_ready_for(model)
+        };
+        let candidates = ejected.into_iter().filter(roomy).filter_map(candidate);
+        self.choose(&mut Look::of(candidates.collect()), None, ask)
+    }
+
+    /// None of those tried.
+    fn other_now(&self, scope: Scope<'_>, ask: &Ask<'_>) -> Option<Lease> {
+        let first = scope.first.and_then(|pool| self.lease_of(pool, ask));
+        first.or_else(|| self.lease_of(scope.within?, ask))
+    }
+
+    /// Preferred members before the others, as far as there are enough of them.
+    fn lease_of(&self, pool: &Pool, ask: &Ask<'_>) -> Option<Lease> {
+        let (Some((first, others)), Some(prefer)) = (&pool.parts, &self.config.prefer) else {
+            return self.lease_in(&pool.all, self.look(&pool.all, ask), ask);
+        };
+        let look = self.look(first, ask);
+        let ticket = ask.bearings.key.unwrap_or(ask.random);
+        if spill::stays(look.able, prefer.spill_below, ticket) {
+            let stayed = self.lease_in(first, look, ask);
+            return stayed.or_else(|| self.lease_in(others, self.look(others, ask), ask));
+        }
+        let spilt = self.lease_in(others, self.look(others, ask), ask);
+        spilt.or_else(|| self.lease_in(first, look, ask))
+    }
+
+    /// Of a large group some members are drawn; all are looked at only when none of those can take the request.
+    fn lease_in(&self, group: &Group, mut look: Look, ask: &Ask<'_>) -> Option<Lease> {
+        let ring = group.ring.as_ref();
+        let found = self.choose(&mut look, ring, ask);
+        if found.is_some() || group.positions.len() <= balance::FULL_SCAN {
+            return found;
+        }
+        let mut all = self.see(group.positions.iter().copied(), false, ask);
+        self.choose(&mut all, ring, ask)
+    }
+
+    fn look(&self, group: &Group, ask: &Ask<'_>) -> Look {
+        if group.positions.len() > balance::FULL_SCAN {
+            self.see(group.drawn(ask.random), true, ask)
+        } else {
+            self.see(group.positions.iter().copied(), false, ask)
+        }
+    }
+
+    /// `repeated`: a position may come twice.
+    fn see(
+        &self,
+        positions: impl Iterator<Item = usize> + Clone,
+        repeated: bool,
+        ask: &Ask<'_>,
+    ) -> Look {
+        let calm = self.see_with(positions.clone(), repeated, false, ask);
+        if calm.well >= self.config.panic_below {
+            return calm;
+        }
+        self.see_with(positions, repeated, true, ask)
+    }
+
+    fn see_with(
+        &self,
+        positions: impl Iterator<Item = usize>,
+        repeated: bool,
+        panic: bool,
+        ask: &Ask<'_>,
+    ) -> Look {
+        let reckons = self.config.panic_below > 0.0;
+        let mut candidates = Candidates::new();
+        let (mut all, mut able, mut well) = (0_u64, 0_u64, 0_u64);
+        for index in positions {
+            let member = &self.members[index];
+            let weight = u64::from(member.weight);
+            all += weight;
+            if repeated && candidates.iter().any(|one| one.index == index) {
+                able += weight;
+                well += weight;
+                continue;
+            }
+            let fits = !ask.tried.contains(&index) && self.fits(member, ask);
+            if !fits && !reckons {
+                continue;
+            }
+            let Some(candidate) = self.look_at(index, member, panic, ask) else {
+                continue;
+            };
+            well += weight;
+            if fits {
+                able += weight;
+                candidates.push(candidate);
+            }
+        }
+        let share = |part: u64| part as f64 / all.max(1) as f64;
+        Look {
+            candidates,
+            able: share(able),
+            well: share(well),
+            panic,
+        }
+    }
+
+    /// Neither ejected nor full, and ready for the model.
+    fn fits(&self, member: &Member, ask: &Ask<'_>) -> bool {
+        let endpoint = &member.endpoint;
+        !endpoint.is_ejected(ask.now)
+            && endpoint.active() < self.most()
+            && endpoint.is_ready_for(ask.bearings.model)
+    }
+
+    /// The member as a choice; None when it may not take the request now.
+    fn candidate(&self, index: usize, panic: bool, ask: &Ask<'_>) -> Option<Candidate> {
+        let member = &self.members[index];
+        if !self.fits(member, ask) {
+            return None;
+        }
+        self.look_at(index, member, panic, ask)
+    }
+
+    /// The same, be it ejected, full or not ready.
+    fn look_at(
+        &self,
+        index: usize,
+        member: &Member,
+        panic: bool,
+        ask: &Ask<'_>,
+    ) -> Option<Candidate> {
+        let (endpoint, policy) = (&member.endpoint, self.placing());
+        endpoint.candidate(index, member.weight, policy, panic, ask)
+    }
+
+    /// What each endpoint may have in flight.
+    fn most(&self) -> u32 {
+        let limit = self.config.limit.as_ref();
+        limit.map_or(u32::MAX, |limit| limit.max_requests)
+    }
+
+    fn choose(&self, look: &mut Look, ring: Option<&RingHash>, ask: &Ask<'_>) -> Option<Lease> {
+        let level = self.spare_newcomers(&mut look.candidates, ask.now);
+        if let (Some(ring), Some(key)) = (ring, ask.bearings.key)
+            && let Some(lease) = self.choose_by_key(ring, key, look, level, ask)
+        {
+            return Some(lease);
+        }
+        let candidates = &mut look.candidates;
+        while !candidates.is_empty() {
+            let position = self.policy.choose(candidates, ask.random)?;
+            let index = candidates.get(position)?.index;
+            if let Some(lease) = self.take(index, ask) {
+                return Some(lease);
+            }
+            // Another thread took the breaker's only probe, or the last room, between the look and the lease.
+            candidates.swap_remove(position);
+        }
+        None
+    }
+
+    fn take(&self, index: usize, ask: &Ask<'_>) -> Option<Lease> {
+        let endpoint: &Arc<_> = &self.members.get(index)?.endpoint;
+        let lease = Lease::take(endpoint, index, ask, self.most())?;
+        let lone = lease.is_probe() && !self.is_in_service(ask);
+        Some(if lone { lease.lone() } else { lease })
+    }
+
+    /// Some member that the request may go to takes any request.
+    fn is_in_service(&self, ask: &Ask<'_>) -> bool {
+        self.scope(ask).within.is_some_and(|within| {
+            let mut members = self.members_of(within);
+            members.any(|(_, member)| member.endpoint.is_in_service(ask.now))
+        })
+    }
+
+    /// `known` may be some of many: the key's own places are looked at too, if they were not tried.
+    fn choose_by_key(
+        &self,
+        ring: &RingHash,
+        key: u64,
+        known: &mut Look,
+        level: Option<Level>,
+        ask: &Ask<'_>,
+    ) -> Option<Lease> {
+        let mut lost = SmallVec::<[usize; 4]>::new();
+        loop {
+            let look = |index| {
+                let out = ask.tried.contains(&index) || lost.contains(&index);
+                let candidate = (!out)
+                    .then(|| self.candidate(index, known.panic, ask))
+                    .flatten()?;
+                let share = || self.share(index, ask.now);
+                let fits = level.is_none_or(|level| level.admits(&candidate, share()));
+                fits.then_some(candidate)
+            };
+            let index = ring.choose(key, ask.random, &known.candidates, look)?;
+            if let Some(lease) = self.take(index, ask) {
+                return Some(lease);
+            }
+            lost.push(index);
+            known
+                .candidates
+                .retain(|candidate| candidate.index != index);
+        }
+    }
+
+    /// Leaves out those that have just begun and have as much as they may have by now.
+    fn spare_newcomers(&self, candidates: &mut Candidates, now: Instant) -> Option<Level> {
+        self.config.slow_start?;
+        let share = |index| self.share(index, now);
+        let level = Level::of(candidates, share)?;
+        candidates.retain(|candidate| level.admits(candidate, share(candidate.index)));
+        Some(level)
+    }
+
+    /// What a member may have of its fair share.
+    fn share(&self, index: usize, now: Instant) -> f64 {
+        let slow_start = self.config.slow_start.as_ref();
+        slow_start.map_or(1.0, |config| {
+            slow_start::share(config, self.members[index].endpoint.well_for(now))
+        })
+    }
+}
+
+impl Look {
+    /// At those that were looked at otherwise.
+    fn of(candidates: Candidates) -> Self {
+        Self {
+            candidates,
+            able: 1.0,
+            well: 1.0,
+            panic: false,
+        }
+    }
+}
