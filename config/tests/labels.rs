@@ -11,12 +11,18 @@ const CLUSTER: &str = "[[listeners]]\naddress = \"127.0.0.1:8080\"\n\
 
 fn cluster(keys: &str) -> Cluster {
     let text = format!("{CLUSTER}{keys}");
-    Gateway::parse(&text).unwrap().clusters.remove(0)
+    Gateway::parse(&text)
+        .expect("a right configuration")
+        .clusters
+        .remove(0)
 }
 
 fn route(keys: &str) -> Route {
     let text = format!("{CLUSTER}[[routes]]\ncluster = \"workers\"\n{keys}");
-    Gateway::parse(&text).unwrap().routes.remove(0)
+    Gateway::parse(&text)
+        .expect("a right configuration")
+        .routes
+        .remove(0)
 }
 
 fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {

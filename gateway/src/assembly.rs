@@ -46,10 +46,29 @@ pub struct Assembly {
 }
 
 /// A cluster whose names are resolved and whose files are read.
-struct Plan {
+pub struct Plan {
+    /// Its place in the configuration.
+    number: usize,
+    /// With those endpoints that resolve.
     cluster: config::Cluster,
     trust: Option<UpstreamTrust>,
     blueprints: Vec<EndpointBlueprint>,
+    /// The others.
+    unresolved: Vec<Unresolved>,
+}
+
+/// An endpoint whose name does not resolve.
+pub struct Unresolved {
+    /// Its place in the cluster.
+    place: usize,
+    pub address: String,
+    pub reason: String,
+}
+
+impl Plan {
+    pub fn unresolved(&self) -> &[Unresolved] {
+        &self.unresolved
+    }
 }
 
 impl Assembly {
@@ -63,9 +82,18 @@ impl Assembly {
         let mut problems = Vec::new();
         let mut plans = Vec::new();
         for (number, cluster) in config.clusters.iter().enumerate() {
-            match plan(number, cluster) {
-                Ok(plan) => plans.push(plan),
-                Err(found) => problems.extend(found),
+            match plan(number, cluster, None) {
+                Ok(mut plan) => {
+                    let unresolved = plan.unresolved.drain(..);
+                    problems.extend(unresolved.map(|endpoint| AssemblyError::Unresolved {
+                        cluster: number,
+                        endpoint: endpoint.place,
+                        address: endpoint.address,
+                        reason: endpoint.reason,
+                    }));
+                    plans.push(plan);
+                }
+                Err(problem) => problems.push(problem),
             }
         }
         let access = config.redis.as_ref().map(Access::read).transpose();
@@ -89,26 +117,27 @@ impl Assembly {
         Ok(Snapshot::new(config, clusters, redis, previous))
     }
 
-    /// `previous` with other endpoints in one of its clusters; all else is shared with it.
-    pub fn with_cluster(
-        &self,
-        previous: &Snapshot,
-        cluster: config::Cluster,
-    ) -> Result<Snapshot, Vec<AssemblyError>> {
-        let number = previous
-            .clusters
-            .iter()
-            .position(|former| former.config.name == cluster.name);
+    /// A cluster of `previous` with other endpoints. One that does not resolve now, but did, is where it was.
+    ///
+    /// # Errors
+    /// There is no such cluster, or its files are wrong.
+    pub fn plan(&self, previous: &Snapshot, cluster: &config::Cluster) -> Result<Plan, String> {
+        let mut clusters = previous.clusters.iter();
+        let number = clusters.position(|former| former.config.name == cluster.name);
+        let number = number.ok_or_else(|| format!("there is no cluster '{}'", cluster.name))?;
+        let former = Some(&*previous.clusters[number]);
+        plan(number, cluster, former).map_err(|problem| problem.to_string())
+    }
+
+    /// `previous` with a cluster as planned; all else is shared with it.
+    pub fn with_cluster(&self, previous: &Snapshot, plan: Plan) -> Snapshot {
         let mut clusters = previous.clusters.clone();
         let mut config = previous.config.clone();
-        if let Some(number) = number {
-            let former = &previous.clusters[number];
-            config.clusters[number] = cluster.clone();
-            let plan = plan(number, &cluster)?;
-            clusters[number] = self.cluster(plan, &config.routes, Some(former));
-        }
+        let number = plan.number;
+        config.clusters[number] = plan.cluster.clone();
+        clusters[number] = self.cluster(plan, &config.routes, Some(&previous.clusters[number]));
         let redis = previous.redis.clone();
-        Ok(Snapshot::new(config, clusters, redis, Some(previous)))
+        Snapshot::new(config, clusters, redis, Some(previous))
     }
 
     /// The connection lives on while Redis is reached in the same way.
@@ -174,35 +203,49 @@ impl Assembly {
     }
 }
 
-fn plan(number: usize, cluster: &config::Cluster) -> Result<Plan, Vec<AssemblyError>> {
+/// Where names of `former` were counts for those that do not resolve now.
+fn plan(
+    number: usize,
+    cluster: &config::Cluster,
+    former: Option<&Cluster>,
+) -> Result<Plan, AssemblyError> {
     let trust = cluster.tls.as_ref().map(tls::upstream).transpose();
-    let trust = trust.map_err(|source| {
-        vec![AssemblyError::Tls {
-            cluster: number,
-            source,
-        }]
+    let trust = trust.map_err(|source| AssemblyError::Tls {
+        cluster: number,
+        source,
     })?;
-    let mut blueprints = Vec::new();
-    let mut problems = Vec::new();
+    let mut known = HashMap::new();
+    for endpoint in former.into_iter().flat_map(Cluster::endpoints) {
+        let blueprint = &endpoint.blueprint;
+        known.insert(blueprint.address.as_str(), blueprint.resolved);
+    }
+    let mut plan = Plan {
+        number,
+        cluster: cluster.clone(),
+        trust: None,
+        blueprints: Vec::new(),
+        unresolved: Vec::new(),
+    };
+    plan.cluster.endpoints.clear();
     for (place, endpoint) in cluster.endpoints.iter().enumerate() {
-        match blueprint(cluster, endpoint, trust.as_ref()) {
-            Ok(blueprint) => blueprints.push(blueprint),
-            Err(reason) => problems.push(AssemblyError::Unresolved {
-                cluster: number,
-                endpoint: place,
+        let resolved = resolve(&endpoint.address);
+        let resolved =
+            resolved.or_else(|reason| known.get(&*endpoint.address).copied().ok_or(reason));
+        let made = resolved.and_then(|at| blueprint(cluster, endpoint, at, trust.as_ref()));
+        match made {
+            Ok(blueprint) => {
+                plan.blueprints.push(blueprint);
+                plan.cluster.endpoints.push(endpoint.clone());
+            }
+            Err(reason) => plan.unresolved.push(Unresolved {
+                place,
                 address: endpoint.address.clone(),
                 reason,
             }),
         }
     }
-    if !problems.is_empty() {
-        return Err(problems);
-    }
-    Ok(Plan {
-        cluster: cluster.clone(),
-        trust,
-        blueprints,
-    })
+    plan.trust = trust;
+    Ok(plan)
 }
 
 /// Reads every file that the configuration names and reports what is wrong with them; resolves no names.
@@ -234,6 +277,7 @@ fn check_listeners(config: &config::Gateway) -> Vec<AssemblyError> {
 fn blueprint(
     cluster: &config::Cluster,
     endpoint: &config::Endpoint,
+    resolved: SocketAddr,
     trust: Option<&UpstreamTrust>,
 ) -> Result<EndpointBlueprint, String> {
     let parsed: Result<Authority, _> = endpoint.address.parse();
@@ -241,7 +285,7 @@ fn blueprint(
     Ok(EndpointBlueprint {
         cluster: cluster.name.clone(),
         address: endpoint.address.clone(),
-        resolved: resolve(&endpoint.address)?,
+        resolved,
         protocol: cluster.protocol,
         health: cluster.health.clone(),
         breaker: cluster.breaker,

@@ -111,7 +111,9 @@ impl Membership {
 
     /// What a source came to; whether it is in force now.
     fn take_in(&self, cluster: &str, kind: &'static str, answer: Answer) -> bool {
-        let changed = answer.and_then(|endpoints| self.found(cluster, endpoints));
+        let changed = answer
+            .map_err(last_stay)
+            .and_then(|endpoints| self.found(cluster, endpoints));
         let discoveries = &self.gateway.discoveries;
         match changed {
             Ok(changed) => {
@@ -120,9 +122,7 @@ impl Membership {
             }
             Err(reason) => {
                 if discoveries.record(cluster, kind, Look::Failed) {
-                    log::warn!(
-                        "discovery of cluster '{cluster}' failed, its last endpoints stay: {reason}"
-                    );
+                    log::warn!("discovery of cluster '{cluster}' failed, {reason}");
                 }
                 false
             }
@@ -130,6 +130,9 @@ impl Membership {
     }
 
     /// Puts the endpoints in place; false if they were there already. Blocks for a probe at most.
+    ///
+    /// # Errors
+    /// None are in place, or only those whose names resolve.
     fn found(&self, cluster: &str, endpoints: Vec<config::Endpoint>) -> Result<bool, String> {
         let mut state = self.state.lock();
         if state.found.get(cluster) == Some(&endpoints) {
@@ -143,10 +146,25 @@ impl Membership {
         let written = written.ok_or_else(|| format!("there is no cluster '{cluster}' any more"))?;
         let members = merged(written, Some(&endpoints));
         let running = self.gateway.snapshot();
-        let snapshot = self
-            .assembly
-            .with_cluster(&running, members)
-            .map_err(|problems| one_line(&problems))?;
+        let plan = self.assembly.plan(&running, &members);
+        let plan = plan.map_err(last_stay)?;
+        let lost = plan.unresolved();
+        let mut endpoints = endpoints;
+        let told = if lost.is_empty() {
+            Ok(true)
+        } else {
+            let addresses: HashSet<&str> = lost.iter().map(|lost| &*lost.address).collect();
+            endpoints.retain(|found| !addresses.contains(&*found.address));
+            let lost = lost
+                .iter()
+                .map(|lost| format!("'{}' does not resolve: {}", lost.address, lost.reason));
+            let lost = lost.collect::<Vec<_>>().join("; ");
+            Err(format!("all but these are in force: {lost}"))
+        };
+        if told.is_err() && state.found.get(cluster) == Some(&endpoints) {
+            return told;
+        }
+        let snapshot = self.assembly.with_cluster(&running, plan);
         match endpoints.len() {
             0 => log::warn!("discovery of cluster '{cluster}' names no endpoints"),
             count => log::info!("discovery of cluster '{cluster}': {count} endpoints"),
@@ -164,7 +182,7 @@ impl Membership {
         }
         state.found.insert(cluster.to_owned(), endpoints);
         self.gateway.replace(snapshot);
-        Ok(true)
+        told
     }
 
     /// Puts a new configuration in place, `prepare` being done with its snapshot before.
@@ -264,7 +282,6 @@ fn merged(written: &config::Cluster, found: Option<&Vec<config::Endpoint>>) -> c
     cluster
 }
 
-fn one_line(problems: &[AssemblyError]) -> String {
-    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    problems.join("; ")
+fn last_stay(reason: String) -> String {
+    format!("its last endpoints stay: {reason}")
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use forebay_tests::client::{self, floats};
 use forebay_tests::folder;
 use forebay_tests::gateway::{Gateway, endpoints};
-use forebay_tests::members::{load, until_members};
+use forebay_tests::members::{load, until_members, until_up};
 use forebay_tests::nameserver::{Nameserver, Service};
 use forebay_tests::upstream::grpc::Upstream;
 
@@ -33,6 +33,28 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 
 fn list(addresses: impl IntoIterator<Item = SocketAddr>) -> String {
     format!("endpoints = {}\n", endpoints(addresses))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_does_not_resolve_keeps_out_no_other() -> anyhow::Result<()> {
+    let upstreams = [Upstream::start("a").await?, Upstream::start("b").await?];
+    let [a, b] = [upstreams[0].address, upstreams[1].address];
+    let folder = folder!()?;
+    let file = folder.join("endpoints.toml");
+    write(&file, &list([a]))?;
+    let discovery = format!("file = '{}'", file.display());
+    let gateway = Gateway::start(&folder, &config(&discovery, ""))?;
+    until_members(&gateway, &[a]).await?;
+    let lost = format!("endpoints = ['{a}', 'lost.invalid:8001', '{b}']\n");
+    write(&file, &lost)?;
+    until_members(&gateway, &[a, b]).await?;
+    let told = "all but these are in force: 'lost.invalid:8001' does not resolve";
+    gateway.process.until_stderr(told, 1, PATIENCE)?;
+    until_up(&gateway, "file", false).await?;
+    until_members(&gateway, &[a, b]).await?;
+    write(&file, &list([b]))?;
+    until_members(&gateway, &[b]).await?;
+    until_up(&gateway, "file", true).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

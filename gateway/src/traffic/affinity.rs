@@ -6,12 +6,12 @@
 use std::net::IpAddr;
 
 use forebay_config::gateway as config;
-use http::header::COOKIE;
 use http::{HeaderMap, HeaderName};
 
 use crate::protocol::method::Method;
 use crate::protocol::parameter::{self, Sought};
 use crate::protocol::peek::{Peek, peek_model};
+use crate::traffic::cookie::cookie;
 use crate::traffic::hash;
 
 #[derive(Debug)]
@@ -68,11 +68,7 @@ impl Affinity {
         let value = value.or_else(|| self.model(seen).map(str::as_bytes));
         value.map(hash::of).or_else(|| {
             let source = seen.source.filter(|_| self.source)?;
-            // A client is the same whether its address is written as IPv4 or as IPv4 in IPv6.
-            Some(match source.to_canonical() {
-                IpAddr::V4(address) => hash::of(&address.octets()),
-                IpAddr::V6(address) => hash::of(&address.octets()),
-            })
+            Some(hash::of_address(source))
         })
     }
 
@@ -105,17 +101,6 @@ impl<'a> Seen<'a> {
             }
         })
     }
-}
-
-/// RFC 6265, section 4.2: `name=value` pairs between semicolons, in one header or several.
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    let pairs = headers.get_all(COOKIE).iter();
-    let mut pairs = pairs.flat_map(|header| header.as_bytes().split(|byte| *byte == b';'));
-    pairs.find_map(|pair| {
-        let pair = pair.trim_ascii();
-        let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-        (!value.is_empty()).then_some(value)
-    })
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! Not for tables that a client could fill: the hash has no secret. Who chooses keys so that they meet at one endpoint
 //! could as well send the same key.
 
+use std::net::IpAddr;
+
 /// FNV-1a (Fowler, Noll, Vo), 64 bits, mixed at the end: of keys that differ only in their last byte FNV alone leaves
 /// the high bits alike.
 pub fn of(bytes: &[u8]) -> u64 {
@@ -11,6 +13,14 @@ pub fn of(bytes: &[u8]) -> u64 {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     mix(folded)
+}
+
+/// A client is the same whether its address is written as IPv4 or as IPv4 in IPv6.
+pub fn of_address(address: IpAddr) -> u64 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => of(&address.octets()),
+        IpAddr::V6(address) => of(&address.octets()),
+    }
 }
 
 /// SplitMix64's finalizer (Steele, Lea, Flood, 2014): a permutation in which every bit depends on every other.

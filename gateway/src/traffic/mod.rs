@@ -8,6 +8,7 @@ pub mod balance;
 pub mod breaker;
 pub mod budget;
 pub mod cache;
+pub mod cookie;
 pub mod deadline;
 pub mod ewma;
 pub mod gradient;

@@ -12,8 +12,10 @@ use std::net::IpAddr;
 use forebay_config::gateway as config;
 use forebay_config::gateway::Sticky;
 use http::HeaderMap;
-use http::header::COOKIE;
 use smallvec::SmallVec;
+
+use crate::traffic::cookie::cookie;
+use crate::traffic::hash;
 
 #[derive(Debug, Clone)]
 pub struct Split {
@@ -35,7 +37,7 @@ impl Split {
     pub fn new(config: &config::Split) -> Self {
         let side = |side: &config::Side| Side {
             weight: f64::from(side.weight),
-            salt: hash(side.cluster.as_bytes()),
+            salt: hash::of(side.cluster.as_bytes()),
         };
         Self {
             sides: config.sides.iter().map(side).collect(),
@@ -53,13 +55,10 @@ impl Split {
         match self.sticky.as_ref()? {
             Sticky::Header(name) => {
                 let value = headers.get(name.as_str())?.as_bytes();
-                (!value.is_empty()).then(|| hash(value))
+                (!value.is_empty()).then(|| hash::of(value))
             }
-            Sticky::Cookie(name) => cookie(headers, name).map(hash),
-            Sticky::Source => Some(match source?.to_canonical() {
-                IpAddr::V4(address) => hash(&address.octets()),
-                IpAddr::V6(address) => hash(&address.octets()),
-            }),
+            Sticky::Cookie(name) => cookie(headers, name).map(hash::of),
+            Sticky::Source => Some(hash::of_address(source?)),
         }
     }
 
@@ -81,39 +80,9 @@ impl Split {
 impl Side {
     fn time(&self, key: u64) -> f64 {
         // The upper 53 bits, in the middle of their interval: never 0, never 1.
-        let uniform = ((mix(key ^ self.salt) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+        let uniform = ((hash::mix(key ^ self.salt) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
         -uniform.ln() / self.weight
     }
-}
-
-/// The value of a cookie (RFC 6265, section 4.2); HTTP/2 may split the header in several.
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    let pairs = headers
-        .get_all(COOKIE)
-        .into_iter()
-        .flat_map(|header| header.as_bytes().split(|byte| *byte == b';'));
-    pairs
-        .filter_map(|pair| {
-            let equals = pair.iter().position(|byte| *byte == b'=')?;
-            let (own, value) = pair.split_at(equals);
-            (own.trim_ascii() == name.as_bytes()).then(|| value[1..].trim_ascii())
-        })
-        .find(|value| !value.is_empty())
-}
-
-/// FNV-1a, 64 bits (RFC 9923): the same on every gateway and after every restart.
-fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
-}
-
-/// The finalizer of SplitMix64 (G. Steele, D. Lea, C. Flood: "Fast Splittable Pseudorandom Number Generators", 2014):
-/// each bit of the input turns each bit of the output with probability one half.
-fn mix(value: u64) -> u64 {
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
 }
 
 #[cfg(test)]
