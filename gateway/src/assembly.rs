@@ -58,6 +58,8 @@ pub struct Plan {
 }
 
 /// An endpoint whose name does not resolve.
+#[derive(Debug, thiserror::Error)]
+#[error("'{address}' does not resolve: {reason}")]
 pub struct Unresolved {
     /// Its place in the cluster.
     place: usize,
@@ -73,18 +75,30 @@ impl Plan {
 
 impl Assembly {
     /// Builds a snapshot; endpoints and route metrics of `previous` live on where they are the same. Every problem
-    /// is reported, not only the first.
+    /// is reported, not only the first. `is_written`, of a cluster and an address: it is an error if that does not resolve;
+    /// others are left out.
     pub fn assemble(
         &self,
-        config: config::Gateway,
+        mut config: config::Gateway,
         previous: Option<&Snapshot>,
+        is_written: impl Fn(&str, &str) -> bool,
     ) -> Result<Snapshot, Vec<AssemblyError>> {
         let mut problems = Vec::new();
         let mut plans = Vec::new();
-        for (number, cluster) in config.clusters.iter().enumerate() {
-            match plan(number, cluster, None) {
+        for (number, cluster) in config.clusters.iter_mut().enumerate() {
+            let mut former = previous.into_iter().flat_map(|former| &former.clusters);
+            let former = former.find(|former| former.config.name == cluster.name);
+            match plan(number, cluster, former.map(|former| &**former)) {
                 Ok(mut plan) => {
-                    let unresolved = plan.unresolved.drain(..);
+                    cluster.endpoints.clone_from(&plan.cluster.endpoints);
+                    let (unresolved, left_out) = plan
+                        .unresolved
+                        .drain(..)
+                        .partition::<Vec<_>, _>(|one| is_written(&cluster.name, &one.address));
+                    for one in left_out {
+                        log::warn!("cluster '{}' goes on without {one}", cluster.name);
+                    }
+                    let unresolved = unresolved.into_iter();
                     problems.extend(unresolved.map(|endpoint| AssemblyError::Unresolved {
                         cluster: number,
                         endpoint: endpoint.place,

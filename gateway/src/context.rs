@@ -34,6 +34,8 @@ pub struct Context {
     /// Endpoints of that cluster that were asked.
     pub tried: SmallVec<[usize; 4]>,
     pub bearings: Bearings,
+    /// Its model, where the route has other clusters that may know it by another number.
+    pub model: Option<Box<str>>,
     pub token: Option<RetryToken>,
     /// For the endpoint of the current attempt.
     pub waited: Duration,
@@ -75,6 +77,7 @@ impl Context {
             target: None,
             tried: SmallVec::new(),
             bearings: Bearings::default(),
+            model: None,
             token: None,
             waited: Duration::ZERO,
             head_timer: None,

@@ -88,6 +88,7 @@ pub struct InFlight(Arc<AtomicUsize>);
 
 impl Gateway {
     pub fn new(snapshot: Snapshot, tracing: Tracing) -> Self {
+        snapshot.take_over();
         Self {
             memory: Memory::new(snapshot.config.max_buffered),
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -107,7 +108,9 @@ impl Gateway {
 
     pub fn replace(&self, snapshot: Snapshot) {
         self.memory.resize(snapshot.config.max_buffered);
-        self.snapshot.store(Arc::new(snapshot));
+        let snapshot = Arc::new(snapshot);
+        self.snapshot.store(snapshot.clone());
+        snapshot.take_over();
     }
 
     pub fn enter(&self) -> InFlight {
@@ -254,6 +257,14 @@ impl Snapshot {
         }
     }
 
+    /// It is in force: whoever waits is served from its clusters.
+    fn take_over(&self) {
+        let now = Instant::now();
+        for cluster in &self.clusters {
+            cluster.take_over(now);
+        }
+    }
+
     pub fn route(&self, head: &RequestHead<'_>) -> Option<&Route> {
         self.find(head).and_then(|index| self.routes.get(index))
     }
@@ -270,11 +281,17 @@ impl Snapshot {
 }
 
 impl Route {
-    /// Which endpoints of `cluster` may take a request with these headers. What stands in for a cluster that is down takes
-    /// all requests.
-    pub fn wish(&self, cluster: &Cluster, headers: &HeaderMap) -> Wish {
-        match &self.selector {
-            Some(selector) if self.config.sends_to(&cluster.config.name) => selector.wish(headers),
+    /// What a request with these headers asks of its endpoint.
+    pub fn wish(&self, headers: &HeaderMap) -> Wish {
+        let selector = self.selector.as_ref();
+        selector.map_or(Wish::Nothing, |selector| selector.wish(headers))
+    }
+
+    /// The same of the endpoints of `cluster`: what only stands in for the others takes all requests.
+    pub fn wish_at(&self, cluster: &Cluster, wish: Wish) -> Wish {
+        match wish {
+            Wish::Nothing => Wish::Nothing,
+            wish if self.config.sends_to(&cluster.config.name) => wish,
             _ => Wish::Nothing,
         }
     }

@@ -13,7 +13,7 @@ mod shared;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use forebay_cache::Digest;
@@ -24,7 +24,7 @@ use pingora::protocols::http::ServerSession;
 
 use self::shared::{Taken, Wanted};
 use crate::gateway::Route;
-use crate::redis::Redis;
+use crate::redis::{Redis, Unanswered};
 use crate::refusal::Refusal;
 use crate::traffic::gradient::{Gradient, Timing};
 use crate::traffic::rate::{Bucket, Rate, Table, later, nanos_since};
@@ -41,6 +41,8 @@ pub struct RateLimits {
     keys: RandomState,
     /// Requests for which Redis was asked in vain.
     alone: AtomicU64,
+    /// It was said that Redis refuses to be asked.
+    refusal_told: AtomicBool,
 }
 
 struct Limiter {
@@ -125,6 +127,7 @@ impl RateLimits {
             start: now,
             keys: RandomState::new(),
             alone: AtomicU64::new(0),
+            refusal_told: AtomicBool::new(false),
         })
     }
 
@@ -181,7 +184,13 @@ impl RateLimits {
             }
             Err(unanswered) => {
                 self.alone.fetch_add(1, Ordering::Relaxed);
-                log::debug!("a shared rate limit is granted alone: {unanswered}");
+                let refused = matches!(unanswered, Unanswered::Refused(_) | Unanswered::Unreadable);
+                if refused && !self.refusal_told.swap(true, Ordering::Relaxed) {
+                    let route = &self.name;
+                    log::warn!(
+                        "rate limits of route '{route}' are not shared: redis says: {unanswered}"
+                    );
+                }
                 Ok(())
             }
         }

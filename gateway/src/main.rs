@@ -86,7 +86,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         shards: threads,
     };
     let snapshot = assembly
-        .assemble(config.clone(), None)
+        .assemble(config.clone(), None, |_, _| true)
         .map_err(|problems| anyhow!(reload::list(&args.config, &problems)))?;
     let gateway = Arc::new(Gateway::new(snapshot, tracing));
     let membership = Membership::new(gateway.clone(), config.clone(), assembly);

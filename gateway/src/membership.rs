@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::assembly::{Assembly, AssemblyError};
+use crate::assembly::{Assembly, AssemblyError, Unresolved};
 use crate::fleet::discovery::{Patience, Source};
 use crate::gateway::{Gateway, Snapshot};
 use crate::reload;
@@ -23,6 +23,19 @@ use crate::telemetry::discovery::Look;
 
 /// The endpoints that a source names, or why it names none.
 type Answer = Result<Vec<config::Endpoint>, String>;
+
+/// What became of an answer.
+enum Taken {
+    Whole {
+        changed: bool,
+    },
+    /// Some endpoints are not in force: which, and why.
+    Part {
+        lost: String,
+    },
+    /// A reload has put another source in the place of the one that answered.
+    Superseded,
+}
 
 /// How long the first answers may hold up the start.
 const FIRST_LOOK: Duration = Duration::from_secs(3);
@@ -103,86 +116,107 @@ impl Membership {
             discovery.clone(),
             first,
         );
+        // Its first answer waits for the lock, and then finds the watcher there.
+        let mut state = self.state.lock();
         let task = self.control().spawn(listening);
         let watcher = Watcher { discovery, task };
-        self.state.lock().watchers.insert(cluster, watcher);
+        state.watchers.insert(cluster, watcher);
+        drop(state);
         looked
     }
 
     /// What a source came to; whether it is in force now.
-    fn take_in(&self, cluster: &str, kind: &'static str, answer: Answer) -> bool {
-        let changed = answer
-            .map_err(last_stay)
-            .and_then(|endpoints| self.found(cluster, endpoints));
-        let discoveries = &self.gateway.discoveries;
-        match changed {
-            Ok(changed) => {
+    fn take_in(&self, cluster: &str, discovery: &config::Discovery, answer: Answer) -> bool {
+        let (discoveries, kind) = (&self.gateway.discoveries, discovery.source.kind());
+        let taken = answer.and_then(|endpoints| self.found(cluster, discovery, endpoints));
+        match taken {
+            Ok(Taken::Whole { changed }) => {
                 discoveries.record(cluster, kind, Look::Answered { changed });
                 true
             }
+            Ok(Taken::Part { lost }) => {
+                if discoveries.record(cluster, kind, Look::Partial(&lost)) {
+                    log::warn!(
+                        "discovery of cluster '{cluster}' failed, all but these are in force: {lost}"
+                    );
+                }
+                false
+            }
+            Ok(Taken::Superseded) => true,
             Err(reason) => {
                 if discoveries.record(cluster, kind, Look::Failed) {
-                    log::warn!("discovery of cluster '{cluster}' failed, {reason}");
+                    log::warn!(
+                        "discovery of cluster '{cluster}' failed, its last endpoints stay: {reason}"
+                    );
                 }
                 false
             }
         }
     }
 
-    /// Puts the endpoints in place; false if they were there already. Blocks for a probe at most.
-    ///
-    /// # Errors
-    /// None are in place, or only those whose names resolve.
-    fn found(&self, cluster: &str, endpoints: Vec<config::Endpoint>) -> Result<bool, String> {
-        let mut state = self.state.lock();
-        if state.found.get(cluster) == Some(&endpoints) {
-            return Ok(false);
-        }
-        let written = state
-            .config
-            .clusters
-            .iter()
-            .find(|written| written.name == cluster);
-        let written = written.ok_or_else(|| format!("there is no cluster '{cluster}' any more"))?;
-        let members = merged(written, Some(&endpoints));
-        let running = self.gateway.snapshot();
-        let plan = self.assembly.plan(&running, &members);
-        let plan = plan.map_err(last_stay)?;
-        let lost = plan.unresolved();
-        let mut endpoints = endpoints;
-        let told = if lost.is_empty() {
-            Ok(true)
-        } else {
-            let addresses: HashSet<&str> = lost.iter().map(|lost| &*lost.address).collect();
-            endpoints.retain(|found| !addresses.contains(&*found.address));
-            let lost = lost
-                .iter()
-                .map(|lost| format!("'{}' does not resolve: {}", lost.address, lost.reason));
-            let lost = lost.collect::<Vec<_>>().join("; ");
-            Err(format!("all but these are in force: {lost}"))
-        };
-        if told.is_err() && state.found.get(cluster) == Some(&endpoints) {
-            return told;
-        }
-        let snapshot = self.assembly.with_cluster(&running, plan);
-        match endpoints.len() {
-            0 => log::warn!("discovery of cluster '{cluster}' names no endpoints"),
-            count => log::info!("discovery of cluster '{cluster}': {count} endpoints"),
-        }
-        // Endpoints that take requests are not given up for others before one of these does.
+    /// Puts the endpoints in place. Blocks until their names are resolved, and for a probe at most; others wait for the
+    /// latter alone.
+    fn found(
+        &self,
+        cluster: &str,
+        discovery: &config::Discovery,
+        found: Vec<config::Endpoint>,
+    ) -> Result<Taken, String> {
         let named = |snapshot: &Snapshot| {
             let mut clusters = snapshot.clusters.iter();
             clusters.find(|known| known.config.name == cluster).cloned()
         };
-        if !endpoints.is_empty()
-            && named(&running).is_some_and(|former| former.has_healthy())
-            && let Some(next) = named(&snapshot)
-        {
-            reload::await_first_probe(&next);
+        loop {
+            let state = self.state.lock();
+            let watcher = state.watchers.get(cluster);
+            if watcher.is_none_or(|watcher| watcher.discovery != *discovery) {
+                return Ok(Taken::Superseded);
+            }
+            if state.found.get(cluster) == Some(&found) {
+                return Ok(Taken::Whole { changed: false });
+            }
+            let mut written = state.config.clusters.iter();
+            let written = written.find(|written| written.name == cluster);
+            let written = written.ok_or("there is no such cluster any more")?;
+            let members = merged(written, Some(&found));
+            let running = self.gateway.snapshot();
+            drop(state);
+            let plan = self.assembly.plan(&running, &members)?;
+
+            let mut state = self.state.lock();
+            let now = self.gateway.snapshot();
+            let (before, same) = (named(&running), named(&now));
+            let (Some(before), Some(same)) = (before, same) else {
+                continue;
+            };
+            if !Arc::ptr_eq(&before, &same) {
+                // A reload came in between.
+                continue;
+            }
+            let (endpoints, lost) = without(plan.unresolved(), found);
+            let taken = match lost {
+                None => Taken::Whole { changed: true },
+                Some(lost) => Taken::Part { lost },
+            };
+            if state.found.get(cluster) == Some(&endpoints) {
+                return Ok(taken);
+            }
+            let snapshot = self.assembly.with_cluster(&now, plan);
+            match endpoints.len() {
+                0 => log::warn!("discovery of cluster '{cluster}' names no endpoints"),
+                count => log::info!("discovery of cluster '{cluster}': {count} endpoints"),
+            }
+            // Endpoints that take requests are not given up for others before one of these does.
+            if !endpoints.is_empty()
+                && before.has_healthy()
+                && let Some(next) = named(&snapshot)
+            {
+                reload::await_first_probe(&next);
+            }
+            state.found.insert(cluster.to_owned(), endpoints);
+            self.gateway.replace(snapshot);
+            return Ok(taken);
         }
-        state.found.insert(cluster.to_owned(), endpoints);
-        self.gateway.replace(snapshot);
-        told
     }
 
     /// Puts a new configuration in place, `prepare` being done with its snapshot before.
@@ -211,10 +245,23 @@ impl Membership {
             *cluster = merged(cluster, found.filter(|_| kept.contains(&cluster.name)));
         }
         let running = self.gateway.snapshot();
-        let snapshot = self.assembly.assemble(effective, Some(&running))?;
+        let is_written = |cluster: &str, address: &str| {
+            let mut written = config.clusters.iter().filter(|known| known.name == cluster);
+            written.any(|known| known.endpoints.iter().any(|one| one.address == address))
+        };
+        let snapshot = self
+            .assembly
+            .assemble(effective, Some(&running), is_written)?;
         prepare(&snapshot);
-        self.gateway.replace(snapshot);
         state.found.retain(|cluster, _| kept.contains(cluster));
+        for cluster in &snapshot.config.clusters {
+            if let Some(found) = state.found.get_mut(&cluster.name) {
+                let known: HashSet<&str> =
+                    cluster.endpoints.iter().map(|one| &*one.address).collect();
+                found.retain(|one| known.contains(&*one.address));
+            }
+        }
+        self.gateway.replace(snapshot);
         state.watchers.retain(|cluster, _| kept.contains(cluster));
         self.gateway
             .discoveries
@@ -251,9 +298,9 @@ async fn listen(
         let Some(membership) = membership.upgrade() else {
             return;
         };
-        let (cluster, kind) = (cluster.clone(), discovery.source.kind());
+        let (cluster, asked) = (cluster.clone(), discovery.clone());
         let taken_in =
-            tokio::task::spawn_blocking(move || membership.take_in(&cluster, kind, answer));
+            tokio::task::spawn_blocking(move || membership.take_in(&cluster, &asked, answer));
         let in_force = taken_in.await.unwrap_or(false);
         drop(first.take());
         if in_force {
@@ -282,6 +329,16 @@ fn merged(written: &config::Cluster, found: Option<&Vec<config::Endpoint>>) -> c
     cluster
 }
 
-fn last_stay(reason: String) -> String {
-    format!("its last endpoints stay: {reason}")
+/// The endpoints that are not lost, and what is said of those that are.
+fn without(
+    unresolved: &[Unresolved],
+    mut endpoints: Vec<config::Endpoint>,
+) -> (Vec<config::Endpoint>, Option<String>) {
+    if unresolved.is_empty() {
+        return (endpoints, None);
+    }
+    let addresses: HashSet<&str> = unresolved.iter().map(|lost| &*lost.address).collect();
+    endpoints.retain(|found| !addresses.contains(&*found.address));
+    let lost: Vec<String> = unresolved.iter().map(ToString::to_string).collect();
+    (endpoints, Some(lost.join("; ")))
 }

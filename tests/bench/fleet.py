@@ -193,7 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kit", nargs="?", help="folder of the proxy kit")
     parser.add_argument("--summary", metavar="FILE", help="print the tables of a run's --out")
-    parser.add_argument("--peers", default="direct/sed,nginx/least_conn,haproxy/leastconn,envoy/least_request,forebay")
+    parser.add_argument("--peers", default="direct/sed,nginx/least_conn,haproxy/leastconn,envoy/least_request,forebay/least_work")
     parser.add_argument("--bin", action="append", default=[], metavar="PEER=PATH")
     parser.add_argument("--scenarios", default=",".join(SCENARIOS))
     parser.add_argument("--loads", default="0.6,0.85")

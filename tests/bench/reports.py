@@ -55,6 +55,7 @@ VARIANTS = {
     "least_request": ("least_request", ""),
     "reports ignored": ("least_work", 'load_reports = "ignore"'),
     "reports with answers": ("least_work", 'load_reports = "answers"'),
+    "reports streamed": ("least_work", 'load_reports = "stream"'),
 }
 
 

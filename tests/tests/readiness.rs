@@ -73,3 +73,34 @@ async fn who_has_not_loaded_a_model_gets_none_of_its_requests() -> anyhow::Resul
     assert_eq!(who(&gateway, "big").await?, both);
     gateway.all_idle().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_side_of_a_split_knows_its_models() -> anyhow::Result<()> {
+    let upstreams = [
+        Upstream::start("aside").await?,
+        Upstream::start("early").await?,
+        Upstream::start("late").await?,
+    ];
+    upstreams[2].set_ready("big", false);
+    let folder = folder!()?;
+    let [aside, early, late] = [0, 1, 2].map(|number: usize| upstreams[number].address);
+    let config = format!(
+        "[[listeners]]\naddress = '127.0.0.1:0'\n\
+         [[routes]]\nname = 'all'\nsplit = [{{ cluster = 'one', weight = 0 }}, {{ cluster = 'two' }}]\n\
+         [[clusters]]\nname = 'one'\nendpoints = {}\nhealth = {{ interval = '50ms', models = ['small'] }}\n\
+         [[clusters]]\nname = 'two'\npolicy = 'round_robin'\nendpoints = {}\n\
+         health = {{ interval = '50ms', models = ['big', 'small'] }}\n",
+        endpoints([aside]),
+        endpoints([early, late])
+    );
+    let gateway = Gateway::start(&folder, &config)?;
+    gateway.all_healthy().await?;
+    assert_eq!(
+        who(&gateway, "big").await?,
+        [early.to_string()].into(),
+        "streams too"
+    );
+    let both = [early.to_string(), late.to_string()].into();
+    assert_eq!(who(&gateway, "small").await?, both);
+    gateway.all_idle().await
+}

@@ -15,7 +15,7 @@ use super::waiting::WaitingRoom;
 use crate::traffic::affinity::{Affinity, Seen};
 use crate::traffic::balance::{self, Policy};
 use crate::traffic::outlier;
-use crate::traffic::subset::Selector;
+use crate::traffic::subset::{Selector, Wish};
 
 pub struct Cluster {
     pub config: config::Cluster,
@@ -28,9 +28,13 @@ pub struct Cluster {
     /// Members that requests may ask for, by what they ask with (`traffic::subset`).
     subsets: HashMap<u64, Pool>,
     /// What routes ask for.
-    selectors: Vec<Selector>,
+    selectors: Vec<Arc<Selector>>,
+    /// What routes asked for before a reload, while some of those requests wait.
+    former_selectors: Vec<Arc<Selector>>,
     /// With a limit: where requests wait for an endpoint that has room.
     room: Option<Arc<WaitingRoom>>,
+    /// The room that is served from here: its own, or that of the cluster before it.
+    served: Option<Arc<WaitingRoom>>,
 }
 
 pub(super) struct Member {
@@ -62,9 +66,11 @@ impl Cluster {
             whole: Pool::new((0..members.len()).collect(), &members, &config),
             subsets: HashMap::new(),
             selectors: Vec::new(),
+            former_selectors: Vec::new(),
             config,
             members,
             room: None,
+            served: None,
         }
     }
 
@@ -73,7 +79,7 @@ impl Cluster {
         for selector in &selectors {
             self.prepare(selector);
         }
-        self.selectors = selectors;
+        self.selectors = selectors.into_iter().map(Arc::new).collect();
         self
     }
 
@@ -86,25 +92,40 @@ impl Cluster {
         }
     }
 
-    /// Takes the place of the cluster of that name before: whoever waits there is served here, and finds what it asked
-    /// for even if no route asks for that any more.
+    /// To take the place of the cluster of that name before, once it is in force (`take_over`).
     pub fn succeed(mut self, former: Option<&Self>) -> Arc<Self> {
-        for selector in former.into_iter().flat_map(|former| &former.selectors) {
-            self.prepare(selector);
+        let room = former.and_then(|former| former.room.clone());
+        if room.as_ref().is_some_and(|room| room.is_waited_in()) {
+            let asked = former
+                .into_iter()
+                .flat_map(|former| former.selectors.iter().chain(&former.former_selectors));
+            for selector in asked {
+                if !self.former_selectors.contains(selector) {
+                    self.former_selectors.push(selector.clone());
+                }
+            }
+            for selector in self.former_selectors.clone() {
+                self.prepare(&selector);
+            }
         }
         let limit = self.config.limit.as_ref();
-        let room = former
-            .and_then(|former| former.room.clone())
-            .or_else(|| limit.map(|_| Arc::default()));
-        self.room = room.clone().filter(|_| limit.is_some());
-        let cluster = Arc::new(self);
-        if let Some(room) = room {
-            for endpoint in cluster.endpoints() {
-                endpoint.tell(cluster.room.clone());
-            }
-            room.serve_from(&cluster, Instant::now());
+        self.served = room.or_else(|| limit.map(|_| Arc::default()));
+        self.room = self.served.clone().filter(|_| limit.is_some());
+        Arc::new(self)
+    }
+
+    /// From now on who waits is served here, and finds what it asked for even if no route asks for that any more.
+    pub fn take_over(self: &Arc<Self>, now: Instant) {
+        let Some(room) = &self.served else {
+            return;
+        };
+        if room.is_served_from(self) {
+            return;
         }
-        cluster
+        for endpoint in self.endpoints() {
+            endpoint.tell(self.room.clone());
+        }
+        room.serve_from(self, now);
     }
 
     /// What requests are placed by that have no key.
@@ -157,20 +178,34 @@ impl Cluster {
         let affinity = self.affinity.as_ref();
         Bearings {
             key: affinity.and_then(|affinity| affinity.key(seen)),
-            model: self.model_bit(seen),
+            model: self.model_bit(|| seen.model()),
             ..Bearings::default()
         }
     }
 
-    fn model_bit(&self, seen: &Seen<'_>) -> u64 {
+    /// `Bearings::model` of a request; its model is only looked for where it matters.
+    pub fn model_bit<'m>(&self, model: impl FnOnce() -> Option<&'m str>) -> u64 {
         if self.models().is_empty() {
             return 0;
         }
-        let place = seen.model().and_then(|model| {
+        let place = model().and_then(|model| {
             let mut models = self.models().iter();
             models.position(|known| known == model)
         });
         place.map_or(0, |place| 1 << place)
+    }
+
+    /// Probes ask about models.
+    pub fn lists_models(&self) -> bool {
+        !self.models().is_empty()
+    }
+
+    /// What is equal for requests that the same endpoints take, as far as labels go. What is not there is nobody's own.
+    pub fn lane(&self, wish: Wish) -> Option<u64> {
+        match wish {
+            Wish::Only(list) => self.subsets.contains_key(&list).then_some(list),
+            Wish::Nothing | Wish::First(_) => None,
+        }
     }
 
     /// Those that probes ask about.

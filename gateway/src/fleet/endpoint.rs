@@ -266,7 +266,7 @@ impl Endpoint {
     }
 
     /// The same for a request that no other endpoint takes: an open breaker lets it through sooner. None also where
-    /// the endpoint is not healthy.
+    /// the endpoint is not healthy, and where all is well with it but that it is ejected or not ready for the model.
     pub(super) fn enter_lone(&self, ask: &Ask<'_>, most: u32) -> Option<Entry> {
         let mut vital = self.vital.lock();
         if self.active() >= most {
@@ -276,7 +276,12 @@ impl Endpoint {
         if health.is_some_and(|state| state != HealthState::Healthy) {
             return None;
         }
-        let permit = vital.breaker.as_mut()?.admit_lone(ask.now)?;
+        let breaker = vital.breaker.as_mut()?;
+        let passed_over = self.is_ejected(ask.now) || !self.is_ready_for(ask.bearings.model);
+        if passed_over && breaker.state(ask.now) == BreakerState::Closed {
+            return None;
+        }
+        let permit = breaker.admit_lone(ask.now)?;
         Some(self.count(Some(permit), ask))
     }
 

@@ -2,8 +2,8 @@
 //! `xds.service.orca.v3.OpenRcaService/StreamCoreMetrics`, one stream over a connection of its own.
 //!
 //! Reports that come with answers tell nothing of an endpoint that is asked seldom; these do. A stream that ends or
-//! breaks is opened again with backoff. An endpoint that does not know the service is not asked again before it turns
-//! healthy anew, as after an upgrade.
+//! breaks is opened again with backoff. An endpoint that does not know the service, or reports nothing of use, is not
+//! asked again before it turns healthy anew, as after an upgrade, or for five minutes.
 //!
 //! What a peer sends is bounded: a message longer than `LONGEST` ends the stream, and a silence the connection.
 
@@ -19,6 +19,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use super::endpoint::Endpoint;
 use super::probe::uri;
@@ -38,6 +39,10 @@ const BACKOFF: Backoff = Backoff {
 };
 /// Before another stream at least.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Before one that has no reports is asked again.
+const LONG_PAUSE: Duration = Duration::from_secs(300);
+/// A thousand newcomers must not all be connected to at once.
+static OPENING: Semaphore = Semaphore::const_new(64);
 
 /// How a stream ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,7 +68,7 @@ pub fn start(endpoint: &Arc<Endpoint>, runtime: &Handle) {
                 End::Gone => return,
                 End::Unsupported => {
                     failures = 0;
-                    recovered.notified().await;
+                    let _ = tokio::time::timeout(LONG_PAUSE, recovered.notified()).await;
                     continue;
                 }
                 End::Broken => failures = 1,
@@ -84,6 +89,8 @@ async fn follow(endpoint: &Weak<Endpoint>) -> End {
     let mut heard = false;
     let lost = |heard| if heard { End::Broken } else { End::Failed };
     let opening = {
+        // The semaphore is never closed.
+        let _turn = OPENING.acquire().await;
         let Some(endpoint) = endpoint.upgrade() else {
             return End::Gone;
         };
@@ -117,9 +124,10 @@ async fn follow(endpoint: &Weak<Endpoint>) -> End {
                         return End::Gone;
                     };
                     heard = true;
-                    if let Some(rows) = load_report::rows(&report) {
-                        endpoint.has_rows(rows, Instant::now());
-                    }
+                    let Some(rows) = load_report::rows(&report) else {
+                        return End::Unsupported;
+                    };
+                    endpoint.has_rows(rows, Instant::now());
                 }
                 Ok(None) => break,
                 // It would send the same again.

@@ -9,6 +9,8 @@
 //! freed before its owner looks whether anybody waits, both with sequential consistency, so that at least one of the
 //! two sees the other. The lock is taken only when somebody waits or joins.
 //!
+//! While somebody waits, whoever comes goes through here, and past those who wait if it finds what none of them can use.
+//!
 //! The room outlives its cluster: after a reload or a discovery those who wait are served from the cluster's new
 //! endpoints. If none of them may take traffic at all, they are sent away, as newcomers then are.
 
@@ -103,7 +105,8 @@ impl Unserved {
 /// A request that waits. Dropped, it leaves the queue.
 pub struct Waiting {
     room: Arc<WaitingRoom>,
-    ticket: Ticket,
+    /// None: it never had to join the queue.
+    ticket: Option<Ticket>,
     turn: oneshot::Receiver<Result<Lease, Unserved>>,
     since: Instant,
     until: Option<Instant>,
@@ -137,6 +140,10 @@ impl WaitingRoom {
         self.waiting.load(Ordering::SeqCst)
     }
 
+    pub(super) fn is_served_from(&self, cluster: &Arc<Cluster>) -> bool {
+        std::ptr::eq(self.state.lock().cluster.as_ptr(), Arc::as_ptr(cluster))
+    }
+
     /// From now on slots are those of `cluster`, and its settings count.
     pub(super) fn serve_from(&self, cluster: &Arc<Cluster>, now: Instant) {
         let mut state = self.state.lock();
@@ -147,7 +154,9 @@ impl WaitingRoom {
                 .resize(usize::try_from(limit.queue.size).unwrap_or(usize::MAX));
             state.settings = Some(limit.queue.clone());
         }
-        self.hand_out(state, now);
+        let returned = self.hand_out(&mut state, now);
+        drop(state);
+        drop(returned);
     }
 
     /// A slot is free that was `held` for so long; `answered`: until an answer that counts as a success.
@@ -159,7 +168,10 @@ impl WaitingRoom {
     /// Some endpoint may have changed.
     pub(super) fn look_again(&self, now: Instant) {
         if self.is_waited_in() {
-            self.hand_out(self.state.lock(), now);
+            let mut state = self.state.lock();
+            let returned = self.hand_out(&mut state, now);
+            drop(state);
+            drop(returned);
         }
     }
 
@@ -172,16 +184,55 @@ impl WaitingRoom {
             .inspect_err(|unserved| self.counts.refused(*unserved))
     }
 
+    /// Those who wait are served first; what is free then, none of them can use.
     fn admit(self: &Arc<Self>, caller: &Caller<'_>, now: Instant) -> Result<Waiting, Unserved> {
         let left = caller.deadline.remaining(now).ok_or(Unserved::Expired)?;
         let mut state = self.state.lock();
+        let mut returned = self.hand_out(&mut state, now);
+        let admitted = self.admit_to(&mut state, caller, left, now);
+        // Once more, counted as waiting now: a slot may have become free in between.
+        returned.extend(self.hand_out(&mut state, now));
+        drop(state);
+        // Each gives itself to the next.
+        drop(returned);
+        admitted
+    }
+
+    fn admit_to(
+        self: &Arc<Self>,
+        state: &mut State,
+        caller: &Caller<'_>,
+        left: Duration,
+        now: Instant,
+    ) -> Result<Waiting, Unserved> {
         let settings = state.settings.as_ref();
         let longest = settings
             .and_then(|settings| settings.max_wait)
             .unwrap_or(Duration::MAX);
         let until = now.checked_add(left.min(longest));
-        let place = self.place(settings, caller, until);
         let cluster = state.cluster.upgrade();
+        let place = self.place(settings, caller, cluster.as_deref(), until);
+        let (answer, turn) = oneshot::channel();
+        let waiting = |ticket, fate| Waiting {
+            room: self.clone(),
+            ticket,
+            turn,
+            since: now,
+            until,
+            fate,
+        };
+        if let Some(cluster) = &cluster {
+            let ask = Ask::new(caller.tried, now).with(caller.bearings);
+            match cluster.lease_now(&ask) {
+                Some(lease) => {
+                    // Its receiver is about to be given to the caller.
+                    let _ = answer.send(Ok(lease));
+                    return Ok(waiting(None, Unserved::Expired));
+                }
+                None if cluster.is_open(&ask) => {}
+                None => return Err(Unserved::nobody(caller.bearings)),
+            }
+        }
         let in_flight = cluster.map_or(0, |cluster| cluster.active());
         let pace = *self.pace.lock();
         let expected = pace.wait(state.queue.ahead(&place), in_flight);
@@ -193,7 +244,6 @@ impl WaitingRoom {
         if expected > longest {
             return Err(Unserved::LongWait(pause));
         }
-        let (answer, turn) = oneshot::channel();
         let waiter = Waiter {
             tried: caller.tried.into(),
             bearings: caller.bearings,
@@ -207,26 +257,19 @@ impl WaitingRoom {
             let _ = waiter.answer.send(Err(Unserved::QueueFull(pause)));
         }
         self.waiting.store(state.queue.len(), Ordering::SeqCst);
-        let waiting = Waiting {
-            room: self.clone(),
-            ticket,
-            turn,
-            since: now,
-            until,
-            fate: if left <= longest {
-                Unserved::Expired
-            } else {
-                Unserved::LongWait(pause)
-            },
+        let fate = if left <= longest {
+            Unserved::Expired
+        } else {
+            Unserved::LongWait(pause)
         };
-        self.hand_out(state, now);
-        Ok(waiting)
+        Ok(waiting(Some(ticket), fate))
     }
 
     fn place(
         &self,
         settings: Option<&config::Queue>,
         caller: &Caller<'_>,
+        cluster: Option<&Cluster>,
         until: Option<Instant>,
     ) -> Place {
         let header = |name: fn(&config::Queue) -> &Option<String>| {
@@ -236,9 +279,10 @@ impl WaitingRoom {
         Place {
             urgency: header(|settings| &settings.priority_header)
                 .map_or_else(Urgency::default, Urgency::parse),
-            lane: self
-                .tenants
-                .hash_one((caller.bearings.wish, caller.bearings.model)),
+            lane: self.tenants.hash_one((
+                cluster.and_then(|cluster| cluster.lane(caller.bearings.wish)),
+                caller.bearings.model,
+            )),
             tenant: self
                 .tenants
                 .hash_one(header(|settings| &settings.tenant_header)),
@@ -247,13 +291,14 @@ impl WaitingRoom {
         }
     }
 
-    /// Gives every free slot to the one whose turn it is, and unlocks.
-    fn hand_out(&self, mut state: parking_lot::MutexGuard<'_, State>, now: Instant) {
-        let Some(cluster) = state.cluster.upgrade() else {
-            return;
-        };
-        // A lease that nobody takes is given back without the lock, as that hands it out again.
+    /// Gives every free slot to the one whose turn it is. A lease that nobody takes comes back: given up without the lock,
+    /// it hands itself out again.
+    fn hand_out(&self, state: &mut State, now: Instant) -> SmallVec<[Lease; 1]> {
         let mut returned: SmallVec<[Lease; 1]> = SmallVec::new();
+        let cluster = state.cluster.upgrade();
+        let Some(cluster) = cluster.filter(|_| state.queue.len() > 0) else {
+            return returned;
+        };
         let mut blocked = Blocked::new();
         loop {
             let next = state.queue.next(now, &mut blocked, |waiter| {
@@ -274,7 +319,7 @@ impl WaitingRoom {
             }
         }
         self.waiting.store(state.queue.len(), Ordering::SeqCst);
-        drop(state);
+        returned
     }
 }
 
@@ -315,8 +360,11 @@ impl Waiting {
 impl Drop for Waiting {
     /// Leaves before the receiver is dropped: whoever is in the queue can be told.
     fn drop(&mut self) {
+        let Some(ticket) = &self.ticket else {
+            return;
+        };
         let mut state = self.room.state.lock();
-        let removed = state.queue.remove(&self.ticket);
+        let removed = state.queue.remove(ticket);
         self.room.waiting.store(state.queue.len(), Ordering::SeqCst);
         drop(state);
         drop(removed);

@@ -2,7 +2,7 @@
 //!
 //! One script looks at all buckets of a request and takes from each or from none, so a request costs one round trip and
 //! no two gateways take the same token. A bucket that nobody asked for until it was full again is forgotten by its time
-//! to live. What a bucket is kept under tells the limit and who asks only as a digest, since that may be a secret.
+//! to live; one that seems emptier than empty, as after the clock was set back, counts as empty. What a bucket is kept under tells the limit and who asks only as a digest, since that may be a secret.
 //! (Time in a script that writes needs Redis 5.)
 
 use std::sync::LazyLock;
@@ -23,7 +23,8 @@ local now = time[1] * 1000000 + time[2]
 local full = {}
 for place, key in ipairs(KEYS) do
   local interval, depth = tonumber(ARGV[2 * place - 1]), tonumber(ARGV[2 * place])
-  full[place] = math.max(tonumber(redis.call('GET', key) or '0'), now) + interval
+  local known = math.min(tonumber(redis.call('GET', key) or '0'), now + depth)
+  full[place] = math.max(known, now) + interval
   local lacks = full[place] - now - depth
   if lacks > 0 then
     return {place, math.ceil(lacks)}

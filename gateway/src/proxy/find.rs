@@ -10,18 +10,25 @@ use crate::protocol::method::Method;
 use crate::protocol::peek::{Peek, peek_framed};
 use crate::protocol::rest_model::RestModel;
 use crate::refusal::Refusal;
+use crate::targets::Targets;
 use crate::traffic::affinity::Seen;
 
 /// What is read of a stream before its route is known. pingora replays at most 64 KiB to the endpoint, and one
 /// frame more than this may have been read (`front::MAX_FRAME`).
 const PEEK_LIMIT: usize = 16 << 10;
 
-/// The route's position, and what the cluster goes by; reads the head of a stream's first
-/// message when routes or clusters look into it.
-pub async fn route(
-    snapshot: &Snapshot,
-    session: &mut Session,
-) -> Result<(usize, Bearings), Refusal> {
+/// The route of a request.
+pub struct Found {
+    /// Its position.
+    pub route: usize,
+    /// What its cluster goes by.
+    pub bearings: Bearings,
+    /// The model, where the route has several clusters and one of them goes by it.
+    pub model: Option<Box<str>>,
+}
+
+/// Reads the head of a stream's first message when routes or clusters look into it.
+pub async fn route(snapshot: &Snapshot, session: &mut Session) -> Result<Found, Refusal> {
     let method = Method::of(session.req_header().uri.path());
     let fields = method.model_fields();
     let mut seen = Vec::new();
@@ -66,11 +73,18 @@ pub async fn route(
             method: head.method.to_string(),
             path: path.to_owned(),
         })?;
-    let bearings = snapshot.routes[found].cluster.bearings(&Seen {
+    let request = Seen {
         headers: &head.headers,
         source: plan::source(snapshot, &session.downstream_session),
         model: named.as_ref().and_then(|named| named.name_and_version().0),
         message: affinity::message(&seen, method),
-    });
-    Ok((found, bearings))
+    };
+    let route = &snapshot.routes[found];
+    let mut others = route.targets.iter().flat_map(Targets::all);
+    let matters = others.any(|target| target.cluster.lists_models());
+    Ok(Found {
+        route: found,
+        bearings: route.cluster.bearings(&request),
+        model: matters.then(|| request.model()).flatten().map(Box::from),
+    })
 }

@@ -80,9 +80,10 @@ impl ProxyHttp for Proxy {
             &format!("{} {}", head.method, head.uri.path()),
         );
         let found = match find::route(&snapshot, session).await {
-            Ok((found, bearings)) => {
-                ctx.bearings = bearings;
-                found
+            Ok(found) => {
+                ctx.bearings = found.bearings;
+                ctx.model = found.model;
+                found.route
             }
             Err(refusal) => {
                 self.gateway.count_unrouted();

@@ -82,7 +82,7 @@ async fn lease_of(
         false => &[],
     };
     let bearings = Bearings {
-        wish: route.wish(cluster, &session.req_header().headers),
+        wish: route.wish_at(cluster, route.wish(&session.req_header().headers)),
         ..bearings(ctx, &route.cluster, cluster)
     };
     let ask = Ask::new(tried, now).with(bearings);
@@ -97,7 +97,7 @@ async fn lease_of(
     }
 }
 
-/// The bearings were taken for the route's first cluster; another one knows its models by other numbers.
+/// The bearings were taken for the route's first cluster; another one knows models by other numbers.
 fn bearings(ctx: &Context, first: &Arc<Cluster>, cluster: &Arc<Cluster>) -> Bearings {
     if Arc::ptr_eq(first, cluster) {
         return ctx.bearings;
@@ -105,7 +105,7 @@ fn bearings(ctx: &Context, first: &Arc<Cluster>, cluster: &Arc<Cluster>) -> Bear
     let same_key = first.config.affinity == cluster.config.affinity;
     Bearings {
         key: ctx.bearings.key.filter(|_| same_key),
-        model: 0,
+        model: cluster.model_bit(|| ctx.model.as_deref()),
         ..ctx.bearings
     }
 }

@@ -12,37 +12,52 @@ pub struct Discoveries(Mutex<BTreeMap<String, Discovery>>);
 pub struct Discovery {
     /// As it is written in the configuration.
     pub kind: &'static str,
-    /// The last look was answered.
+    /// The last look was answered, and all that it named is in force.
     pub up: bool,
     /// Looks that changed the endpoints.
     pub changes: u64,
     pub failures: u64,
+    /// What was said of the last look, if that is more than that it failed.
+    told: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
-    Answered { changed: bool },
+pub enum Look<'a> {
+    Answered {
+        changed: bool,
+    },
     Failed,
+    /// Answered, but not all of it is in force: why.
+    Partial(&'a str),
 }
 
 impl Discoveries {
     /// Whether this look says something else than the one before.
-    pub fn record(&self, cluster: &str, kind: &'static str, look: Look) -> bool {
+    pub fn record(&self, cluster: &str, kind: &'static str, look: Look<'_>) -> bool {
         let mut discoveries = self.0.lock();
         let state = discoveries.entry(cluster.to_owned()).or_insert(Discovery {
             kind,
             up: true,
             changes: 0,
             failures: 0,
+            told: None,
         });
         state.kind = kind;
         let was_up = state.up;
-        state.up = look != Look::Failed;
+        state.up = matches!(look, Look::Answered { .. });
         match look {
             Look::Answered { changed } => state.changes += u64::from(changed),
-            Look::Failed => state.failures += 1,
+            Look::Failed | Look::Partial(_) => state.failures += 1,
         }
-        state.up != was_up
+        let told = match look {
+            Look::Partial(why) => Some(why),
+            Look::Answered { .. } | Look::Failed => None,
+        };
+        let news = state.up != was_up || state.told.as_deref() != told;
+        if news {
+            state.told = told.map(str::to_owned);
+        }
+        news
     }
 
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
@@ -76,8 +91,14 @@ mod tests {
             up: true,
             changes: 1,
             failures: 2,
+            told: None,
         };
         assert_eq!(discoveries.all(), [("a".to_owned(), state)]);
+        assert!(look(Look::Failed));
+        assert!(look(Look::Partial("one is lost")));
+        assert!(!look(Look::Partial("one is lost")));
+        assert!(look(Look::Partial("another is lost")));
+        assert!(look(Look::Answered { changed: true }));
         discoveries.retain(|cluster| cluster != "a");
         assert_eq!(discoveries.all(), []);
     }

@@ -1,19 +1,16 @@
 //! Which subset of a cluster's endpoints a request asks for, by the endpoints' labels.
 //!
-//! What a request asks for is a list of labels and their values, and is told from others by a hash alone, so that it can
-//! be handed around and kept with a request that waits. The hash is keyed by the process, so nobody can write a header
-//! that meets another list. Each list that can be asked for has its members prepared, so that a request only looks one
+//! What a request asks for is a list of labels and their values, and is told from others by a digest alone, so that it can
+//! be handed around and kept with a request that waits. It is the same in every gateway, and nobody can write a header
+//! that meets the list of others. Each list that can be asked for has its members prepared, so that a request only looks one
 //! up: a member is in the list of every combination of those of its labels that headers may ask for (at most 2^4).
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::LazyLock;
 
+use forebay_cache::Digest;
 use forebay_config::gateway as config;
 use http::HeaderMap;
 use http::header::HeaderName;
-
-static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// What a request asks of the endpoint that is to take it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -26,13 +23,28 @@ pub enum Wish {
     First(u64),
 }
 
+impl Wish {
+    /// Into what tells one request from another.
+    pub fn write(self, digest: &mut Digest) {
+        let (kind, list) = match self {
+            Self::Nothing => (0, 0),
+            Self::Only(list) => (1, list),
+            Self::First(list) => (2, list),
+        };
+        digest.number(kind);
+        digest.bytes(&list.to_le_bytes());
+    }
+}
+
 /// What a route's requests ask for.
+#[derive(PartialEq)]
 pub struct Selector {
     /// By name.
     labels: Vec<(String, Source)>,
     fallback: config::SubsetFallback,
 }
 
+#[derive(PartialEq)]
 enum Source {
     Exact(String),
     /// None: no header can have this name.
@@ -64,7 +76,7 @@ impl Selector {
             };
             Some((name.as_str(), value))
         });
-        match (hash_of(pairs), self.fallback) {
+        match (list(pairs), self.fallback) {
             (None, _) => Wish::Nothing,
             (Some(list), config::SubsetFallback::None) => Wish::Only(list),
             (Some(list), config::SubsetFallback::Any) => Wish::First(list),
@@ -107,22 +119,24 @@ impl Selector {
                 }
             }
         }
-        hash_of(pairs.into_iter())
+        list(pairs.into_iter())
     }
 }
 
 /// None of no pairs.
-fn hash_of<'p>(pairs: impl Iterator<Item = (&'p str, &'p [u8])>) -> Option<u64> {
-    let mut hasher = KEYS.build_hasher();
+fn list<'p>(pairs: impl Iterator<Item = (&'p str, &'p [u8])>) -> Option<u64> {
+    let mut digest = Digest::new();
     let mut any = false;
     for (name, value) in pairs {
         any = true;
-        for part in [name.as_bytes(), value] {
-            hasher.write_usize(part.len());
-            hasher.write(part);
-        }
+        digest.field(name.as_bytes());
+        digest.field(value);
     }
-    any.then(|| hasher.finish())
+    let key = any.then(|| digest.key())?;
+    key.as_bytes()
+        .first_chunk()
+        .copied()
+        .map(u64::from_le_bytes)
 }
 
 #[cfg(test)]

@@ -57,6 +57,7 @@ mod tests {
     use super::*;
     use crate::memory::Memory;
     use crate::traffic::deadline::Deadline;
+    use crate::traffic::subset::Wish;
     use crate::upstream::Message;
 
     fn call(flag: u8, message: &[u8], pieces: usize) -> Call {
@@ -77,6 +78,7 @@ mod tests {
             hold_back: 0,
             held: Memory::new(None).hold(),
             source: None,
+            wish: Wish::Nothing,
         }
     }
 

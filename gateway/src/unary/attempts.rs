@@ -27,6 +27,7 @@ use crate::refusal::Refusal;
 use crate::telemetry::trace::RequestTrace;
 use crate::traffic::deadline::Deadline;
 use crate::traffic::retry::{Failure, Outcome, Stage};
+use crate::traffic::subset::Wish;
 use crate::upstream::{Answer, Message, exchange};
 
 /// A call, ready to be sent as often as it takes.
@@ -43,6 +44,8 @@ pub struct Call {
     pub held: Held,
     /// The client's address, where some cluster or split goes by it.
     pub source: Option<IpAddr>,
+    /// Which endpoints of the route's own clusters may take it.
+    pub wish: Wish,
 }
 
 impl Call {
@@ -107,7 +110,7 @@ pub async fn run(
     let retry = &route.config.retry;
     let bearings = Bearings {
         rows: rows::of(cluster, call),
-        wish: route.wish(cluster, &call.headers),
+        wish: route.wish_at(cluster, call.wish),
         ..affinity::bearings(cluster, call)
     };
     let mut tried = Tried::new();

@@ -147,7 +147,8 @@ async fn ask(cache: &ResponseCache, route: &Route, call: &mut Call) -> Option<As
     let body = call.body.make_contiguous().clone();
     let encoding = call.headers.get("grpc-encoding").cloned();
     let limit = route.config.max_request_bytes;
-    let digest = clients(&cache.config.vary, &call.headers);
+    let mut digest = clients(&cache.config.vary, &call.headers);
+    call.wish.write(&mut digest);
     let identify = move || {
         let message = plain(body, encoding.as_ref(), limit)?;
         let identity = identity::of(&message, digest).ok()?;

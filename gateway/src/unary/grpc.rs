@@ -150,6 +150,7 @@ async fn handle<'s>(
         hold_back: HOLD_BACK,
         held,
         source: plan::source(snapshot, session),
+        wish: route.wish(&head.headers),
     };
     let mut run = pin!(course::run(route, call, trace));
     // A client that resets its stream ends the attempts, which resets them in turn.

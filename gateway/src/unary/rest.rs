@@ -133,6 +133,7 @@ async fn handle<'s>(
         hold_back: usize::try_from(limit).unwrap_or(usize::MAX),
         held,
         source: plan::source(snapshot, session),
+        wish: route.wish(&head.headers),
     };
     let answered = tokio::select! {
         biased;

@@ -69,6 +69,7 @@ fn parts(route: &Route, call: &mut Call, most: usize) -> Option<Parts> {
             headers: headers.clone(),
             body: Message::from(framed),
             source: call.source,
+            wish: call.wish,
             deadline: call.deadline,
             client_timeout: call.client_timeout,
             hold_back: keepable(route),

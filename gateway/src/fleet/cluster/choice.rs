@@ -2,7 +2,8 @@
 //! traffic now, of them the policy's choice.
 //!
 //! When nobody takes it that way, in this order: one that was tried before, one that was ejected, any if none is ready
-//! for the model, and last a probe of an open breaker before its time.
+//! for the model, and last a probe of an open breaker before its time. With a panic threshold, those that fail their
+//! checks count as well once too few of all that the request may go to take traffic.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,14 +30,10 @@ struct Scope<'a> {
     within: Option<&'a Pool>,
 }
 
-/// What a look at some members came to.
-struct Look {
-    candidates: Candidates,
-    /// The share of them, by weight, that can take the request.
-    able: f64,
-    /// The share of them, by weight, that take traffic, whether or not they can take this request now. Only reckoned
-    /// where there is a threshold for it.
-    well: f64,
+/// What is looked for among members.
+#[derive(Clone, Copy)]
+struct Search<'a> {
+    ask: &'a Ask<'a>,
     /// Those that fail their checks are used too.
     panic: bool,
 }
@@ -72,8 +69,9 @@ impl Cluster {
         let again = || {
             let tried = ask.tried.iter();
             let tried = tried.filter(|index| within.all.positions.binary_search(index).is_ok());
-            let tried = tried.filter_map(|index| self.candidate(*index, false, ask));
-            self.choose(&mut Look::of(tried.collect()), None, ask)
+            let calm = Search { ask, panic: false };
+            let tried = tried.filter_map(|index| self.candidate(*index, calm));
+            self.choose(&mut tried.collect(), None, calm)
         };
         self.other_now(scope, ask)
             .or_else(again)
@@ -88,7 +86,7 @@ impl Cluster {
         let panic = self.config.panic_below > 0.0;
         self.scope(ask).within.is_some_and(|within| {
             let mut members = self.members_of(within);
-            members.any(|(_, member)| self.look_at(0, member, panic, ask).is_some())
+            members.any(|(_, member)| self.look_at(0, member, Search { ask, panic }).is_some())
         })
     }
 
@@ -110,7 +108,7 @@ impl Cluster {
     fn lease_unready(&self, scope: Scope<'_>, ask: &Ask<'_>) -> Option<Lease> {
         let model = ask.bearings.model;
         let ready = |(_, member): (usize, &Member)| {
-            member.endpoint.is_ready_for(model) && self.look_at(0, member, false, ask).is_some()
+            member.endpoint.is_ready_for(model) && self.takes_traffic(member, ask)
         };
         if model == 0 || self.members_of(scope.within?).any(ready) {
             return None;
@@ -135,144 +133,127 @@ impl Cluster {
 
     /// One that was left out for doing worse than the others, which is better than none.
     fn lease_ejected(&self, within: &Pool, ask: &Ask<'_>) -> Option<Lease> {
-        let candidate = |(index, member): (usize, &Member)| self.look_at(index, member, false, ask);
-        let (ejected, others): (Vec<_>, Vec<_>) = self
-            .members_of(within)
-            .partition(|(_, member)| member.endpoint.is_ejected(ask.now));
+        let calm = Search { ask, panic: false };
+        let model = ask.bearings.model;
+        let ready = self.members_of(within);
+        let ready = ready.filter(|(_, member)| member.endpoint.is_ready_for(model));
+        let (ejected, others): (Vec<_>, Vec<_>) =
+            ready.partition(|(_, member)| member.endpoint.is_ejected(ask.now));
         // Others that merely have no room are waited for.
-        if ejected.is_empty() || others.into_iter().any(|other| candidate(other).is_some()) {
+        if ejected.is_empty()
+            || others
+                .iter()
+                .any(|(_, member)| self.takes_traffic(member, ask))
+        {
             return None;
         }
-        let model = ask.bearings.model;
-        let roomy = |(_, member): &(usize, &Member)| {
-            member.endpoint.active() < self.most() && member.endpoint.is_ready_for(model)
-        };
-        let candidates = ejected.into_iter().filter(roomy).filter_map(candidate);
-        self.choose(&mut Look::of(candidates.collect()), None, ask)
+        let roomy = ejected
+            .into_iter()
+            .filter(|(_, member)| member.endpoint.active() < self.most());
+        let candidates = roomy.filter_map(|(index, member)| self.look_at(index, member, calm));
+        self.choose(&mut candidates.collect(), None, calm)
     }
 
     /// None of those tried.
     fn other_now(&self, scope: Scope<'_>, ask: &Ask<'_>) -> Option<Lease> {
-        let first = scope.first.and_then(|pool| self.lease_of(pool, ask));
-        first.or_else(|| self.lease_of(scope.within?, ask))
+        let search = Search {
+            ask,
+            panic: self.panics(scope, ask),
+        };
+        let first = scope.first.and_then(|pool| self.lease_of(pool, search));
+        first.or_else(|| self.lease_of(scope.within?, search))
+    }
+
+    /// Too few of those that may take the request take traffic, whether or not they can take this request now.
+    fn panics(&self, scope: Scope<'_>, ask: &Ask<'_>) -> bool {
+        let (true, Some(within)) = (self.config.panic_below > 0.0, scope.within) else {
+            return false;
+        };
+        let well = |index: usize| self.takes_traffic(&self.members[index], ask);
+        self.share_of(&within.all, ask, well) < self.config.panic_below
+    }
+
+    /// By weight; of a large group an estimate, by those that are drawn.
+    fn share_of(&self, group: &Group, ask: &Ask<'_>, counts: impl Fn(usize) -> bool) -> f64 {
+        let (mut all, mut part) = (0_u64, 0_u64);
+        let mut add = |index: usize, weight: u32| {
+            let weight = u64::from(weight);
+            all += weight;
+            part += if counts(index) { weight } else { 0 };
+        };
+        if group.positions.len() > balance::FULL_SCAN {
+            // By weight already.
+            group.drawn(ask.random).for_each(|index| add(index, 1));
+        } else {
+            let positions = group.positions.iter();
+            positions.for_each(|index| add(*index, self.members[*index].weight));
+        }
+        part as f64 / all.max(1) as f64
     }
 
     /// Preferred members before the others, as far as there are enough of them.
-    fn lease_of(&self, pool: &Pool, ask: &Ask<'_>) -> Option<Lease> {
+    fn lease_of(&self, pool: &Pool, search: Search<'_>) -> Option<Lease> {
         let (Some((first, others)), Some(prefer)) = (&pool.parts, &self.config.prefer) else {
-            return self.lease_in(&pool.all, self.look(&pool.all, ask), ask);
+            return self.lease_in(&pool.all, search);
         };
-        let look = self.look(first, ask);
+        let ask = search.ask;
+        let can =
+            |index: usize| !ask.tried.contains(&index) && self.candidate(index, search).is_some();
+        let able = self.share_of(first, ask, can);
         let ticket = ask.bearings.key.unwrap_or(ask.random);
-        if spill::stays(look.able, prefer.spill_below, ticket) {
-            let stayed = self.lease_in(first, look, ask);
-            return stayed.or_else(|| self.lease_in(others, self.look(others, ask), ask));
-        }
-        let spilt = self.lease_in(others, self.look(others, ask), ask);
-        spilt.or_else(|| self.lease_in(first, look, ask))
+        let order = match spill::stays(able, prefer.spill_below, ticket) {
+            true => [first, others],
+            false => [others, first],
+        };
+        order
+            .into_iter()
+            .find_map(|group| self.lease_in(group, search))
     }
 
     /// Of a large group some members are drawn; all are looked at only when none of those can take the request.
-    fn lease_in(&self, group: &Group, mut look: Look, ask: &Ask<'_>) -> Option<Lease> {
+    fn lease_in(&self, group: &Group, search: Search<'_>) -> Option<Lease> {
         let ring = group.ring.as_ref();
-        let found = self.choose(&mut look, ring, ask);
-        if found.is_some() || group.positions.len() <= balance::FULL_SCAN {
-            return found;
-        }
-        let mut all = self.see(group.positions.iter().copied(), false, ask);
-        self.choose(&mut all, ring, ask)
-    }
-
-    fn look(&self, group: &Group, ask: &Ask<'_>) -> Look {
+        let tried = search.ask.tried;
         if group.positions.len() > balance::FULL_SCAN {
-            self.see(group.drawn(ask.random), true, ask)
-        } else {
-            self.see(group.positions.iter().copied(), false, ask)
-        }
-    }
-
-    /// `repeated`: a position may come twice.
-    fn see(
-        &self,
-        positions: impl Iterator<Item = usize> + Clone,
-        repeated: bool,
-        ask: &Ask<'_>,
-    ) -> Look {
-        let calm = self.see_with(positions.clone(), repeated, false, ask);
-        if calm.well >= self.config.panic_below {
-            return calm;
-        }
-        self.see_with(positions, repeated, true, ask)
-    }
-
-    fn see_with(
-        &self,
-        positions: impl Iterator<Item = usize>,
-        repeated: bool,
-        panic: bool,
-        ask: &Ask<'_>,
-    ) -> Look {
-        let reckons = self.config.panic_below > 0.0;
-        let mut candidates = Candidates::new();
-        let (mut all, mut able, mut well) = (0_u64, 0_u64, 0_u64);
-        for index in positions {
-            let member = &self.members[index];
-            let weight = u64::from(member.weight);
-            all += weight;
-            if repeated && candidates.iter().any(|one| one.index == index) {
-                able += weight;
-                well += weight;
-                continue;
+            let mut drawn = Candidates::new();
+            for index in group.drawn(search.ask.random) {
+                let known = drawn.iter().any(|candidate| candidate.index == index);
+                if !known && !tried.contains(&index) {
+                    drawn.extend(self.candidate(index, search));
+                }
             }
-            let fits = !ask.tried.contains(&index) && self.fits(member, ask);
-            if !fits && !reckons {
-                continue;
-            }
-            let Some(candidate) = self.look_at(index, member, panic, ask) else {
-                continue;
-            };
-            well += weight;
-            if fits {
-                able += weight;
-                candidates.push(candidate);
+            if let Some(lease) = self.choose(&mut drawn, ring, search) {
+                return Some(lease);
             }
         }
-        let share = |part: u64| part as f64 / all.max(1) as f64;
-        Look {
-            candidates,
-            able: share(able),
-            well: share(well),
-            panic,
-        }
-    }
-
-    /// Neither ejected nor full, and ready for the model.
-    fn fits(&self, member: &Member, ask: &Ask<'_>) -> bool {
-        let endpoint = &member.endpoint;
-        !endpoint.is_ejected(ask.now)
-            && endpoint.active() < self.most()
-            && endpoint.is_ready_for(ask.bearings.model)
+        let others = group.positions.iter().copied();
+        let others = others.filter(|index| !tried.contains(index));
+        let candidates = others.filter_map(|index| self.candidate(index, search));
+        self.choose(&mut candidates.collect(), ring, search)
     }
 
     /// The member as a choice; None when it may not take the request now.
-    fn candidate(&self, index: usize, panic: bool, ask: &Ask<'_>) -> Option<Candidate> {
+    fn candidate(&self, index: usize, search: Search<'_>) -> Option<Candidate> {
         let member = &self.members[index];
-        if !self.fits(member, ask) {
+        let endpoint = &member.endpoint;
+        if endpoint.is_ejected(search.ask.now)
+            || endpoint.active() >= self.most()
+            || !endpoint.is_ready_for(search.ask.bearings.model)
+        {
             return None;
         }
-        self.look_at(index, member, panic, ask)
+        self.look_at(index, member, search)
     }
 
     /// The same, be it ejected, full or not ready.
-    fn look_at(
-        &self,
-        index: usize,
-        member: &Member,
-        panic: bool,
-        ask: &Ask<'_>,
-    ) -> Option<Candidate> {
+    fn look_at(&self, index: usize, member: &Member, search: Search<'_>) -> Option<Candidate> {
         let (endpoint, policy) = (&member.endpoint, self.placing());
-        endpoint.candidate(index, member.weight, policy, panic, ask)
+        endpoint.candidate(index, member.weight, policy, search.panic, search.ask)
+    }
+
+    fn takes_traffic(&self, member: &Member, ask: &Ask<'_>) -> bool {
+        self.look_at(0, member, Search { ask, panic: false })
+            .is_some()
     }
 
     /// What each endpoint may have in flight.
@@ -281,14 +262,19 @@ impl Cluster {
         limit.map_or(u32::MAX, |limit| limit.max_requests)
     }
 
-    fn choose(&self, look: &mut Look, ring: Option<&RingHash>, ask: &Ask<'_>) -> Option<Lease> {
-        let level = self.spare_newcomers(&mut look.candidates, ask.now);
+    fn choose(
+        &self,
+        candidates: &mut Candidates,
+        ring: Option<&RingHash>,
+        search: Search<'_>,
+    ) -> Option<Lease> {
+        let ask = search.ask;
+        let level = self.spare_newcomers(candidates, ask.now);
         if let (Some(ring), Some(key)) = (ring, ask.bearings.key)
-            && let Some(lease) = self.choose_by_key(ring, key, look, level, ask)
+            && let Some(lease) = self.choose_by_key((ring, key), candidates, level, search)
         {
             return Some(lease);
         }
-        let candidates = &mut look.candidates;
         while !candidates.is_empty() {
             let position = self.policy.choose(candidates, ask.random)?;
             let index = candidates.get(position)?.index;
@@ -319,31 +305,27 @@ impl Cluster {
     /// `known` may be some of many: the key's own places are looked at too, if they were not tried.
     fn choose_by_key(
         &self,
-        ring: &RingHash,
-        key: u64,
-        known: &mut Look,
+        (ring, key): (&RingHash, u64),
+        known: &mut Candidates,
         level: Option<Level>,
-        ask: &Ask<'_>,
+        search: Search<'_>,
     ) -> Option<Lease> {
+        let ask = search.ask;
         let mut lost = SmallVec::<[usize; 4]>::new();
         loop {
             let look = |index| {
                 let out = ask.tried.contains(&index) || lost.contains(&index);
-                let candidate = (!out)
-                    .then(|| self.candidate(index, known.panic, ask))
-                    .flatten()?;
+                let candidate = (!out).then(|| self.candidate(index, search)).flatten()?;
                 let share = || self.share(index, ask.now);
                 let fits = level.is_none_or(|level| level.admits(&candidate, share()));
                 fits.then_some(candidate)
             };
-            let index = ring.choose(key, ask.random, &known.candidates, look)?;
+            let index = ring.choose(key, ask.random, known, look)?;
             if let Some(lease) = self.take(index, ask) {
                 return Some(lease);
             }
             lost.push(index);
-            known
-                .candidates
-                .retain(|candidate| candidate.index != index);
+            known.retain(|candidate| candidate.index != index);
         }
     }
 
@@ -362,17 +344,5 @@ impl Cluster {
         slow_start.map_or(1.0, |config| {
             slow_start::share(config, self.members[index].endpoint.well_for(now))
         })
-    }
-}
-
-impl Look {
-    /// At those that were looked at otherwise.
-    fn of(candidates: Candidates) -> Self {
-        Self {
-            candidates,
-            able: 1.0,
-            well: 1.0,
-            panic: false,
-        }
     }
 }

@@ -7,7 +7,7 @@ use forebay_config::gateway as config;
 use futures::FutureExt;
 
 use crate::fleet::lease::tests::{POLICIES, ask, cluster, cluster_with};
-use crate::fleet::{Ask, Bearings, Caller, Cluster, Lease, NoLease};
+use crate::fleet::{Ask, Bearings, Caller, Cluster, Lease, NoLease, Unserved};
 use crate::traffic::deadline::Deadline;
 use crate::traffic::retry::Outcome;
 use crate::traffic::subset::Selector;
@@ -97,6 +97,64 @@ fn a_model_goes_to_who_is_ready_for_it_or_to_anyone() {
     }
 }
 
+/// At most so many in flight at each endpoint.
+fn limit(max_requests: u32) -> config::Limit {
+    config::Limit {
+        max_requests,
+        queue: config::Queue {
+            size: 10,
+            max_wait: None,
+            priority_header: None,
+            tenant_header: None,
+        },
+    }
+}
+
+#[test]
+fn who_is_full_is_waited_for_and_not_replaced_by_who_is_not_ready_or_ejected() {
+    let now = Instant::now();
+    for policy in POLICIES {
+        let plain = cluster(3, policy, now);
+        let cluster = changed(&plain, |config| config.limit = Some(limit(1)));
+        let of_model = |model| {
+            let ask = ask(&[], 7, now);
+            ask.with(Bearings {
+                model,
+                ..ask.bearings
+            })
+        };
+        for (index, endpoint) in cluster.endpoints().enumerate() {
+            endpoint.set_ready_models(u64::from(index == 0));
+        }
+        let first = cluster.lease(&of_model(1)).ok().unwrap();
+        assert_eq!(first.index, 0, "{policy:?}");
+        assert!(
+            cluster.lease(&of_model(1)).is_err(),
+            "{policy:?}: the others do not have the model"
+        );
+        let others = [cluster.lease(&of_model(0)), cluster.lease(&of_model(0))];
+        assert!(others.iter().all(Result::is_ok));
+        drop((first, others));
+
+        // An ejected one is left out while another merely has no room.
+        cluster.endpoints().nth(2).unwrap().eject(now);
+        let held = [cluster.lease(&of_model(0)), cluster.lease(&of_model(0))];
+        assert!(held.iter().all(Result::is_ok));
+        assert!(cluster.lease(&of_model(0)).is_err(), "{policy:?}");
+        drop(held);
+        // But used where the others are not ready for the model.
+        cluster.endpoints().nth(2).unwrap().set_ready_models(1);
+        cluster.endpoints().next().unwrap().set_ready_models(0);
+        for random in tickets(20) {
+            let ask = Ask {
+                random,
+                ..of_model(1)
+            };
+            assert_eq!(cluster.lease(&ask).ok().unwrap().index, 2, "{policy:?}");
+        }
+    }
+}
+
 /// The same endpoints under another configuration.
 fn changed(cluster: &Cluster, change: impl FnOnce(&mut config::Cluster)) -> Cluster {
     let mut config = cluster.config.clone();
@@ -164,23 +222,16 @@ fn a_subset_is_kept_to_for_as_long_as_its_fallback_says() {
 async fn who_waits_for_a_subset_is_served_when_one_of_it_frees_and_holds_up_no_other() {
     let now = Instant::now();
     let plain = cluster(2, config::Policy::LeastRequest, now);
-    let limit = config::Limit {
-        max_requests: 1,
-        queue: config::Queue {
-            size: 10,
-            max_wait: None,
-            priority_header: None,
-            tenant_header: None,
-        },
-    };
     let make = |former: Option<&Cluster>, selectors| {
         let cluster = changed(&plain, |config| {
-            config.limit = Some(limit.clone());
+            config.limit = Some(limit(1));
             for (index, endpoint) in config.endpoints.iter_mut().enumerate() {
                 endpoint.labels = [("gpu".to_owned(), format!("kind-{index}"))].into();
             }
         });
-        cluster.selected_by(selectors).succeed(former)
+        let cluster = cluster.selected_by(selectors).succeed(former);
+        cluster.take_over(now);
+        cluster
     };
     let selectors = |kinds: &[&str]| {
         let kinds = kinds.iter();
@@ -209,13 +260,23 @@ async fn who_waits_for_a_subset_is_served_when_one_of_it_frees_and_holds_up_no_o
             tried: &[],
             bearings: bearings(kind),
         };
-        room.join(&caller, now).ok().unwrap()
+        room.join(&caller, now)
     };
-    let (of_zero, of_one) = (join("kind-0"), join("kind-1"));
+    let waits = |kind| join(kind).ok().unwrap();
+    let (of_zero, of_one) = (waits("kind-0"), waits("kind-1"));
+    assert_eq!(
+        join("kind-9").err(),
+        Some(Unserved::NobodyInSubset),
+        "nobody waits for what there is not"
+    );
     // After a reload whose routes do not ask for it any more, too.
     let second = make(Some(&first), Vec::new());
     drop(one);
     let (served, _) = of_one.turn().now_or_never().unwrap().ok().unwrap();
+    assert_eq!(served.index, 1);
+    drop(served);
+    // Past the one that waits for the other endpoint, even in the place of those it asks to be behind.
+    let (served, _) = waits("kind-1").turn().now_or_never().unwrap().ok().unwrap();
     assert_eq!(served.index, 1);
     drop(zero);
     let (served, _) = of_zero.turn().now_or_never().unwrap().ok().unwrap();
@@ -271,6 +332,44 @@ fn preferred_endpoints_get_everything_until_too_few_are_left() {
 }
 
 #[test]
+fn panic_does_not_keep_requests_in_a_preferred_zone_that_is_down() {
+    let now = Instant::now();
+    for policy in POLICIES {
+        let probed = cluster_with(4, policy, Some(probe()), now);
+        let cluster = changed(&probed, |config| {
+            config.panic_below = 0.5;
+            config.prefer = Some(config::Prefer {
+                labels: [("zone".to_owned(), "a".to_owned())].into(),
+                spill_below: 0.7,
+            });
+            for endpoint in &mut config.endpoints[..2] {
+                endpoint.labels = [("zone".to_owned(), "a".to_owned())].into();
+            }
+        });
+        let endpoints: Vec<_> = cluster.endpoints().cloned().collect();
+        for (index, endpoint) in endpoints.iter().enumerate() {
+            endpoint.probed(true, "", None);
+            if index < 2 {
+                endpoint.probed(false, "made up", None);
+            }
+        }
+        for ticket in tickets(100) {
+            let lease = cluster.lease(&ask(&[], ticket, now)).ok().unwrap();
+            assert!(
+                lease.index >= 2,
+                "{policy:?}: half of all is not below half"
+            );
+        }
+        endpoints[2].probed(false, "made up", None);
+        let sick = tickets(100).filter(|ticket| {
+            let lease = cluster.lease(&ask(&[], *ticket, now)).ok().unwrap();
+            lease.index != 3
+        });
+        assert!(sick.count() > 0, "{policy:?}: a quarter is");
+    }
+}
+
+#[test]
 fn the_unhealthy_are_used_when_too_few_are_left_but_never_the_unknown() {
     let now = Instant::now();
     for policy in POLICIES {
@@ -306,15 +405,7 @@ fn the_unhealthy_are_used_when_too_few_are_left_but_never_the_unknown() {
             endpoint.probed(true, "", None);
         }
         let limited = changed(&cluster, |config| {
-            config.limit = Some(config::Limit {
-                max_requests: 1,
-                queue: config::Queue {
-                    size: 1,
-                    max_wait: None,
-                    priority_header: None,
-                    tenant_header: None,
-                },
-            });
+            config.limit = Some(limit(1));
         });
         let held: Vec<_> = tickets(20)
             .filter_map(|ticket| limited.lease(&ask(&[], ticket, now)).ok())

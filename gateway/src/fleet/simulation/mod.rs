@@ -49,6 +49,8 @@ struct Figures {
     p99: f64,
     /// Standard deviation of the mean number of requests at an endpoint, as a share of the mean over all.
     spread: f64,
+    /// Mean size of the batches.
+    batch: f64,
 }
 
 /// An endpoint as it is, not as a gateway sees it.
@@ -75,6 +77,7 @@ struct Run {
     /// Nanoseconds, so that they can be ordered, and whose batch it is.
     ends: BinaryHeap<Reverse<(u64, usize)>>,
     latencies: Vec<f64>,
+    batches: usize,
 }
 
 impl Run {
@@ -97,6 +100,7 @@ impl Run {
             servers: (0..scene.endpoints).map(server).collect(),
             ends: BinaryHeap::new(),
             latencies: Vec::new(),
+            batches: 0,
             scene,
         }
     }
@@ -169,6 +173,9 @@ impl Run {
             return;
         }
         server.running.extend(server.waiting.drain(..size));
+        if time >= self.scene.warm_up {
+            self.batches += 1;
+        }
         let end = time + server.slowness * batch_time(size) * play;
         self.ends.push(Reverse(((end * 1e9) as u64, number)));
     }
@@ -214,6 +221,7 @@ impl Run {
             p50: quantile(0.5),
             p99: quantile(0.99),
             spread: (squares.sum::<f64>() / count).sqrt() / mean,
+            batch: self.latencies.len() as f64 / self.batches.max(1) as f64,
         }
     }
 }

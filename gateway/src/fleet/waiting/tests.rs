@@ -12,6 +12,13 @@ use crate::fleet::lease::tests::cluster as unlimited;
 use crate::traffic::retry::Outcome;
 
 fn limited(size: u16, max_requests: u32, queue: u32, former: Option<&Cluster>) -> Arc<Cluster> {
+    let cluster = planned(size, max_requests, queue, former);
+    cluster.take_over(Instant::now());
+    cluster
+}
+
+/// Not in force yet.
+fn planned(size: u16, max_requests: u32, queue: u32, former: Option<&Cluster>) -> Arc<Cluster> {
     let mut cluster = unlimited(size, Policy::LeastRequest, Instant::now());
     cluster.config.limit = (max_requests > 0).then(|| Limit {
         max_requests,
@@ -211,6 +218,22 @@ fn a_higher_limit_or_none_serves_those_who_wait() {
     assert!(third.room().is_none());
     drop((of_second, of_third));
     assert_eq!((second.active(), third.active()), (0, 0));
+}
+
+#[test]
+fn who_waits_stays_until_the_next_cluster_is_in_force() {
+    let first = limited(1, 1, 10, None);
+    let held = take(&first);
+    let mut waiting = [wait(&first), wait(&first)];
+    let next = planned(2, 1, 10, Some(&first));
+    assert!(turn(&mut waiting[0]).is_none());
+    drop(held);
+    let served = turn(&mut waiting[0]).unwrap().ok().unwrap();
+    assert_eq!((first.active(), next.active()), (1, 0));
+    next.take_over(Instant::now());
+    assert!(turn(&mut waiting[1]).unwrap().is_ok());
+    drop(served);
+    next.take_over(Instant::now());
 }
 
 /// Many tasks on several threads take, hold, give up and leave at random; with every slot handed over and none lost,

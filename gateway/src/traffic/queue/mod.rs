@@ -11,7 +11,8 @@
 //! tenant that floods the queue pushes out its own requests, not those of others. Urgent requests push out less
 //! urgent ones.
 //!
-//! Whoever waits holds a `Ticket` and leaves with it. Every operation takes logarithmic time.
+//! Whoever waits holds a `Ticket` and leaves with it. Every operation takes logarithmic time, and time in proportion to the
+//! lanes, of which there are as many as the configuration makes, however many requests there are.
 
 mod line;
 pub mod pace;

@@ -46,9 +46,9 @@ impl Rate {
         self.depth
     }
 
-    /// When a bucket is full that has its next token in `lacks`.
+    /// When a bucket is full that has its next token in `lacks`, which is the time between two tokens at most.
     pub fn full_after(&self, now: u64, lacks: Duration) -> u64 {
-        let next = now.saturating_add(nanos(lacks));
+        let next = now.saturating_add(nanos(lacks).min(self.interval));
         next.saturating_add(self.depth.saturating_sub(self.interval))
     }
 
