@@ -184,14 +184,12 @@ impl WaitingRoom {
             .inspect_err(|unserved| self.counts.refused(*unserved))
     }
 
-    /// Those who wait are served first; what is free then, none of them can use.
     fn admit(self: &Arc<Self>, caller: &Caller<'_>, now: Instant) -> Result<Waiting, Unserved> {
         let left = caller.deadline.remaining(now).ok_or(Unserved::Expired)?;
         let mut state = self.state.lock();
-        let mut returned = self.hand_out(&mut state, now);
         let admitted = self.admit_to(&mut state, caller, left, now);
         // Once more, counted as waiting now: a slot may have become free in between.
-        returned.extend(self.hand_out(&mut state, now));
+        let returned = self.hand_out(&mut state, now);
         drop(state);
         // Each gives itself to the next.
         drop(returned);
@@ -221,7 +219,11 @@ impl WaitingRoom {
             until,
             fate,
         };
-        if let Some(cluster) = &cluster {
+        // None of those who wait can use what this one finds.
+        if let Some(cluster) = cluster
+            .as_ref()
+            .filter(|_| !state.queue.has_lane(place.lane))
+        {
             let ask = Ask::new(caller.tried, now).with(caller.bearings);
             match cluster.lease_now(&ask) {
                 Some(lease) => {

@@ -42,7 +42,7 @@ pub fn draw(rows: &[(&str, [Figures; 2])]) -> String {
     }
     let legend = "bar: 99 % of all requests take less; white line: half of them do";
     text(&mut svg, [LEFT + 230.0, 28.0], "start", legend);
-    let legend = "spread: how far the endpoints' loads lie apart (standard deviation / mean)";
+    let legend = "spread of loads (deviation / mean), mean batch";
     text(&mut svg, [LEFT + 230.0, 46.0], "start", legend);
     for (row, (name, figures)) in rows.iter().enumerate() {
         let y = TOP + ROW * row as f64;
@@ -54,8 +54,8 @@ pub fn draw(rows: &[(&str, [Figures; 2])]) -> String {
             let median = position(figures.p50);
             line(&mut svg, [median, y, median, y + BAR], "#ffffff", 2.0);
             let label = format!(
-                "{:.0} / {:.0} ms, spread {:.2}",
-                figures.p50, figures.p99, figures.spread
+                "{:.0} / {:.0} ms, spread {:.2}, batch {:.1}",
+                figures.p50, figures.p99, figures.spread, figures.batch
             );
             text(&mut svg, [end + 6.0, y + 11.0], "start", &label);
         }

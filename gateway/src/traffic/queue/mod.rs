@@ -118,6 +118,12 @@ impl<T> Queue<T> {
         self.length
     }
 
+    /// Somebody waits in this lane.
+    pub fn has_lane(&self, lane: u64) -> bool {
+        let mut classes = self.classes.iter();
+        classes.any(|class| class.get(lane).is_some())
+    }
+
     /// How many of those who wait are served before a newcomer at `place`, if nobody else comes: all that are more
     /// urgent, then as many of its own urgency as turns go to others until it has had enough for itself.
     pub fn ahead(&self, place: &Place) -> usize {

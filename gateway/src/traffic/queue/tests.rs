@@ -279,6 +279,7 @@ fn a_lane_that_is_blocked_holds_up_no_other() {
         assert!(queue.push(place, name).is_ok());
     }
     assert_eq!(queue.ahead(&lane(3, 3, 4)), 4, "a turn for each lane");
+    assert_eq!([3, 4].map(|lane| queue.has_lane(lane)), [true, false]);
     let mut blocked = Blocked::new();
     let mut asked = Vec::new();
     let order = std::iter::from_fn(|| {
