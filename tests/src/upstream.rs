@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::http::{Request, Response};
@@ -20,9 +21,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
+/// How long connections may take to end.
+const STOP: Duration = Duration::from_secs(5);
 /// How long a port may still be taken.
 const REBIND: Duration = Duration::from_secs(5);
 
@@ -30,6 +34,8 @@ const REBIND: Duration = Duration::from_secs(5);
 pub(crate) struct Listener {
     pub address: SocketAddr,
     accepting: AbortHandle,
+    /// Held by what accepts and by every connection.
+    alive: Arc<()>,
 }
 
 impl Listener {
@@ -48,12 +54,15 @@ impl Listener {
     {
         let listener = bind(address).await?;
         let address = listener.local_addr()?;
+        let alive = Arc::new(());
+        let held = alive.clone();
         let accepting = tokio::spawn(async move {
             // Dropped with this task, and every connection with it.
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (tls, handler) = (tls.clone(), handler.clone());
+                let (tls, handler, held) = (tls.clone(), handler.clone(), held.clone());
                 connections.spawn(async move {
+                    let _held = held;
                     // Without this small answers wait for the peer's acknowledgement.
                     let _ = stream.set_nodelay(true);
                     match tls {
@@ -71,7 +80,24 @@ impl Listener {
         Ok(Self {
             address,
             accepting: accepting.abort_handle(),
+            alive,
         })
+    }
+
+    /// Returns when nothing is accepted and no connection is open any more; on a runtime of one thread, at once.
+    pub fn stop(self) {
+        let alive = self.alive.clone();
+        drop(self);
+        let runtime = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+        if !matches!(runtime, Ok(RuntimeFlavor::MultiThread)) {
+            return;
+        }
+        tokio::task::block_in_place(|| {
+            let end = Instant::now() + STOP;
+            while Arc::strong_count(&alive) > 1 && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
     }
 }
 

@@ -1,4 +1,4 @@
-//! Whoever goes away takes the work for it along: within ten milliseconds, on every path.
+//! Whoever goes away takes the work for it along: within ten milliseconds in the median, for unary calls and pages.
 //!
 //! Measured from the client's own giving up to the upstream's noticing, both in this process, through a real gateway.
 

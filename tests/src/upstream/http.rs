@@ -71,7 +71,9 @@ impl HttpUpstream {
 
     /// Cuts every connection and stops listening, at once.
     pub fn stop(&mut self) {
-        self.listener = None;
+        if let Some(listener) = self.listener.take() {
+            listener.stop();
+        }
     }
 
     /// Listens again, on the same port.
