@@ -64,21 +64,30 @@ impl Running<'_> {
     /// # Errors
     /// `Broken`: the flag cannot be taken back, so every later run with these options would end at once.
     pub(super) fn end(self) -> Result<bool, EngineError> {
-        let mut state = self.0.state.lock();
-        if *state != State::Interrupted {
-            return Ok(false);
-        }
-        self.0.options.unterminate().map_err(|error| {
-            EngineError::Broken(format!("runs would be interrupted from now on: {error}"))
-        })?;
-        *state = State::Idle;
-        Ok(true)
+        self.0.settle()
     }
 }
 
-/// Nothing interrupts any more, even where a panic ended the run; who panics is not run again.
+impl Termination {
+    /// Nothing interrupts from here on, and the next run finds no flag: both under one lock, as an interrupt in between
+    /// would end every later run.
+    fn settle(&self) -> Result<bool, EngineError> {
+        let mut state = self.state.lock();
+        let interrupted = std::mem::replace(&mut *state, State::Idle) == State::Interrupted;
+        if interrupted {
+            self.options.unterminate().map_err(|error| {
+                EngineError::Broken(format!("runs would be interrupted from now on: {error}"))
+            })?;
+        }
+        Ok(interrupted)
+    }
+}
+
+/// Also where a panic ended the run.
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        *self.0.state.lock() = State::Idle;
+        if let Err(error) = self.0.settle() {
+            tracing::warn!(%error, "after a run that was not ended");
+        }
     }
 }

@@ -43,3 +43,33 @@ fn a_run_is_ended_and_the_next_one_is_not() {
     let after = run(&mut model, &[1, 1], unit.as_bytes()).unwrap();
     assert_eq!(&after.data[..], unit.as_bytes());
 }
+
+#[test]
+fn an_interrupt_as_a_run_ends_reaches_no_later_one() {
+    let shape: Option<&[&str]> = Some(&["n", "n"]);
+    let small = TestModel::default()
+        .input("x", FLOAT, shape)
+        .output("y", FLOAT, shape)
+        .node("MatMul", &["x", "x"], &["y"]);
+    let mut model = open(small);
+    let interrupter = model.first.interrupter().unwrap();
+    let unit = [1.0f32];
+    let over = AtomicBool::new(false);
+    let strays = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                interrupter.interrupt();
+            }
+        });
+        let outcomes = (0..150_000).map(|_| run(&mut model, &[1, 1], unit.as_bytes()));
+        let strays: Vec<EngineError> = outcomes
+            .filter_map(Result::err)
+            .filter(|error| *error != EngineError::Interrupted)
+            .take(1)
+            .collect();
+        over.store(true, Ordering::SeqCst);
+        strays
+    });
+    assert_eq!(strays, []);
+    assert!(run(&mut model, &[1, 1], unit.as_bytes()).is_ok());
+}
