@@ -29,7 +29,7 @@ pub struct Cluster {
     subsets: HashMap<u64, Pool>,
     /// What routes ask for.
     selectors: Vec<Arc<Selector>>,
-    /// What routes asked for before a reload, while some of those requests wait.
+    /// What routes asked for before a reload, and longer ago while somebody waits.
     former_selectors: Vec<Arc<Selector>>,
     /// With a limit: where requests wait for an endpoint that has room.
     room: Option<Arc<WaitingRoom>>,
@@ -95,18 +95,20 @@ impl Cluster {
     /// To take the place of the cluster of that name before, once it is in force (`take_over`).
     pub fn succeed(mut self, former: Option<&Self>) -> Arc<Self> {
         let room = former.and_then(|former| former.room.clone());
-        if room.as_ref().is_some_and(|room| room.is_waited_in()) {
-            let asked = former
-                .into_iter()
-                .flat_map(|former| former.selectors.iter().chain(&former.former_selectors));
-            for selector in asked {
-                if !self.former_selectors.contains(selector) {
-                    self.former_selectors.push(selector.clone());
-                }
+        let waited = room.as_ref().is_some_and(|room| room.is_waited_in());
+        // Of the one before always, as somebody may begin to wait there until this one is in force.
+        let served = former.into_iter().filter(|_| room.is_some());
+        let asked = served.flat_map(|former| {
+            let older = former.former_selectors.iter().filter(|_| waited);
+            former.selectors.iter().chain(older)
+        });
+        for selector in asked {
+            if !self.former_selectors.contains(selector) {
+                self.former_selectors.push(selector.clone());
             }
-            for selector in self.former_selectors.clone() {
-                self.prepare(&selector);
-            }
+        }
+        for selector in self.former_selectors.clone() {
+            self.prepare(&selector);
         }
         let limit = self.config.limit.as_ref();
         self.served = room.or_else(|| limit.map(|_| Arc::default()));
