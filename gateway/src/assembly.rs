@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use forebay_config::gateway as config;
+use forebay_config::telemetry::Telemetry;
+use forebay_otlp::OtlpError;
 use http::uri::Authority;
 use tokio::runtime::Handle;
 
@@ -15,6 +17,7 @@ use crate::fleet::{Cluster, Endpoint, EndpointBlueprint};
 use crate::gateway::Snapshot;
 use crate::redis::{Access, Redis, RedisError};
 use crate::security::tls::{self, TlsError, UpstreamTrust};
+use crate::telemetry::trace::Tracing;
 use crate::traffic::subset::Selector;
 use crate::upstream::Target;
 
@@ -35,6 +38,8 @@ pub enum AssemblyError {
     ListenerTls { listener: usize, source: TlsError },
     #[error("redis: {0}")]
     Redis(#[from] RedisError),
+    #[error(transparent)]
+    Otlp(#[from] OtlpError),
 }
 
 /// What endpoints are made with.
@@ -115,9 +120,11 @@ impl Assembly {
             problems.push(error.into());
             None
         });
-        if !problems.is_empty() {
+        let tracing = self.tracing(&config.telemetry, previous);
+        let tracing = tracing.map_err(|error| problems.push(error.into())).ok();
+        let Some(tracing) = tracing.filter(|_| problems.is_empty()) else {
             return Err(problems);
-        }
+        };
         let redis = access.map(|access| self.redis(access, previous));
         let make = |plan: Plan| {
             let name = plan.cluster.name.as_str();
@@ -128,7 +135,7 @@ impl Assembly {
             self.cluster(plan, &config.routes, former.map(|former| &**former))
         };
         let clusters = plans.into_iter().map(make).collect();
-        Ok(Snapshot::new(config, clusters, redis, previous))
+        Ok(Snapshot::new(config, clusters, redis, tracing, previous))
     }
 
     /// A cluster of `previous` with other endpoints. One that does not resolve now, but did, is where it was.
@@ -150,8 +157,21 @@ impl Assembly {
         let number = plan.number;
         config.clusters[number] = plan.cluster.clone();
         clusters[number] = self.cluster(plan, &config.routes, Some(&previous.clusters[number]));
-        let redis = previous.redis.clone();
-        Snapshot::new(config, clusters, redis, Some(previous))
+        let (redis, tracing) = (previous.redis.clone(), previous.tracing.clone());
+        Snapshot::new(config, clusters, redis, tracing, Some(previous))
+    }
+
+    /// Spans go on to where they went while the settings are the same.
+    fn tracing(
+        &self,
+        telemetry: &Telemetry,
+        previous: Option<&Snapshot>,
+    ) -> Result<Arc<Tracing>, OtlpError> {
+        let former = previous.filter(|former| former.config.telemetry == *telemetry);
+        match former {
+            Some(former) => Ok(former.tracing.clone()),
+            None => Tracing::start(telemetry, &self.runtime).map(Arc::new),
+        }
     }
 
     /// The connection lives on while Redis is reached in the same way.

@@ -33,6 +33,8 @@ pub struct Context {
     pub target: Option<usize>,
     /// Endpoints of that cluster that were asked.
     pub tried: SmallVec<[usize; 4]>,
+    /// How many of them beside another.
+    pub hedges: usize,
     pub bearings: Bearings,
     /// Its model, where the route has other clusters that may know it by another number.
     pub model: Option<Box<str>>,
@@ -76,6 +78,7 @@ impl Context {
             attempt: None,
             target: None,
             tried: SmallVec::new(),
+            hedges: 0,
             bearings: Bearings::default(),
             model: None,
             token: None,
@@ -107,6 +110,17 @@ impl Context {
             Some(target) => Some(&target.cluster),
             None => self.route().map(|route| &route.cluster),
         }
+    }
+
+    /// Attempts that were made one after the other.
+    pub fn attempts(&self) -> usize {
+        self.tried.len() - self.hedges
+    }
+
+    /// From here on it goes to another cluster.
+    pub fn start_over(&mut self) {
+        self.tried.clear();
+        self.hedges = 0;
     }
 
     /// Ends the current attempt without a verdict on the endpoint.

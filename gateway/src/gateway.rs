@@ -30,7 +30,6 @@ use crate::unary::Shadow;
 
 pub struct Gateway {
     snapshot: ArcSwap<Snapshot>,
-    pub tracing: Tracing,
     pub discoveries: Discoveries,
     pub memory: Arc<Memory>,
     in_flight: Arc<AtomicUsize>,
@@ -47,6 +46,7 @@ pub struct Snapshot {
     pub clusters: Vec<Arc<Cluster>>,
     /// None: no route shares anything with other gateways.
     pub redis: Option<Arc<Redis>>,
+    pub tracing: Arc<Tracing>,
     /// Largest of all routes: how much is read before the route is known.
     pub max_request_bytes: u64,
     /// Longest of all routes: how long that may take.
@@ -87,12 +87,11 @@ pub struct Route {
 pub struct InFlight(Arc<AtomicUsize>);
 
 impl Gateway {
-    pub fn new(snapshot: Snapshot, tracing: Tracing) -> Self {
+    pub fn new(snapshot: Snapshot) -> Self {
         snapshot.take_over();
         Self {
             memory: Memory::new(snapshot.config.max_buffered),
             snapshot: ArcSwap::from_pointee(snapshot),
-            tracing,
             discoveries: Discoveries::default(),
             in_flight: Arc::new(AtomicUsize::new(0)),
             connections: Arc::new(AtomicUsize::new(0)),
@@ -171,6 +170,7 @@ impl Snapshot {
         config: config::Gateway,
         clusters: Vec<Arc<Cluster>>,
         redis: Option<Arc<Redis>>,
+        tracing: Arc<Tracing>,
         previous: Option<&Snapshot>,
     ) -> Self {
         let former_routes: HashMap<&str, &Route> = previous
@@ -253,6 +253,7 @@ impl Snapshot {
             routes,
             clusters,
             redis,
+            tracing,
             config,
         }
     }

@@ -43,7 +43,7 @@ use crate::gateway::Gateway;
 use crate::handover::Succession;
 use crate::membership::Membership;
 use crate::sockets::Sockets;
-use crate::telemetry::trace::Tracing;
+use crate::telemetry::log_setup::LogLevel;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -69,7 +69,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         println!("configuration is valid");
         return Ok(());
     }
-    telemetry::log_setup::init(&config.telemetry.log_level);
+    let logs = LogLevel::init(&config.telemetry.log_level);
     let threads = config
         .threads
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
@@ -79,8 +79,6 @@ fn run(args: &Args) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
-    let provider = telemetry::trace::provider(&config.telemetry, control.handle())?;
-    let tracing = Tracing::new(provider.as_ref(), &config.telemetry);
     let assembly = Assembly {
         runtime: control.handle().clone(),
         shards: threads,
@@ -88,7 +86,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let snapshot = assembly
         .assemble(config.clone(), None, |_, _| true)
         .map_err(|problems| anyhow!(reload::list(&args.config, &problems)))?;
-    let gateway = Arc::new(Gateway::new(snapshot, tracing));
+    let gateway = Arc::new(Gateway::new(snapshot));
     let membership = Membership::new(gateway.clone(), config.clone(), assembly);
     membership.start();
     fleet::tick_clusters(Arc::downgrade(&gateway), control.handle());
@@ -102,18 +100,14 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let admin = admin
         .map(|socket| admin::start(socket, gateway.clone(), &control))
         .transpose()?;
-    reload::watch(args.config.clone(), membership);
+    reload::watch(args.config.clone(), membership, logs);
     let drain = shutdown::Drain::new(
         gateway.clone(),
-        &config,
-        provider.clone(),
         shutdown::Open {
             succession,
             sockets: sockets.clone(),
             admin,
         },
     );
-    server::run(&config, gateway, &sockets, threads, drain)?;
-    shutdown::flush(provider.as_ref());
-    Ok(())
+    server::run(&config, gateway, &sockets, threads, drain)
 }

@@ -2,7 +2,7 @@
 //!
 //! A new file is validated and assembled whole before anything changes; a bad one leaves the running
 //! configuration as it is. Requests in flight keep the snapshot they started with. What is bound to the process
-//! itself (listeners, threads, admin, telemetry) needs a restart, and a reload that changes it says so.
+//! itself (what it listens on, its threads) needs a new one, and a reload that changes it says so.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use crate::assembly;
 use crate::fleet::Cluster;
 use crate::gateway::Snapshot;
 use crate::membership::Membership;
+use crate::telemetry::log_setup::LogLevel;
 
 /// How often a reload looks whether the first probes are through.
 const PROBE_POLL: Duration = Duration::from_millis(5);
@@ -38,7 +39,8 @@ pub fn list<P: Display>(path: &Path, problems: &[P]) -> String {
 }
 
 /// Reloads on every SIGHUP, for as long as the process lives.
-pub fn watch(path: PathBuf, membership: Arc<Membership>) {
+pub fn watch(path: PathBuf, membership: Arc<Membership>, logs: LogLevel) {
+    let logs = Arc::new(logs);
     let control = membership.control().clone();
     control.spawn(async move {
         let mut hangup = match signal(SignalKind::hangup()) {
@@ -46,8 +48,8 @@ pub fn watch(path: PathBuf, membership: Arc<Membership>) {
             Err(error) => return log::error!("no reload on SIGHUP: {error}"),
         };
         while hangup.recv().await.is_some() {
-            let (path, membership) = (path.clone(), membership.clone());
-            let done = tokio::task::spawn_blocking(move || reload(&path, &membership)).await;
+            let (path, membership, logs) = (path.clone(), membership.clone(), logs.clone());
+            let done = tokio::task::spawn_blocking(move || reload(&path, &membership, &logs)).await;
             match done {
                 Ok(Ok(())) => log::info!("configuration reloaded"),
                 Ok(Err(error)) => {
@@ -61,7 +63,7 @@ pub fn watch(path: PathBuf, membership: Arc<Membership>) {
     });
 }
 
-fn reload(path: &Path, membership: &Arc<Membership>) -> anyhow::Result<()> {
+fn reload(path: &Path, membership: &Arc<Membership>, logs: &LogLevel) -> anyhow::Result<()> {
     let mut config = read(path)?;
     let running = membership.config();
     for key in needs_restart(&running, &config) {
@@ -72,9 +74,12 @@ fn reload(path: &Path, membership: &Arc<Membership>) -> anyhow::Result<()> {
         bail!(list(path, &problems));
     }
     keep_what_needs_a_restart(&mut config, &running);
+    let level = config.telemetry.log_level.clone();
     membership
         .reload(config, await_first_probes)
-        .map_err(|problems| anyhow!(list(path, &problems)))
+        .map_err(|problems| anyhow!(list(path, &problems)))?;
+    logs.set(&level);
+    Ok(())
 }
 
 /// Gives endpoints that are new the time of one probe, so that a renamed cluster, or a new process, does not answer 503
@@ -99,11 +104,8 @@ pub fn await_first_probe(cluster: &Cluster) {
 /// So that every later reload is compared with what the process was started with.
 fn keep_what_needs_a_restart(config: &mut config::Gateway, started: &config::Gateway) {
     config.threads = started.threads;
-    config.drain_delay = started.drain_delay;
-    config.drain_timeout = started.drain_timeout;
     config.upgrade_socket = started.upgrade_socket.clone();
     config.admin = started.admin;
-    config.telemetry = started.telemetry.clone();
     config.listeners = started.listeners.clone();
 }
 
@@ -111,11 +113,8 @@ fn keep_what_needs_a_restart(config: &mut config::Gateway, started: &config::Gat
 fn needs_restart(old: &config::Gateway, new: &config::Gateway) -> Vec<&'static str> {
     [
         ("threads", old.threads != new.threads),
-        ("drain_delay", old.drain_delay != new.drain_delay),
-        ("drain_timeout", old.drain_timeout != new.drain_timeout),
         ("upgrade_socket", old.upgrade_socket != new.upgrade_socket),
         ("admin", old.admin != new.admin),
-        ("telemetry", old.telemetry != new.telemetry),
         ("listeners", old.listeners != new.listeners),
     ]
     .into_iter()

@@ -2,7 +2,6 @@
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
@@ -64,8 +63,8 @@ pub fn run(
         // One runtime per thread: a request, its connection and its upstream connection share a thread.
         work_stealing: false,
         upstream_keepalive_pool_size: 512,
-        grace_period_seconds: Some(seconds(config.drain_timeout)),
-        graceful_shutdown_timeout_seconds: Some(1),
+        // `Drain` ends the process, in a time that a reload may change.
+        grace_period_seconds: Some(u64::from(u32::MAX)),
         pid_file: String::new(),
         upgrade_sock: String::new(),
         ..Default::default()
@@ -121,8 +120,4 @@ fn tls_settings(tls: &config::ListenerTls) -> anyhow::Result<TlsSettings> {
         TlsSettings::intermediate(certificate, key).map_err(|e| anyhow::anyhow!("{e}"))?;
     settings.enable_h2();
     Ok(settings)
-}
-
-fn seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }

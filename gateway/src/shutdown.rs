@@ -2,14 +2,12 @@
 //!
 //! A gateway that took over says so here too, once it accepts connections, and one that is taken over leaves as if it
 //! had been told to, but at its ease: nobody waits for it. pingora sleeps through its whole grace period, so a thread
-//! of ours ends the process as soon as nothing is in flight any more.
+//! of ours ends the process: as soon as nothing is in flight any more, or when the configured time is up.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use forebay_config::gateway as config;
-use opentelemetry_sdk::trace::SdkTracerProvider;
 use parking_lot::Mutex;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,9 +27,6 @@ const FLUSH: Duration = Duration::from_secs(2);
 
 pub struct Drain {
     gateway: Arc<Gateway>,
-    delay: Duration,
-    timeout: Duration,
-    provider: Option<SdkTracerProvider>,
     /// Until pingora runs.
     open: Mutex<Option<Open>>,
 }
@@ -45,17 +40,9 @@ pub struct Open {
 }
 
 impl Drain {
-    pub fn new(
-        gateway: Arc<Gateway>,
-        config: &config::Gateway,
-        provider: Option<SdkTracerProvider>,
-        open: Open,
-    ) -> Self {
+    pub fn new(gateway: Arc<Gateway>, open: Open) -> Self {
         Self {
             gateway,
-            delay: config.drain_delay,
-            timeout: config.drain_timeout,
-            provider,
             open: Mutex::new(Some(open)),
         }
     }
@@ -67,22 +54,27 @@ impl Drain {
         notify::stopping();
     }
 
-    /// `patience`: for connections on which nothing is in flight.
-    fn leave_when_idle(&self, patience: Duration) {
+    /// `patience`: for connections on which nothing is in flight. What is in flight has `timeout`.
+    fn leave_when_idle(&self, patience: Duration, timeout: Duration) {
         let gateway = self.gateway.clone();
-        let provider = self.provider.clone();
         std::thread::spawn(move || {
+            let last = Instant::now() + timeout;
+            let in_time = || Instant::now() < last;
             std::thread::sleep(LINGER);
-            while gateway.in_flight() > 0 {
+            while gateway.in_flight() > 0 && in_time() {
                 std::thread::sleep(POLL);
             }
             // What was answered may still be on its way through slow connections.
             let end = Instant::now() + patience;
-            while gateway.in_flight() > 0 || (gateway.connections() > 0 && Instant::now() < end) {
+            let is_flushing = || gateway.connections() > 0 && Instant::now() < end;
+            while (gateway.in_flight() > 0 || is_flushing()) && in_time() {
                 std::thread::sleep(POLL);
             }
-            log::info!("drained");
-            flush(provider.as_ref());
+            match gateway.in_flight() {
+                0 => log::info!("drained"),
+                count => log::warn!("the drain_timeout of {timeout:?} is over, {count} in flight"),
+            }
+            gateway.snapshot().tracing.flush();
             std::process::exit(0);
         });
     }
@@ -117,11 +109,12 @@ impl ShutdownSignalWatch for Drain {
             signal(SignalKind::interrupt()).expect("a handler for SIGINT can be installed");
         let open = self.open.lock().take().expect("pingora asks once");
         let mut successors = begin(open.succession, open.sockets.clone()).await;
+        let timeout = || self.gateway.snapshot().config.drain_timeout;
         let patience = tokio::select! {
             _ = terminate.recv() => {
                 self.stop(&successors);
                 log::info!("draining: not ready, {} in flight", self.gateway.in_flight());
-                tokio::time::sleep(self.delay).await;
+                tokio::time::sleep(self.gateway.snapshot().config.drain_delay).await;
                 FLUSH
             }
             _ = interrupt.recv() => {
@@ -134,21 +127,12 @@ impl ShutdownSignalWatch for Drain {
                 if let Some(admin) = open.admin {
                     admin.abort();
                 }
-                self.timeout
+                timeout()
             }
         };
         open.sockets.close();
         self.gateway.start_closing();
-        self.leave_when_idle(patience);
+        self.leave_when_idle(patience, timeout());
         ShutdownSignal::GracefulTerminate
-    }
-}
-
-/// Sends the spans that are still held; bounded by the exporter's own timeout.
-pub fn flush(provider: Option<&SdkTracerProvider>) {
-    if let Some(provider) = provider
-        && let Err(error) = provider.shutdown_with_timeout(Duration::from_secs(2))
-    {
-        log::debug!("last spans not exported: {error}");
     }
 }

@@ -1,6 +1,7 @@
 //! Endpoints come and go by file and by DNS, and no request notices; a source that is down changes nothing.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,6 +95,37 @@ async fn a_file_adds_and_removes_endpoints_without_a_failed_request() -> anyhow:
     ensure!(report.errors.is_empty(), "{report:?}");
     ensure!(report.calls == 600, "{report:?}");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_file_is_read_at_once() -> anyhow::Result<()> {
+    let upstreams = [Upstream::start("a").await?, Upstream::start("b").await?];
+    let [a, b] = [upstreams[0].address, upstreams[1].address];
+    let folder = folder!()?;
+    // As Kubernetes mounts a ConfigMap: links to what a link names, and the latter changes.
+    let mount = folder.join("mount");
+    for (version, members) in [("first", vec![a]), ("second", vec![a, b])] {
+        std::fs::create_dir_all(mount.join(version))?;
+        std::fs::write(mount.join(version).join("endpoints.toml"), list(members))?;
+    }
+    symlink("first", mount.join("..data"))?;
+    let file = mount.join("endpoints.toml");
+    symlink("..data/endpoints.toml", &file)?;
+    let config = format!(
+        "[[listeners]]\naddress = '127.0.0.1:0'\n[[clusters]]\nname = 'workers'\n\
+         discovery = {{ file = '{}', interval = '1h' }}\n",
+        file.display()
+    );
+    let gateway = Gateway::start(&folder, &config)?;
+    until_members(&gateway, &[a]).await?;
+    symlink("second", mount.join("..data_tmp"))?;
+    std::fs::rename(mount.join("..data_tmp"), mount.join("..data"))?;
+    until_members(&gateway, &[a, b]).await?;
+    // Another file in its place, and then written over.
+    write(&file, &list([b]))?;
+    until_members(&gateway, &[b]).await?;
+    std::fs::write(&file, list([b, a]))?;
+    until_members(&gateway, &[a, b]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

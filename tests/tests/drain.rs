@@ -123,15 +123,16 @@ async fn an_idle_gateway_leaves_at_once() -> anyhow::Result<()> {
 async fn no_request_holds_the_gateway_for_ever() -> anyhow::Result<()> {
     let upstream = Upstream::start("upstream").await?;
     let folder = folder!()?;
-    let mut gateway = Gateway::start(
-        &folder,
-        &format!(
-            "drain_timeout = '1s'\n[[listeners]]\naddress = '127.0.0.1:0'\n\
+    let config = |timeout: &str| {
+        format!(
+            "drain_timeout = '{timeout}'\n[[listeners]]\naddress = '127.0.0.1:0'\n\
              [[clusters]]\nname = 'workers'\nendpoints = ['{}']\n",
             upstream.address
-        ),
-    )?;
+        )
+    };
+    let mut gateway = Gateway::start(&folder, &config("1h"))?;
     gateway.all_healthy().await?;
+    gateway.reload(&config("1s"), 1)?;
     upstream.always(Behaviour::Never);
     let mut inference = client::inference(gateway.address()).await?;
     let call = tokio::spawn(async move { inference.model_infer(floats("m", &ROW)).await });

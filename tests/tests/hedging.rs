@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use forebay_tests::client::{self, behaving, floats};
+use forebay_tests::client::{self, Rest, behaving, floats};
+use forebay_tests::faulty::Faulty;
 use forebay_tests::folder;
 use forebay_tests::folder::Folder;
 use forebay_tests::gateway::{Gateway, endpoints};
 use forebay_tests::upstream::grpc::{Behaviour, Upstream};
 use futures::future::join_all;
+use http::StatusCode;
 
 const ROW: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
 /// A route hedges once it has seen so many answers, and its reading is a tenth of a second old at most.
@@ -89,6 +91,76 @@ async fn a_hedge_that_fails_leaves_the_first_attempt_in_peace() -> anyhow::Resul
         slow_one.always(Behaviour::Answer);
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_http_requests_are_hedged_too() -> anyhow::Result<()> {
+    let servers = [
+        Faulty::start(&["--service-ms", "2"])?,
+        Faulty::start(&["--service-ms", "2"])?,
+    ];
+    let [one, other] = &servers;
+    let addresses = endpoints(servers.iter().map(|server| server.address));
+    let folder = folder!()?;
+    let config = format!(
+        "[[listeners]]\naddress = '127.0.0.1:0'\n\
+         [[routes]]\nname = 'all'\ncluster = 'pages'\nmode = 'unary'\n\
+         retry = {{ attempts = 1, budget_min = 10 }}\nhedge = {{ quantile = 0.9, min_delay = '20ms' }}\n\
+         [[clusters]]\nname = 'pages'\nprotocol = 'http'\npolicy = 'round_robin'\nbreaker = false\n\
+         endpoints = {addresses}\n"
+    );
+    let gateway = Gateway::start(&folder, &config)?;
+    gateway.all_healthy().await?;
+    let clients = [Rest::new(gateway.address()), Rest::http2(gateway.address())];
+    let ask = async |client: &Rest| {
+        let start = Instant::now();
+        let answer = client.post("/infer", vec![7; 100_000]).await?;
+        ensure!(
+            answer.status == StatusCode::OK && answer.body.len() == 1600,
+            "{answer:?}"
+        );
+        let endpoint = answer
+            .header("x-forebay-endpoint")
+            .unwrap_or_default()
+            .to_owned();
+        Ok((endpoint, start.elapsed()))
+    };
+    for _ in 0..WARM {
+        ask(&clients[0]).await?;
+    }
+    tokio::time::sleep(READING_LASTS).await;
+    ensure!(gateway.metric(HEDGES).await? == 0.0);
+
+    // A second for an answer, at one of the two: the other one overtakes it.
+    one.control("slowness=500").await?;
+    let began = one.count("requests").await?;
+    for client in &clients {
+        for _ in 0..5 {
+            let (endpoint, took) = ask(client).await?;
+            ensure!(took < Duration::from_millis(900), "{took:?}");
+            ensure!(endpoint == other.address.to_string(), "{endpoint}");
+        }
+    }
+    let stuck = (one.count("requests").await? - began) as f64;
+    ensure!(stuck >= 4.0, "round robin asks both: {stuck}");
+    ensure!(gateway.metric(HEDGES).await? == stuck);
+    ensure!(gateway.metric(WON).await? == stuck);
+    one.control("slowness=1").await?;
+
+    // A hedge that fails leaves the first attempt in peace, and the other way round.
+    for (slow, failing) in [(one, other), (other, one)] {
+        slow.control("slowness=50").await?;
+        failing.control("fault=errors&share=1").await?;
+        // One of two goes to the failing one first, and nothing is retried.
+        let mut answered = 0;
+        for _ in 0..2 {
+            answered += usize::from(ask(&clients[0]).await.is_ok());
+        }
+        ensure!(answered == 1, "{answered}");
+        slow.control("slowness=1").await?;
+        failing.control("fault=none").await?;
+    }
+    gateway.all_idle().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

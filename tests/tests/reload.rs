@@ -386,3 +386,64 @@ async fn reloads_under_load_cost_nothing() -> anyhow::Result<()> {
     assert_eq!((infers, pages.requests()), (sent, report.calls as u64 / 4));
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn telemetry_changes_between_two_requests() -> anyhow::Result<()> {
+    let upstream = Upstream::start("upstream").await?;
+    let collectors = [
+        HttpUpstream::start("first").await?,
+        HttpUpstream::start("second").await?,
+    ];
+    let config = |level: &str, collector: &HttpUpstream| {
+        format!(
+            "[telemetry]\nlog_level = '{level}'\nsampling_ratio = 1.0\n\
+             otlp = {{ endpoint = 'http://{}/echo', protocol = 'http' }}\n{}",
+            collector.address,
+            one_cluster(&[upstream.address], "")
+        )
+    };
+    let folder = folder!()?;
+    let gateway = Gateway::start(&folder, &config("info", &collectors[0]))?;
+    gateway.all_healthy().await?;
+    upstream.next([Behaviour::Held]);
+    let mut inference = client::inference(gateway.address()).await?;
+    let held = tokio::spawn({
+        let mut inference = inference.clone();
+        async move { inference.model_infer(floats("m", &ROW)).await }
+    });
+    upstream.until_active(|active| *active == 1).await?;
+    break_the_protocol(&gateway).await?;
+    assert!(!gateway.process.stderr().contains("DEBUG http/2"));
+    gateway.reload(&config("debug", &collectors[1]), 1)?;
+    break_the_protocol(&gateway).await?;
+    gateway
+        .process
+        .until_stderr("DEBUG http/2", 1, Duration::from_secs(10))?;
+    // The request that began before tells the collector of that time.
+    assert_eq!(collectors.each_ref().map(HttpUpstream::requests), [0, 0]);
+    upstream.release();
+    held.await??;
+    until_exported(&collectors[0]).await?;
+    assert_eq!(collectors[1].requests(), 0);
+    let told = collectors[0].requests();
+    inference.model_infer(floats("m", &ROW)).await?;
+    until_exported(&collectors[1]).await?;
+    assert_eq!(collectors[0].requests(), told);
+    Ok(())
+}
+
+/// What is worth a line to who debugs. Returns when the gateway has hung up.
+async fn break_the_protocol(gateway: &Gateway) -> anyhow::Result<()> {
+    let nonsense = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnonsense that is no frame";
+    client::raw(gateway.address(), nonsense, Duration::from_secs(10)).await?;
+    Ok(())
+}
+
+async fn until_exported(collector: &HttpUpstream) -> anyhow::Result<()> {
+    let end = tokio::time::Instant::now() + Duration::from_secs(10);
+    while collector.requests() == 0 {
+        ensure!(tokio::time::Instant::now() < end, "no span was exported");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}

@@ -130,12 +130,12 @@ fn settings(
     let adaptive_limit = adaptive_limit::adaptive_limit(table, protocol, max_concurrent.ok());
     let rate_limits = rate_limit::rate_limits(table);
     let retry = retry(table, timeout.unwrap_or(LONGEST));
-    let hedge = hedge(table, retry.as_ref().ok(), protocol);
     let around = Around {
         mode: mode.ok(),
         protocol,
         retry: retry.as_ref().ok(),
     };
+    let hedge = hedge(table, &around);
     let cache = cache::cache(table, &around);
     let shadow = shadow::shadow(
         table,
@@ -231,20 +231,18 @@ fn retry(route: &Table<'_>, timeout: Duration) -> Read<Retry> {
     })
 }
 
-fn hedge(
-    route: &Table<'_>,
-    retry: Option<&Retry>,
-    protocol: Option<Protocol>,
-) -> Read<Option<Hedge>> {
+fn hedge(route: &Table<'_>, around: &Around<'_>) -> Read<Option<Hedge>> {
     let Some(value) = route.get("hedge") else {
         return Ok(None);
     };
-    if protocol == Some(Protocol::Http) && value.as_bool() != Some(false) {
+    let is_http = around.protocol == Some(Protocol::Http);
+    let is_whole = around.mode.is_none_or(|mode| mode == Mode::Unary);
+    if is_http && !is_whole && value.as_bool() != Some(false) {
         return value.wrong(
-            r#"no hedge, as the cluster has protocol = "http" and only gRPC calls are hedged"#,
+            r#"mode = "unary" beside it: to a cluster with protocol = "http" only requests that are read whole are hedged"#,
         );
     }
-    if retry.is_some_and(|retry| !retry.idempotent) {
+    if around.retry.is_some_and(|retry| !retry.idempotent) {
         return value
             .wrong("no hedge beside retry.idempotent = false: both attempts may be executed");
     }

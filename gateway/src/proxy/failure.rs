@@ -77,8 +77,8 @@ fn has_leave(ctx: &mut Context, repeatable: bool, now: Instant) -> bool {
         return false;
     };
     let route = routed.route();
-    if ctx.tried.len() >= route.config.retry.attempts as usize || !repeatable || routed.is_late(now)
-    {
+    let is_last = ctx.attempts() >= route.config.retry.attempts as usize;
+    if is_last || !repeatable || routed.is_late(now) {
         return false;
     }
     let token = route.budget.try_acquire(cluster.active(), now);

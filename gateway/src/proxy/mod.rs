@@ -75,7 +75,7 @@ impl ProxyHttp for Proxy {
             }
         }
         let head = session.req_header();
-        ctx.trace = self.gateway.tracing.begin(
+        ctx.trace = snapshot.tracing.begin(
             &head.headers,
             &format!("{} {}", head.method, head.uri.path()),
         );
@@ -127,7 +127,7 @@ impl ProxyHttp for Proxy {
         };
         let route = routed.route();
         if !ctx.tried.is_empty() {
-            let retry = u32::try_from(ctx.tried.len()).unwrap_or(u32::MAX);
+            let retry = u32::try_from(ctx.attempts()).unwrap_or(u32::MAX);
             tokio::time::sleep(route.backoff.delay(retry, fastrand::u64(..))).await;
         }
         let now = Instant::now();

@@ -8,6 +8,7 @@ use pingora::proxy::Session;
 use super::turn;
 use crate::context::Context;
 use crate::fleet::{Ask, Bearings, Cluster, Lease, NoLease, Unserved};
+use crate::gateway::Route;
 use crate::refusal::Refusal;
 use crate::traffic::retry::{Failure, Outcome};
 use crate::traffic::split::Order;
@@ -52,7 +53,7 @@ pub async fn lease(
     let Some(spare) = spare else {
         return Err(none_left);
     };
-    ctx.tried.clear();
+    ctx.start_over();
     let lease = lease_of(Some(spare), session, ctx, now).await?;
     ctx.target = Some(spare);
     count_takeover(ctx);
@@ -81,10 +82,7 @@ async fn lease_of(
         true => &ctx.tried[..],
         false => &[],
     };
-    let bearings = Bearings {
-        wish: route.wish_at(cluster, route.wish(&session.req_header().headers)),
-        ..bearings(ctx, &route.cluster, cluster)
-    };
+    let bearings = bearings(session, ctx, route, cluster);
     let ask = Ask::new(tried, now).with(bearings);
     match cluster.lease(&ask) {
         Ok(lease) => Ok(lease),
@@ -97,15 +95,27 @@ async fn lease_of(
     }
 }
 
-/// The bearings were taken for the route's first cluster; another one knows models by other numbers.
-fn bearings(ctx: &Context, first: &Arc<Cluster>, cluster: &Arc<Cluster>) -> Bearings {
-    if Arc::ptr_eq(first, cluster) {
-        return ctx.bearings;
+/// An endpoint beside the one that is asked, of the same cluster; None: there is no other, or it has no room.
+pub fn lease_other(session: &Session, ctx: &Context, now: Instant) -> Option<Lease> {
+    let (route, cluster) = (ctx.route()?, ctx.cluster()?);
+    let bearings = bearings(session, ctx, route, cluster);
+    cluster.lease_other(&Ask::new(&ctx.tried, now).with(bearings))
+}
+
+/// They were taken for the route's first cluster; another one knows models by other numbers.
+fn bearings(session: &Session, ctx: &Context, route: &Route, cluster: &Arc<Cluster>) -> Bearings {
+    let wish = route.wish_at(cluster, route.wish(&session.req_header().headers));
+    if Arc::ptr_eq(&route.cluster, cluster) {
+        return Bearings {
+            wish,
+            ..ctx.bearings
+        };
     }
-    let same_key = first.config.affinity == cluster.config.affinity;
+    let same_key = route.cluster.config.affinity == cluster.config.affinity;
     Bearings {
         key: ctx.bearings.key.filter(|_| same_key),
         model: cluster.model_bit(|| ctx.model.as_deref()),
+        wish,
         ..ctx.bearings
     }
 }
@@ -126,7 +136,7 @@ pub fn fall_back(ctx: &mut Context, failure: Failure, repeatable: bool, now: Ins
         return false;
     }
     ctx.target = spare;
-    ctx.tried.clear();
+    ctx.start_over();
     true
 }
 

@@ -4,7 +4,8 @@
 //! is kept; without a parent the configured ratio decides, and the decision travels on, so that gateway and
 //! worker never disagree about a trace.
 
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use forebay_config::telemetry::Telemetry;
 use forebay_otlp::OtlpError;
@@ -22,9 +23,18 @@ use crate::unary::headers::CACHE;
 
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
+/// How long the last spans may take to leave.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// What traces are made with, for as long as a request uses it.
 pub struct Tracing {
-    tracer: Option<SdkTracer>,
+    export: Option<Export>,
     ratio: f64,
+}
+
+struct Export {
+    provider: SdkTracerProvider,
+    tracer: SdkTracer,
 }
 
 /// What is known about the trace of one request.
@@ -38,36 +48,41 @@ pub enum RequestTrace {
 
 pub struct Recorded {
     server: Span,
-    tracer: SdkTracer,
+    /// Its exporter stays until the request is over.
+    tracing: Arc<Tracing>,
 }
 
 /// The client span of one attempt.
 pub struct AttemptSpan(Span);
 
-/// Where spans go, if anywhere. `runtime` outlives the provider: the gRPC exporter sends on it.
-pub fn provider(
-    config: &Telemetry,
-    runtime: &Handle,
-) -> Result<Option<SdkTracerProvider>, OtlpError> {
-    let _inside = runtime.enter();
-    // Only requests that were chosen here ever get spans, so the SDK itself samples them all.
-    forebay_otlp::exporter(&Telemetry {
-        sampling_ratio: 1.0,
-        ..config.clone()
-    })
-}
-
 impl Tracing {
-    pub fn new(provider: Option<&SdkTracerProvider>, config: &Telemetry) -> Self {
-        Self {
-            tracer: provider.map(|p| p.tracer("forebay-gateway")),
+    /// `runtime` outlives the exporter, which sends on it.
+    pub fn start(config: &Telemetry, runtime: &Handle) -> Result<Self, OtlpError> {
+        let _inside = runtime.enter();
+        // Only requests that were chosen here ever get spans, so the SDK itself samples them all.
+        let provider = forebay_otlp::exporter(&Telemetry {
+            sampling_ratio: 1.0,
+            ..config.clone()
+        })?;
+        Ok(Self {
+            export: provider.map(|provider| Export {
+                tracer: provider.tracer("forebay-gateway"),
+                provider,
+            }),
             ratio: config.sampling_ratio,
+        })
+    }
+
+    /// Sends the spans that are still held, and takes no more. Blocks, for two seconds at most.
+    pub fn flush(&self) {
+        if let Some(export) = &self.export {
+            export.end();
         }
     }
 
     /// Decides on a request by its headers; `name` is the server span's.
-    pub fn begin(&self, headers: &HeaderMap, name: &str) -> RequestTrace {
-        let Some(tracer) = &self.tracer else {
+    pub fn begin(self: &Arc<Self>, headers: &HeaderMap, name: &str) -> RequestTrace {
+        let Some(Export { tracer, .. }) = &self.export else {
             return RequestTrace::Untouched;
         };
         let parent = headers
@@ -93,8 +108,25 @@ impl Tracing {
         let server = tracer.build_with_context(builder, &context);
         RequestTrace::Sampled(Box::new(Recorded {
             server,
-            tracer: tracer.clone(),
+            tracing: self.clone(),
         }))
+    }
+}
+
+impl Export {
+    fn end(&self) {
+        if let Err(error) = self.provider.shutdown_with_timeout(FLUSH) {
+            log::debug!("last spans not exported: {error}");
+        }
+    }
+}
+
+impl Drop for Tracing {
+    /// The last request may end on a serving thread, which must not wait for a collector.
+    fn drop(&mut self) {
+        if let Some(export) = self.export.take() {
+            std::thread::spawn(move || export.end());
+        }
     }
 }
 
@@ -112,14 +144,14 @@ impl RequestTrace {
                 None
             }
             Self::Sampled(recorded) => {
+                let Export { tracer, .. } = recorded.tracing.export.as_ref()?;
                 let parent =
                     Context::new().with_remote_span_context(recorded.server.span_context().clone());
-                let builder = recorded
-                    .tracer
+                let builder = tracer
                     .span_builder("attempt")
                     .with_kind(SpanKind::Client)
                     .with_attributes(describe());
-                let span = recorded.tracer.build_with_context(builder, &parent);
+                let span = tracer.build_with_context(builder, &parent);
                 let context = span.span_context();
                 let sent = TraceParent {
                     trace_id: context.trace_id().to_bytes(),

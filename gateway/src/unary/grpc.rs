@@ -41,7 +41,7 @@ pub async fn serve(
 ) {
     let started = Instant::now();
     let _counted = gateway.enter();
-    let mut trace = begin(gateway, session);
+    let mut trace = begin(snapshot, session);
     let mut permit = None;
     let result = pin!(handle(
         gateway,
@@ -214,9 +214,9 @@ fn find_route<'s>(
     Ok(route)
 }
 
-fn begin(gateway: &Gateway, session: &ServerSession) -> RequestTrace {
+fn begin(snapshot: &Snapshot, session: &ServerSession) -> RequestTrace {
     let head = session.req_header();
-    gateway
+    snapshot
         .tracing
         .begin(&head.headers, head.uri.path().trim_start_matches('/'))
 }

@@ -35,7 +35,7 @@ pub async fn serve(gateway: &Gateway, snapshot: &Snapshot, session: &mut ServerS
     let started = Instant::now();
     let _counted = gateway.enter();
     let head = session.req_header();
-    let mut trace = gateway.tracing.begin(
+    let mut trace = snapshot.tracing.begin(
         &head.headers,
         &format!("{} {}", head.method, head.uri.path()),
     );

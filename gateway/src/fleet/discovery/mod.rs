@@ -19,11 +19,13 @@ use forebay_config::gateway as config;
 
 use consul::ConsulSource;
 use etcd::EtcdSource;
+use file::FileSource;
 use kubernetes::KubernetesSource;
 pub use patience::Patience;
 use polled::Polled;
 
 pub enum Source {
+    File(Box<FileSource>),
     Polled(Box<Polled>),
     Etcd(Box<EtcdSource>),
     Consul(Box<ConsulSource>),
@@ -33,9 +35,12 @@ pub enum Source {
 impl Source {
     pub fn new(discovery: &config::Discovery) -> Self {
         match &discovery.source {
-            config::DiscoverySource::File(_)
-            | config::DiscoverySource::Dns { .. }
-            | config::DiscoverySource::Srv(_) => Self::Polled(Box::new(Polled::new(discovery))),
+            config::DiscoverySource::File(path) => {
+                Self::File(Box::new(FileSource::new(path, discovery.interval)))
+            }
+            config::DiscoverySource::Dns { .. } | config::DiscoverySource::Srv(_) => {
+                Self::Polled(Box::new(Polled::new(discovery)))
+            }
             config::DiscoverySource::Etcd(settings) => {
                 Self::Etcd(Box::new(EtcdSource::new(settings)))
             }
@@ -55,6 +60,7 @@ impl Source {
     /// Why the source says nothing, in one line. When it is asked again it goes on where it was.
     pub async fn next(&mut self) -> Result<Vec<config::Endpoint>, String> {
         match self {
+            Self::File(source) => source.next().await,
             Self::Polled(source) => source.next().await,
             Self::Etcd(source) => source.next().await,
             Self::Consul(source) => source.next().await,

@@ -1,12 +1,11 @@
-//! Sources that are looked at: a file, and names in DNS.
+//! A source that has to be looked at again when what it said is old: names in DNS.
 
 use std::time::Duration;
 
-use forebay_config::gateway::{Discovery, DiscoverySource, Endpoint};
+use forebay_config::gateway::{Discovery, Endpoint};
 use tokio::time::Instant;
 
 use super::dns::DnsSource;
-use super::file;
 
 pub struct Polled {
     discovery: Discovery,
@@ -35,16 +34,9 @@ impl Polled {
         if let Some(fresh_until) = self.fresh_until.take() {
             tokio::time::sleep_until(fresh_until).await;
         }
-        let found = self.look().await?;
+        // Anew each time: the system's name servers may have changed.
+        let found = DnsSource::new(&self.discovery)?.look().await?;
         self.fresh_until = Some(Instant::now() + found.fresh_for);
         Ok(found.endpoints)
-    }
-
-    async fn look(&self) -> Result<Found, String> {
-        match &self.discovery.source {
-            DiscoverySource::File(path) => file::look(path, self.discovery.interval).await,
-            // Anew each time: the system's name servers may have changed.
-            _ => DnsSource::new(&self.discovery)?.look().await,
-        }
     }
 }

@@ -7,23 +7,27 @@
 //! other may be a stream of events.
 
 mod attempt;
+mod hedge;
 
-use std::time::Instant;
+use std::pin::pin;
 
 use forebay_config::gateway as config;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Version};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::prelude::HttpPeer;
 use pingora::protocols::http::v1::client::HttpSession;
 use pingora::proxy::{ProxyHttp, Session};
 
 use self::attempt::{Answer, Attempt};
 use super::{Proxy, failure, request};
 use crate::context::Context;
+use crate::memory::Held;
 use crate::refusal::Refusal;
 use crate::traffic::retry::Failure;
 use crate::unary::{self, headers};
+use crate::upstream::Message;
 
 /// What pingora replays.
 const REPLAYED: u64 = 64 << 10;
@@ -45,6 +49,51 @@ pub fn takes(route: &config::Route, head: &RequestHeader) -> bool {
     }
 }
 
+/// A request that was read whole.
+struct Whole<'a> {
+    proxy: &'a Proxy,
+    body: Message,
+    hold_back_all: bool,
+    /// What it takes of the process's memory.
+    held: Held,
+}
+
+impl Whole<'_> {
+    /// One at the endpoint that the context has a lease for.
+    async fn attempt<'b>(
+        &'b self,
+        session: &mut Session,
+        ctx: &mut Context,
+        peer: &'b HttpPeer,
+    ) -> Result<Attempt<'b>> {
+        let mut head = outgoing(session.req_header(), self.body.len())?;
+        let filtering = self.proxy.upstream_request_filter(session, &mut head, ctx);
+        filtering.await?;
+        let endpoint = ctx.lease.as_ref().map(|lease| lease.endpoint());
+        Ok(Attempt {
+            connector: &self.proxy.connector,
+            peer,
+            endpoint: endpoint.map_or(HeaderValue::from_static("-"), |endpoint| {
+                endpoint.name_header.clone()
+            }),
+            head,
+            body: self.body.clone(),
+            hold_back_all: self.hold_back_all,
+            held: self.held.another(),
+        })
+    }
+}
+
+/// What comes out, or None once the client is gone.
+async fn unless_gone<T>(session: &mut Session, done: impl Future<Output = T>) -> Option<T> {
+    let done = pin!(done);
+    tokio::select! {
+        biased;
+        result = done => Some(result),
+        _ = session.downstream_session.read_body_or_idle(true) => None,
+    }
+}
+
 /// Serves one request to its end; what `request_filter` returns then.
 pub async fn serve(proxy: &Proxy, session: &mut Session, ctx: &mut Context) -> Result<bool> {
     let Some(route) = ctx.route() else {
@@ -61,6 +110,12 @@ pub async fn serve(proxy: &Proxy, session: &mut Session, ctx: &mut Context) -> R
         Ok(body) => body,
         Err(refusal) => return failure::refuse(session, ctx, refusal).await,
     };
+    let whole = Whole {
+        proxy,
+        body,
+        hold_back_all,
+        held,
+    };
     let mut last: Option<Box<Answer>> = None;
     loop {
         let peer = match (proxy.upstream_peer(session, ctx).await, last) {
@@ -72,31 +127,10 @@ pub async fn serve(proxy: &Proxy, session: &mut Session, ctx: &mut Context) -> R
                 return failure::refuse(session, ctx, refusal).await;
             }
         };
-        let mut head = outgoing(session.req_header(), body.len())?;
-        proxy
-            .upstream_request_filter(session, &mut head, ctx)
-            .await?;
-        let endpoint = ctx.lease.as_ref().map(|lease| lease.endpoint());
-        let attempt = Attempt {
-            connector: &proxy.connector,
-            peer: &peer,
-            endpoint: endpoint.map_or(HeaderValue::from_static("-"), |endpoint| {
-                endpoint.name_header.clone()
-            }),
-            head,
-            body: body.clone(),
-            hold_back_all,
-            held: held.another(),
-        };
-        let routed = ctx.routed.as_ref();
-        let time = routed.and_then(|routed| routed.head_time(Instant::now()));
-        let result = tokio::select! {
-            biased;
-            result = attempt.within(time) => result,
-            _ = session.downstream_session.read_body_or_idle(true) => {
-                ctx.give_up_attempt();
-                return failure::refuse(session, ctx, Refusal::ClientGone).await;
-            }
+        let attempt = whole.attempt(session, ctx, &peer).await?;
+        let Some(result) = hedge::run(&whole, session, ctx, attempt).await? else {
+            ctx.give_up_attempt();
+            return failure::refuse(session, ctx, Refusal::ClientGone).await;
         };
         let failed = match result {
             Ok(answer) => return deliver(proxy, session, ctx, *answer).await,
