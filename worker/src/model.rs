@@ -16,7 +16,7 @@ use crate::batch::curve::Learned;
 use crate::batch::forming::{Forming, Rules};
 use crate::batch::instance::{Common, Instance};
 use crate::batch::job::{self, Job, Reply};
-use crate::batch::lane::{Lane, Refusal};
+use crate::batch::lane::{Errand, Lane, Refusal};
 use crate::batch::memory::{Seat, Watch};
 use crate::batch::padding::{Extent, Padding};
 use crate::batch::report::BatchObserver;
@@ -54,6 +54,8 @@ pub struct Model {
     /// Of its instances, where memory is bounded.
     watches: Vec<Watch>,
     requests: Requests,
+    /// By number.
+    instances: Vec<Arc<Mutex<Instance>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     farewell: Farewell,
 }
@@ -124,7 +126,7 @@ impl Model {
             None => (Reshapes::default(), loaded.signature.clone()),
         };
         let cache = config.response_cache_bytes;
-        let model = Self {
+        let mut model = Self {
             cache: (cache > 0).then(|| Arc::new(Cache::new(cache))),
             common,
             signature,
@@ -139,14 +141,17 @@ impl Model {
             memory_bytes: loaded.memory_bytes,
             watches: spec.seats.iter().map(Seat::watch).collect(),
             requests: Requests::default(),
+            instances: Vec::new(),
             threads: Mutex::default(),
             farewell: Farewell::default(),
         };
         let mut seats = spec.seats.into_iter();
         for (number, engine) in engines.into_iter().enumerate() {
             let instance = Instance::new(Arc::clone(&model.common), engine, seats.next());
+            let instance = Arc::new(Mutex::new(instance));
+            model.instances.push(Arc::clone(&instance));
             let thread = std::thread::Builder::new().name(format!("{}-{number}", model.name()));
-            let started = thread.spawn(move || instance.work());
+            let started = thread.spawn(move || Instance::work(&instance));
             let handle = started.map_err(|error| {
                 format!("cannot start the thread of instance {number}: {error}")
             })?;
@@ -206,7 +211,7 @@ impl Model {
     }
 
     /// Queues a request that was checked against the signature. The ticket resolves to the answer; dropping it
-    /// takes the request back.
+    /// takes the request back. What is done in a moment may be run here, before this returns.
     ///
     /// A deadline is honoured while the request waits, and noticed when an instance looks at the queue: who
     /// must answer in time also watches the clock.
@@ -252,9 +257,14 @@ impl Model {
             enqueued: now,
             reply: Reply::Caller(caller),
         };
-        let (pushed, dropped) = self.common.lane.push(job, now);
-        self.common.answer_dropped(dropped);
-        match pushed {
+        let pushed = self.common.lane.push(job, now);
+        self.common.answer_dropped(pushed.dropped);
+        if let Some(Errand { instance, batch }) = pushed.errand
+            && let Some(instance) = self.instances.get(instance)
+        {
+            instance.lock().run_errand(batch);
+        }
+        match pushed.place {
             Ok(place) => Ok(Ticket::new(answer, Arc::clone(&self.common), place)),
             Err(Refusal::Full) => Err(InferError::QueueFull {
                 model: self.name().to_owned(),

@@ -120,7 +120,8 @@ impl Instance {
     pub fn new(common: Arc<Common>, engine: Option<Box<dyn Engine>>, seat: Option<Seat>) -> Self {
         let number = common.lane.enlist();
         let interrupt = engine.as_ref().and_then(|engine| engine.interrupter());
-        common.lane.set_interrupt(number, interrupt);
+        let ready = engine.is_some() && seat.is_none();
+        common.lane.set_engine(number, interrupt, ready);
         Self {
             common,
             number,
@@ -132,23 +133,29 @@ impl Instance {
         }
     }
 
-    /// Works until the model shuts down and its queue is empty.
-    pub fn work(mut self) {
+    /// Works until the model shuts down and its queue is empty. While its thread waits for work, callers may use it.
+    pub fn work(instance: &Mutex<Self>) {
+        let common = Arc::clone(&instance.lock().common);
+        let number = instance.lock().number;
         loop {
-            self.park();
-            let (work, dropped) = self.common.lane.take(self.number);
+            instance.lock().park();
+            let (work, dropped) = common.lane.take(number);
             let started = Instant::now();
             // Beyond the engine's own panics, which are answered, this keeps the thread alive.
             let survived = catch_unwind(AssertUnwindSafe(|| {
-                self.common.answer_dropped(dropped);
+                common.answer_dropped(dropped);
                 match work {
                     Work::Batch(jobs) => {
-                        self.rest.clear();
-                        self.unpark();
-                        self.process(jobs, started);
+                        let mut own = instance.lock();
+                        own.rest.clear();
+                        own.unpark();
+                        own.process(jobs, started);
                     }
                     Work::Nothing => {}
-                    Work::Closed => return false,
+                    Work::Closed => {
+                        instance.lock().leave();
+                        return false;
+                    }
                 }
                 true
             }));
@@ -156,6 +163,20 @@ impl Instance {
                 return;
             }
         }
+    }
+
+    /// Runs a batch on the caller's thread, for which the lane lent it the instance.
+    pub fn run_errand(&mut self, jobs: Vec<Job>) {
+        let started = Instant::now();
+        // As in `work`; whoever is not answered is told that it was given up.
+        let survived = catch_unwind(AssertUnwindSafe(|| {
+            self.rest.clear();
+            self.process(jobs, started);
+        }));
+        if survived.is_err() {
+            tracing::error!(model = %self.common.model, instance = self.number, "a batch was given up");
+        }
+        self.common.lane.give_back(self.number);
     }
 
     /// Runs the batch and answers everybody in it.
@@ -177,7 +198,7 @@ impl Instance {
                 if let Failure::Lost(reason) = &failure {
                     tracing::error!(model = %self.common.model, instance = self.number, reason, "instance lost its engine");
                     self.engine = None;
-                    self.common.lane.set_interrupt(self.number, None);
+                    self.common.lane.set_engine(self.number, None, false);
                 }
                 if jobs.iter().all(Waiting::is_cancelled) {
                     self.common.count_cancelled(jobs);
@@ -255,6 +276,12 @@ impl Instance {
         }
     }
 
+    /// For good: the engine first, then the room that it took.
+    fn leave(&mut self) {
+        self.engine = None;
+        self.seat = None;
+    }
+
     fn unpark(&mut self) {
         if let Some(seat) = &self.seat {
             self.engine = seat.take();
@@ -271,9 +298,10 @@ impl Instance {
             let made = made.map_err(|reason| {
                 Failure::Lost(format!("the instance cannot be made anew: {reason}"))
             })?;
+            let ready = self.seat.is_none();
             self.common
                 .lane
-                .set_interrupt(self.number, made.interrupter());
+                .set_engine(self.number, made.interrupter(), ready);
             self.engine = Some(made);
         }
         Ok(())

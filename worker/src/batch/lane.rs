@@ -1,11 +1,15 @@
 //! The queue of one model behind its lock: callers push, the model's instances take.
+//!
+//! A run that is shorter than it takes to wake a thread is the caller's own: it is lent an instance that rests, so that
+//! a request that comes alone pays for no change of threads. Where requests meet they are left to the instances' threads:
+//! while a batch runs, the next one gathers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::batch::admission::{self, Applicant, Situation};
 use crate::batch::curve::Learned;
@@ -13,6 +17,16 @@ use crate::batch::forming::{Asking, Forming};
 use crate::batch::job::Job;
 use crate::batch::queue::{Decision, Dropped, Place, Queue, Waiting, Weight};
 use crate::engine::Interrupt;
+
+/// What a caller does at once, on its own thread, is expected to take no longer than this: about what it takes to wake
+/// another thread twice.
+const ERRAND: Duration = Duration::from_micros(100);
+/// A run that takes longer than this comes as a surprise, and so many that do not have to follow before the next errand:
+/// how long some models take depends on what they are given, and a caller's thread serves others too.
+const SURPRISE: Duration = Duration::from_millis(1);
+const STEADY: u32 = 32;
+/// Requests that met have others on their heels: for so long, they do better to gather.
+const CROWD: Duration = Duration::from_millis(5);
 
 pub struct Lane {
     state: Mutex<State>,
@@ -23,8 +37,13 @@ pub struct Lane {
 struct State {
     queue: Queue<Job>,
     forming: Forming,
-    /// Instances that wait for work.
+    /// Instances that wait for work, other than those that are lent.
     idle: usize,
+    lent: usize,
+    /// Runs since the last surprise.
+    steady: u32,
+    /// When a request last came while another one waited or was run.
+    met: Option<Instant>,
     /// By number of the instance.
     instances: Vec<Occupied>,
     /// When each class of weight was last measured.
@@ -40,6 +59,12 @@ struct Occupied {
     /// When its batch is expected to be done; None: it waits for work.
     free_at: Option<Instant>,
     interrupt: Option<Arc<dyn Interrupt>>,
+    /// Its thread has found nothing to do.
+    rests: bool,
+    /// It can run something at once.
+    ready: bool,
+    /// A caller uses it.
+    lent: bool,
 }
 
 /// What an instance is given.
@@ -50,6 +75,23 @@ pub enum Work {
     Nothing,
     /// The model shuts down and the queue is empty.
     Closed,
+}
+
+/// What a caller is to run by itself: a batch on an instance that is lent to it.
+#[derive(Debug)]
+pub struct Errand {
+    pub instance: usize,
+    pub batch: Vec<Job>,
+}
+
+/// What became of a request that was to be let in.
+#[derive(Debug)]
+pub struct Pushed {
+    pub place: Result<Place, Refusal>,
+    /// To be answered by the caller.
+    pub dropped: DroppedJobs,
+    /// To be run by the caller.
+    pub errand: Option<Errand>,
 }
 
 /// Why a request was not let in.
@@ -98,6 +140,9 @@ impl Lane {
                 measured: rows.collect(),
                 forming,
                 idle: 0,
+                lent: 0,
+                steady: 0,
+                met: None,
                 instances: Vec::new(),
                 draining: false,
             }),
@@ -113,10 +158,11 @@ impl Lane {
         instances.len() - 1
     }
 
-    /// How the runs of an instance are interrupted from now on.
-    pub fn set_interrupt(&self, instance: usize, interrupt: Option<Arc<dyn Interrupt>>) {
+    /// How the runs of an instance are interrupted from now on, and whether its engine is always at hand.
+    pub fn set_engine(&self, instance: usize, interrupt: Option<Arc<dyn Interrupt>>, ready: bool) {
         if let Some(occupied) = self.state.lock().instances.get_mut(instance) {
             occupied.interrupt = interrupt;
+            occupied.ready = ready;
         }
     }
 
@@ -125,27 +171,69 @@ impl Lane {
         self.arrivals.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Lets a request in, or says why not. The caller answers whoever was dropped to make room.
-    pub fn push(&self, job: Job, now: Instant) -> (Result<Place, Refusal>, DroppedJobs) {
+    /// Lets a request in, or says why not.
+    pub fn push(&self, job: Job, now: Instant) -> Pushed {
+        let refused = |refusal, dropped| Pushed {
+            place: Err(refusal),
+            dropped,
+            errand: None,
+        };
         let mut state = self.state.lock();
         if state.draining {
-            return (Err(Refusal::Draining), Vec::new());
+            return refused(Refusal::Draining, Vec::new());
         }
         if let Some(deadline) = job.deadline()
             && let Err(expected) = state.admit(&job, deadline, now)
         {
-            return (Err(Refusal::TooLate(expected)), Vec::new());
+            return refused(Refusal::TooLate(expected), Vec::new());
         }
-        let pushed = state.queue.push(job, now);
-        let wake = state.idle > 0;
-        drop(state);
+        if state.idle < state.instances.len() || !state.queue.is_empty() {
+            state.met = Some(now);
+        }
+        let (weight, rows) = (job.weight(), job.rows());
+        let mut pushed = state.queue.push(job, now);
         let Ok(place) = pushed.place else {
-            return (Err(Refusal::Full), pushed.dropped);
+            drop(state);
+            return refused(Refusal::Full, pushed.dropped);
         };
-        if wake {
+        let errand = state.lend(weight, rows, now, &mut pushed.dropped);
+        if errand.is_none() && state.idle > 0 {
+            self.wake_one(state);
+        }
+        Pushed {
+            place: Ok(place),
+            dropped: pushed.dropped,
+            errand,
+        }
+    }
+
+    /// An errand is done.
+    pub fn give_back(&self, instance: usize) {
+        let mut state = self.state.lock();
+        state.lent -= 1;
+        state.idle += 1;
+        if let Some(occupied) = state.instances.get_mut(instance) {
+            occupied.lent = false;
+            occupied.wanted.clear();
+            occupied.free_at = None;
+        }
+        // Its own thread heard nothing meanwhile.
+        if state.draining || !state.queue.is_empty() {
+            drop(state);
+            self.wake.notify_all();
+        }
+    }
+
+    /// Some instance looks at the queue.
+    fn wake_one(&self, state: MutexGuard<'_, State>) {
+        // The thread of a lent one would keep the news to itself.
+        let all = state.lent > 0;
+        drop(state);
+        if all {
+            self.wake.notify_all();
+        } else {
             self.wake.notify_one();
         }
-        (Ok(place), pushed.dropped)
     }
 
     /// Nobody waits for this request any more: it comes back if it still waits, and the run that it is part of
@@ -176,6 +264,11 @@ impl Lane {
         }
         loop {
             let state = &mut *guard;
+            let own = state.instances.get(instance);
+            if own.is_some_and(|own| own.lent) {
+                self.wake.wait(&mut guard);
+                continue;
+            }
             let asking = Asking {
                 now: Instant::now(),
                 idle: state.idle,
@@ -194,6 +287,9 @@ impl Lane {
                 _ if !turn.dropped.is_empty() => Work::Nothing,
                 Decision::Empty if state.draining => Work::Closed,
                 Decision::Empty => {
+                    if let Some(own) = state.instances.get_mut(instance) {
+                        own.rests = true;
+                    }
                     self.wake.wait(&mut guard);
                     continue;
                 }
@@ -203,10 +299,11 @@ impl Lane {
                 }
             };
             state.idle -= 1;
-            let more = state.idle > 0 && !state.queue.is_empty();
-            drop(guard);
-            if more {
-                self.wake.notify_one();
+            if let Some(own) = state.instances.get_mut(instance) {
+                own.rests = false;
+            }
+            if state.idle > 0 && !state.queue.is_empty() {
+                self.wake_one(guard);
             }
             return (work, turn.dropped);
         }
@@ -218,6 +315,10 @@ impl Lane {
         let Measured { weight, rows, took } = measured;
         let mut state = self.state.lock();
         state.forming.record(weight, rows, took);
+        state.steady = match took > SURPRISE {
+            false => state.steady.saturating_add(1),
+            true => 0,
+        };
         state.measured.insert(weight.class(), now);
         let left: usize = rest.iter().map(|standing| standing.rows).sum();
         let curve = state.forming.curve(weight).filter(|_| left > 0);
@@ -300,6 +401,48 @@ impl State {
             free_at: &free_at,
         };
         admission::admit(applicant, situation, now)
+    }
+
+    /// An instance for a request that is alone in the queue, if that is quicker than waking its thread.
+    fn lend(
+        &mut self,
+        weight: Weight,
+        rows: usize,
+        now: Instant,
+        dropped: &mut DroppedJobs,
+    ) -> Option<Errand> {
+        let is_over = |met: Instant| now.saturating_duration_since(met) > CROWD;
+        if self.steady < STEADY || !self.met.is_none_or(is_over) {
+            return None;
+        }
+        let expected = self.forming.curve(weight)?.trusted(rows)?;
+        if expected > ERRAND {
+            return None;
+        }
+        let mut instances = self.instances.iter();
+        let instance =
+            instances.position(|occupied| occupied.ready && occupied.rests && !occupied.lent)?;
+        let asking = Asking {
+            now,
+            idle: self.idle,
+            instances: self.instances.len(),
+            draining: false,
+        };
+        let forming = &mut self.forming;
+        let turn = self
+            .queue
+            .next(now, |standing| forming.call(standing, asking));
+        dropped.extend(turn.dropped);
+        let Decision::Run(batch) = turn.decision else {
+            return None;
+        };
+        self.occupy(instance, &batch, now);
+        self.idle -= 1;
+        self.lent += 1;
+        if let Some(occupied) = self.instances.get_mut(instance) {
+            occupied.lent = true;
+        }
+        Some(Errand { instance, batch })
     }
 
     fn occupy(&mut self, instance: usize, batch: &[Job], now: Instant) {

@@ -456,6 +456,7 @@ fn every_run_is_reported() {
 }
 
 mod bounded;
+mod errands;
 mod hot_path;
 mod leaving;
 mod order;
