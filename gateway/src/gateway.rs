@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use forebay_config::gateway as config;
 use http::HeaderMap;
+use parking_lot::Mutex;
 
 use crate::cache::ResponseCache;
 use crate::fleet::Cluster;
@@ -30,6 +31,8 @@ use crate::unary::Shadow;
 
 pub struct Gateway {
     snapshot: ArcSwap<Snapshot>,
+    /// What requests that began before a reload still tell of themselves.
+    former_tracings: Mutex<Vec<Arc<Tracing>>>,
     pub discoveries: Discoveries,
     pub memory: Arc<Memory>,
     in_flight: Arc<AtomicUsize>,
@@ -92,6 +95,7 @@ impl Gateway {
         Self {
             memory: Memory::new(snapshot.config.max_buffered),
             snapshot: ArcSwap::from_pointee(snapshot),
+            former_tracings: Mutex::default(),
             discoveries: Discoveries::default(),
             in_flight: Arc::new(AtomicUsize::new(0)),
             connections: Arc::new(AtomicUsize::new(0)),
@@ -108,8 +112,33 @@ impl Gateway {
     pub fn replace(&self, snapshot: Snapshot) {
         self.memory.resize(snapshot.config.max_buffered);
         let snapshot = Arc::new(snapshot);
-        self.snapshot.store(snapshot.clone());
+        let former = self.snapshot.swap(snapshot.clone());
         snapshot.take_over();
+        if !Arc::ptr_eq(&former.tracing, &snapshot.tracing) {
+            self.retire(former.tracing.clone());
+        }
+    }
+
+    /// The last request that uses it may end on a serving thread, which must not wait for a collector: it is kept until
+    /// somebody comes by who may. Blocks while those send their last spans that nobody uses any more.
+    fn retire(&self, tracing: Arc<Tracing>) {
+        let mut former = self.former_tracings.lock();
+        former.retain(|tracing| {
+            let is_used = Arc::strong_count(tracing) > 1;
+            if !is_used {
+                tracing.flush();
+            }
+            is_used
+        });
+        former.push(tracing);
+    }
+
+    /// Sends the spans that are still held. Blocks, for two seconds at most for each collector.
+    pub fn flush(&self) {
+        self.snapshot().tracing.flush();
+        for tracing in self.former_tracings.lock().iter() {
+            tracing.flush();
+        }
     }
 
     pub fn enter(&self) -> InFlight {

@@ -307,7 +307,9 @@ async fn listen(
             patience.answered(Instant::now());
             continue;
         }
-        tokio::time::sleep(patience.failed(Instant::now(), fastrand::u64(..))).await;
+        let pause = patience.failed(Instant::now(), fastrand::u64(..));
+        // Whether it ends early or not, the source is asked then.
+        let _ = tokio::time::timeout(pause, source.changed()).await;
         if answered {
             // It was refused here, and the source would not say it again.
             source = Source::new(&discovery);

@@ -74,7 +74,7 @@ impl Drain {
                 0 => log::info!("drained"),
                 count => log::warn!("the drain_timeout of {timeout:?} is over, {count} in flight"),
             }
-            gateway.snapshot().tracing.flush();
+            gateway.flush();
             std::process::exit(0);
         });
     }

@@ -14,12 +14,13 @@ use forebay_config::worker::Model as ModelConfig;
 
 use crate::batch::curve::Learned;
 use crate::batch::forming::{Forming, Rules};
-use crate::batch::instance::{Common, Instance};
+use crate::batch::instance::Instance;
 use crate::batch::job::{self, Job, Reply};
 use crate::batch::lane::{Errand, Lane, Refusal};
 use crate::batch::memory::{Seat, Watch};
 use crate::batch::padding::{Extent, Padding};
 use crate::batch::report::BatchObserver;
+use crate::batch::shared::Common;
 use crate::batch::ticket::Ticket;
 use crate::batch::warmup::{self, WarmUp};
 use crate::cache::Cache;
@@ -119,6 +120,7 @@ impl Model {
             factory: loaded.factory,
             padding,
             batches: Batches::default(),
+            lends: loaded.provider == "cpu" && loaded.predictable,
             max_answer_bytes: spec.max_answer_bytes,
         });
         let (reshapes, signature) = match &spec.said {
@@ -258,12 +260,12 @@ impl Model {
             reply: Reply::Caller(caller),
         };
         let pushed = self.common.lane.push(job, now);
-        self.common.answer_dropped(pushed.dropped);
         if let Some(Errand { instance, batch }) = pushed.errand
             && let Some(instance) = self.instances.get(instance)
         {
             instance.lock().run_errand(batch);
         }
+        self.common.answer_dropped(pushed.dropped);
         match pushed.place {
             Ok(place) => Ok(Ticket::new(answer, Arc::clone(&self.common), place)),
             Err(Refusal::Full) => Err(InferError::QueueFull {

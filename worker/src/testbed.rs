@@ -53,6 +53,7 @@ impl Bed {
             provider: "cpu",
             provider_note: Some("cuda is not available".to_owned()),
             nodes: Vec::new(),
+            predictable: true,
             memory_bytes: Arc::new(|| 0),
             shares_session: false,
             first: factory(0).unwrap(),

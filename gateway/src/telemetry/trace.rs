@@ -75,8 +75,10 @@ impl Tracing {
 
     /// Sends the spans that are still held, and takes no more. Blocks, for two seconds at most.
     pub fn flush(&self) {
-        if let Some(export) = &self.export {
-            export.end();
+        if let Some(Export { provider, .. }) = &self.export
+            && let Err(error) = provider.shutdown_with_timeout(FLUSH)
+        {
+            log::debug!("last spans not exported: {error}");
         }
     }
 
@@ -110,23 +112,6 @@ impl Tracing {
             server,
             tracing: self.clone(),
         }))
-    }
-}
-
-impl Export {
-    fn end(&self) {
-        if let Err(error) = self.provider.shutdown_with_timeout(FLUSH) {
-            log::debug!("last spans not exported: {error}");
-        }
-    }
-}
-
-impl Drop for Tracing {
-    /// The last request may end on a serving thread, which must not wait for a collector.
-    fn drop(&mut self) {
-        if let Some(export) = self.export.take() {
-            std::thread::spawn(move || export.end());
-        }
     }
 }
 

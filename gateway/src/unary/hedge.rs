@@ -45,8 +45,15 @@ pub(super) async fn run(attempt: Attempt<'_>, tried: &mut Tried) -> Result<Answe
     let time = call
         .deadline
         .attempt_timeout(now, route.config.retry.per_try_timeout);
-    let token = route.budget.try_acquire(cluster.active(), now);
-    let lease = cluster.lease_other(&Ask::new(tried, now).with(bearings));
+    // The budget is not charged where there is nobody else to ask, and nobody is asked for whom it has nothing left.
+    let is_worth = time.is_some() && tried.len() < cluster.size();
+    let token = is_worth
+        .then(|| route.budget.try_acquire(cluster.active(), now))
+        .flatten();
+    let lease = token
+        .is_some()
+        .then(|| cluster.lease_other(&Ask::new(tried, now).with(bearings)))
+        .flatten();
     let (Some(time), Some(_token), Some(lease)) = (time, token, lease) else {
         return first
             .await

@@ -10,97 +10,18 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
 use crate::batch::gather::{Fill, Gather};
-use crate::batch::job::{Answer, Job, Settled};
-use crate::batch::lane::{DroppedJobs, Lane, Measured, Standing, Work};
+use crate::batch::job::{Job, Settled};
+use crate::batch::lane::{Measured, Standing, Work};
 use crate::batch::memory::Seat;
 use crate::batch::outputs::{Failure, distribute, wanted_outputs};
-use crate::batch::padding::Padding;
-use crate::batch::queue::{Dropped, Place, Waiting};
-use crate::batch::report::{BatchObserver, BatchReport, RequestReport, Span};
-use crate::batch::statistics::{Phases, Statistics};
-use crate::engine::{Engine, EngineError, EngineFactory};
+use crate::batch::queue::Waiting;
+use crate::batch::report::{BatchReport, RequestReport, Span};
+use crate::batch::shared::{Common, send};
+use crate::batch::statistics::Phases;
+use crate::engine::{Engine, EngineError};
 use crate::inference::{InferError, InferRequest, InferResponse, Origin, Tensor, Timing};
-use crate::measure::Batches;
-
-/// What the instances of one model share.
-pub struct Common {
-    pub model: Arc<str>,
-    pub version: u64,
-    pub lane: Lane,
-    pub statistics: Mutex<Statistics>,
-    pub observer: Arc<dyn BatchObserver>,
-    pub factory: EngineFactory,
-    pub padding: Option<Padding>,
-    pub batches: Batches,
-    /// Bytes of the answer to a request that is run in parts.
-    pub max_answer_bytes: usize,
-}
-
-impl Common {
-    /// Answers requests that left the queue without being run.
-    pub fn answer_dropped(&self, dropped: DroppedJobs) {
-        if dropped.is_empty() {
-            return;
-        }
-        let mut refused = Vec::new();
-        let mut statistics = self.statistics.lock();
-        for (job, reason) in dropped {
-            let (waited, begun) = (job.enqueued.elapsed(), job.begun());
-            let Some(caller) = job.give_up() else {
-                continue;
-            };
-            if reason == Dropped::Cancelled {
-                statistics.cancelled += 1;
-                continue;
-            }
-            statistics.fail.add(waited);
-            let error = self.out_of_time(reason, begun);
-            if matches!(reason, Dropped::TooLate(_)) {
-                statistics.refused.count(&error);
-            }
-            refused.push((caller, error));
-        }
-        drop(statistics);
-        for (caller, error) in refused {
-            send(caller, Err(error));
-        }
-    }
-
-    fn out_of_time(&self, reason: Dropped, begun: bool) -> InferError {
-        let model = || self.model.to_string();
-        match reason {
-            _ if begun => InferError::DeadlineWhileRunning(model()),
-            Dropped::TooLate(expected_wait) => InferError::CannotMeetDeadline {
-                model: model(),
-                expected_wait,
-            },
-            Dropped::Expired | Dropped::Cancelled => InferError::DeadlineInQueue(model()),
-        }
-    }
-
-    /// The caller of a request is gone.
-    pub fn take_back(&self, place: Place, now: Instant) {
-        if let Some(job) = self.lane.take_back(place) {
-            let expired = job.deadline().is_some_and(|deadline| deadline <= now);
-            let reason = match expired {
-                true => Dropped::Expired,
-                false => Dropped::Cancelled,
-            };
-            self.answer_dropped(vec![(job, reason)]);
-        }
-    }
-
-    /// Nobody waited for a batch any more, so it was not run, or not to its end.
-    fn count_cancelled(&self, jobs: Vec<Job>) {
-        let mut statistics = self.statistics.lock();
-        statistics.terminated += 1;
-        let over = jobs.into_iter().filter_map(Job::give_up).count();
-        statistics.cancelled += over as u64;
-    }
-}
 
 pub struct Instance {
     common: Arc<Common>,
@@ -120,7 +41,7 @@ impl Instance {
     pub fn new(common: Arc<Common>, engine: Option<Box<dyn Engine>>, seat: Option<Seat>) -> Self {
         let number = common.lane.enlist();
         let interrupt = engine.as_ref().and_then(|engine| engine.interrupter());
-        let ready = engine.is_some() && seat.is_none();
+        let ready = engine.is_some() && seat.is_none() && common.lends;
         common.lane.set_engine(number, interrupt, ready);
         Self {
             common,
@@ -176,7 +97,9 @@ impl Instance {
         if survived.is_err() {
             tracing::error!(model = %self.common.model, instance = self.number, "a batch was given up");
         }
-        self.common.lane.give_back(self.number);
+        let now = Instant::now();
+        let took = now.saturating_duration_since(started);
+        self.common.lane.give_back(self.number, took, now);
     }
 
     /// Runs the batch and answers everybody in it.
@@ -298,7 +221,7 @@ impl Instance {
             let made = made.map_err(|reason| {
                 Failure::Lost(format!("the instance cannot be made anew: {reason}"))
             })?;
-            let ready = self.seat.is_none();
+            let ready = self.seat.is_none() && self.common.lends;
             self.common
                 .lane
                 .set_engine(self.number, made.interrupter(), ready);
@@ -486,11 +409,6 @@ impl Instance {
         self.common.batches.record(&report);
         self.common.observer.batch_done(report);
     }
-}
-
-/// The caller may be gone; then nobody minds.
-fn send(caller: oneshot::Sender<Answer>, answer: Answer) {
-    let _ = caller.send(answer);
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

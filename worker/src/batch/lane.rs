@@ -19,7 +19,7 @@ use crate::batch::queue::{Decision, Dropped, Place, Queue, Waiting, Weight};
 use crate::engine::Interrupt;
 
 /// What a caller does at once, on its own thread, is expected to take no longer than this: about what it takes to wake
-/// another thread twice.
+/// another thread twice. An instance is lent after it has rested as long: whoever comes sooner is one of many.
 const ERRAND: Duration = Duration::from_micros(100);
 /// A run that takes longer than this comes as a surprise, and so many that do not have to follow before the next errand:
 /// how long some models take depends on what they are given, and a caller's thread serves others too.
@@ -59,8 +59,8 @@ struct Occupied {
     /// When its batch is expected to be done; None: it waits for work.
     free_at: Option<Instant>,
     interrupt: Option<Arc<dyn Interrupt>>,
-    /// Its thread has found nothing to do.
-    rests: bool,
+    /// Since when there is nothing for it to do; None: its thread is at work.
+    resting: Option<Instant>,
     /// It can run something at once.
     ready: bool,
     /// A caller uses it.
@@ -197,7 +197,7 @@ impl Lane {
             return refused(Refusal::Full, pushed.dropped);
         };
         let errand = state.lend(weight, rows, now, &mut pushed.dropped);
-        if errand.is_none() && state.idle > 0 {
+        if state.idle > 0 && !state.queue.is_empty() {
             self.wake_one(state);
         }
         Pushed {
@@ -207,15 +207,19 @@ impl Lane {
         }
     }
 
-    /// An errand is done.
-    pub fn give_back(&self, instance: usize) {
+    /// An errand is done, which took so long.
+    pub fn give_back(&self, instance: usize, took: Duration, now: Instant) {
         let mut state = self.state.lock();
         state.lent -= 1;
         state.idle += 1;
+        if took > SURPRISE {
+            state.steady = 0;
+        }
         if let Some(occupied) = state.instances.get_mut(instance) {
             occupied.lent = false;
             occupied.wanted.clear();
             occupied.free_at = None;
+            occupied.resting = Some(now);
         }
         // Its own thread heard nothing meanwhile.
         if state.draining || !state.queue.is_empty() {
@@ -288,7 +292,7 @@ impl Lane {
                 Decision::Empty if state.draining => Work::Closed,
                 Decision::Empty => {
                     if let Some(own) = state.instances.get_mut(instance) {
-                        own.rests = true;
+                        own.resting.get_or_insert(asking.now);
                     }
                     self.wake.wait(&mut guard);
                     continue;
@@ -300,7 +304,7 @@ impl Lane {
             };
             state.idle -= 1;
             if let Some(own) = state.instances.get_mut(instance) {
-                own.rests = false;
+                own.resting = None;
             }
             if state.idle > 0 && !state.queue.is_empty() {
                 self.wake_one(guard);
@@ -416,12 +420,13 @@ impl State {
             return None;
         }
         let expected = self.forming.curve(weight)?.trusted(rows)?;
-        if expected > ERRAND {
+        if expected > ERRAND || rows > self.forming.whole(weight) {
             return None;
         }
-        let mut instances = self.instances.iter();
-        let instance =
-            instances.position(|occupied| occupied.ready && occupied.rests && !occupied.lent)?;
+        let has_rested = |since: Instant| now.saturating_duration_since(since) >= ERRAND;
+        let instance = self.instances.iter().position(|occupied| {
+            occupied.ready && !occupied.lent && occupied.resting.is_some_and(has_rested)
+        })?;
         let asking = Asking {
             now,
             idle: self.idle,

@@ -17,6 +17,7 @@ pub mod parts;
 pub mod queue;
 pub mod report;
 pub mod scatter;
+pub mod shared;
 pub mod split;
 pub mod statistics;
 pub mod ticket;

@@ -8,9 +8,9 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::RecvError;
 
-use crate::batch::instance::Common;
 use crate::batch::job::Answer;
 use crate::batch::queue::Place;
+use crate::batch::shared::Common;
 
 /// Resolves to the answer. Dropped before that, the request leaves the queue at once; if it runs already, the
 /// run is ended as soon as nobody waits for any of its requests.

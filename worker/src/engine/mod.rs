@@ -87,6 +87,9 @@ pub struct LoadedModel {
     pub provider: &'static str,
     /// Who has the nodes of the graph, as far as the engine can tell; what the provider cannot run, the CPU runs.
     pub nodes: Vec<NodeShare>,
+    /// How long a run takes follows from the shapes of its inputs: nothing in the graph is repeated or left out by what
+    /// they hold.
+    pub predictable: bool,
     /// Why it does not run where the configuration would rather have it.
     pub provider_note: Option<String>,
     /// Memory of the machine that its instances take now, in bytes: weights, and what runs grew to. An estimate.

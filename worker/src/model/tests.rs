@@ -60,6 +60,7 @@ fn start_as(script: &Arc<Script>, spec: ModelSpec) -> Model {
         provider: "cpu",
         provider_note: None,
         nodes: Vec::new(),
+        predictable: true,
         memory_bytes: Arc::new(|| 0),
         shares_session: false,
         first: factory(0).unwrap(),

@@ -82,6 +82,7 @@ fn start(name: &str, script: &Arc<Script>) -> Model {
         provider: "cpu",
         provider_note: None,
         nodes: Vec::new(),
+        predictable: true,
         memory_bytes: Arc::new(|| 0),
         shares_session: false,
         first: factory(0).unwrap(),

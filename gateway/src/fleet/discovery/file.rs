@@ -37,12 +37,13 @@ impl FileSource {
     }
 
     pub async fn next(&mut self) -> Result<Vec<Endpoint>, String> {
-        if std::mem::take(&mut self.looked) {
-            let interval = self.interval;
-            tokio::select! {
-                () = tokio::time::sleep(interval) => {}
-                () = self.changed() => {}
-            }
+        if std::mem::take(&mut self.looked)
+            && tokio::time::timeout(self.interval, self.changed())
+                .await
+                .is_err()
+        {
+            // The folder may be another one by now.
+            self.changes = None;
         }
         if self.changes.is_none() {
             // Before the look, so that a change after it is told.
@@ -76,21 +77,28 @@ impl FileSource {
         let inotify = Inotify::init()?;
         inotify.watches().add(
             folder.unwrap_or(Path::new(".")),
-            WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO,
+            WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::CREATE | WatchMask::MOVE_SELF,
         )?;
         inotify.into_event_stream(vec![0; EVENT_BYTES])
     }
 
-    /// Never, where that cannot be told.
-    async fn changed(&mut self) {
+    /// The file may be another. Never, where that cannot be told.
+    pub async fn changed(&mut self) {
         let Some(changes) = &mut self.changes else {
             return std::future::pending().await;
         };
         let content = OsStr::new(CONFIG_MAP_CONTENT);
         while let Some(Ok(event)) = changes.next().await {
             let name = event.name.as_deref();
-            if event.mask.contains(EventMask::IGNORED) {
+            if event
+                .mask
+                .intersects(EventMask::IGNORED | EventMask::MOVE_SELF)
+            {
                 break;
+            }
+            // A file that is made is not written yet, a link is whole.
+            if event.mask.contains(EventMask::CREATE) && !self.path.is_symlink() {
+                continue;
             }
             // Without a name: some were lost.
             if name.is_none() || name == self.path.file_name() || name == Some(content) {
@@ -99,5 +107,80 @@ impl FileSource {
         }
         // The folder itself is gone, or another.
         self.changes = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn folder(name: &str) -> PathBuf {
+        let name = format!("forebay-{name}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    fn write(path: &Path, count: usize) {
+        let addresses: Vec<_> = (1..=count)
+            .map(|port| format!("'127.0.0.1:{port}'"))
+            .collect();
+        std::fs::write(path, format!("endpoints = [{}]", addresses.join(", "))).unwrap();
+    }
+
+    async fn until(source: &mut FileSource, count: usize) {
+        let looking = async {
+            loop {
+                match source.next().await {
+                    Ok(found) if found.len() == count => return,
+                    Ok(_) => {}
+                    // Between the two.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
+            }
+        };
+        tokio::time::timeout(SOON, looking).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_wrong_is_looked_at_when_it_is_mended() {
+        let folder = folder("mended");
+        let path = folder.join("endpoints.toml");
+        std::fs::write(&path, "endpoints = 7").unwrap();
+        let mut source = FileSource::new(&path, Duration::from_secs(3600));
+        assert!(source.next().await.is_err());
+        write(&path, 2);
+        tokio::time::timeout(SOON, source.changed()).await.unwrap();
+        assert_eq!(source.next().await.unwrap().len(), 2);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn links_and_folders_may_change_too() {
+        let folder = folder("links");
+        let inner = folder.join("inner");
+        std::fs::create_dir(&inner).unwrap();
+        let path = inner.join("endpoints.toml");
+        write(&path, 1);
+        let mut source = FileSource::new(&path, Duration::from_secs(3600));
+        until(&mut source, 1).await;
+        // Made anew as a link.
+        write(&folder.join("two"), 2);
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("../two", &path).unwrap();
+        until(&mut source, 2).await;
+        // Another folder in its place.
+        let other = folder.join("other");
+        std::fs::create_dir(&other).unwrap();
+        write(&other.join("endpoints.toml"), 3);
+        std::fs::rename(&inner, folder.join("gone")).unwrap();
+        std::fs::rename(&other, &inner).unwrap();
+        until(&mut source, 3).await;
+        write(&path, 4);
+        until(&mut source, 4).await;
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -67,4 +67,14 @@ impl Source {
             Self::Kubernetes(source) => source.next().await,
         }
     }
+
+    /// What it says may be another thing already. Never, where that shows only in the next answer.
+    pub async fn changed(&mut self) {
+        match self {
+            Self::File(source) => source.changed().await,
+            Self::Polled(_) | Self::Etcd(_) | Self::Consul(_) | Self::Kubernetes(_) => {
+                std::future::pending().await
+            }
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use pingora::Result;
+use pingora::prelude::HttpPeer;
 use pingora::proxy::Session;
 
 use super::attempt::{Answer, Attempt, Failed};
@@ -13,6 +14,7 @@ use crate::context::Context;
 use crate::fleet::Lease;
 use crate::proxy::{peer, target};
 use crate::telemetry::trace::AttemptSpan;
+use crate::traffic::budget::RetryToken;
 use crate::traffic::retry::Failure;
 
 /// None: the client is gone.
@@ -71,15 +73,9 @@ pub async fn run(
         Some(Err(_)) => {}
     }
     let now = Instant::now();
-    let token = ctx
-        .route()
-        .zip(ctx.cluster())
-        .and_then(|(route, cluster)| route.budget.try_acquire(cluster.active(), now));
-    let lease = target::lease_other(session, ctx, now);
-    let (Some(_token), Some(lease), Some(cluster)) = (token, lease, ctx.cluster()) else {
+    let Some((_token, lease, peer)) = other(session, ctx, now) else {
         return learn(unless_gone(session, first).await);
     };
-    let peer = peer::peer(cluster, &lease, None);
     let of_first = Beside::take(ctx);
     ctx.tried.push(lease.index);
     ctx.hedges += 1;
@@ -127,6 +123,22 @@ pub async fn run(
         }
     };
     learn(ended)
+}
+
+/// Whom to ask beside, with leave of the budget. That is not charged where there is nobody else.
+fn other(
+    session: &Session,
+    ctx: &Context,
+    now: Instant,
+) -> Option<(RetryToken, Lease, Box<HttpPeer>)> {
+    let (route, cluster) = (ctx.route()?, ctx.cluster()?);
+    if ctx.tried.len() >= cluster.size() {
+        return None;
+    }
+    let token = route.budget.try_acquire(cluster.active(), now)?;
+    let lease = target::lease_other(session, ctx, now)?;
+    let peer = peer::peer(cluster, &lease, None);
+    Some((token, lease, peer))
 }
 
 /// Of an attempt that failed and leaves the field to the other.

@@ -9,15 +9,26 @@ use ort::session::Session;
 
 use crate::engine::NodeShare;
 
-/// Makes the runtime keep what `nodes` asks for.
+/// Operators that run other nodes as often as what they are given says.
+const CONTROL: [&str; 4] = ["Loop", "Scan", "If", "SequenceMap"];
+
+/// What the runtime says of a graph.
+#[derive(Debug, Default)]
+pub(super) struct Assignment {
+    /// Every provider that has nodes; empty if the session did not record them or the graph has none.
+    pub shares: Vec<NodeShare>,
+    /// Some node runs others as often as what it is given says, or it is not known.
+    pub is_controlled: bool,
+}
+
+/// Makes the runtime keep what `read` asks for.
 pub(super) const RECORD: (&str, &str) = ("session.record_ep_graph_assignment_info", "1");
 
-/// Every provider that has nodes; empty if the session did not record them or the graph has none.
 #[expect(
     unsafe_code,
     reason = "the binding does not offer this question of the C API"
 )]
-pub(super) fn nodes(session: &Session) -> Vec<NodeShare> {
+pub(super) fn read(session: &Session) -> Assignment {
     let api = ort::api();
     let mut subgraphs = std::ptr::null();
     let mut count = 0;
@@ -31,9 +42,13 @@ pub(super) fn nodes(session: &Session) -> Vec<NodeShare> {
         ))
     };
     if asked.is_err() || subgraphs.is_null() {
-        return Vec::new();
+        return Assignment {
+            is_controlled: true,
+            ..Assignment::default()
+        };
     }
     let mut shares: Vec<NodeShare> = Vec::new();
+    let mut is_controlled = false;
     for position in 0..count {
         let (mut name, mut list, mut nodes) = (std::ptr::null(), std::ptr::null(), 0);
         // SAFETY: `position` is below `count`, and the session, which is alive, owns the subgraph, its name (a
@@ -46,10 +61,25 @@ pub(super) fn nodes(session: &Session) -> Vec<NodeShare> {
                 .and(ort::Error::result_from_status(listed))
                 .is_ok();
             if !sound || name.is_null() {
+                is_controlled = true;
                 continue;
             }
             CStr::from_ptr(name).to_string_lossy()
         };
+        for number in 0..nodes {
+            let mut operator = std::ptr::null();
+            // SAFETY: `number` is below the length of the list, and the session, which is alive, owns the node and the
+            // name of its operator, a string with an end.
+            is_controlled |= unsafe {
+                let node = *list.add(number);
+                let told = (api.EpAssignedNode_GetOperatorType)(node, &mut operator);
+                let told = ort::Error::result_from_status(told).is_ok() && !operator.is_null();
+                !told
+                    || CONTROL
+                        .iter()
+                        .any(|name| CStr::from_ptr(operator).to_bytes() == name.as_bytes())
+            };
+        }
         match shares.iter_mut().find(|share| share.provider == provider) {
             Some(share) => share.nodes += nodes,
             None => shares.push(NodeShare {
@@ -58,5 +88,8 @@ pub(super) fn nodes(session: &Session) -> Vec<NodeShare> {
             }),
         }
     }
-    shares
+    Assignment {
+        shares,
+        is_controlled,
+    }
 }

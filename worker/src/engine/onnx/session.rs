@@ -7,14 +7,14 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use parking_lot::Mutex;
 
-use crate::engine::onnx::assignment;
+use crate::engine::LoadedModel;
+use crate::engine::onnx::assignment::{self, Assignment};
 use crate::engine::onnx::library::Runtime;
 use crate::engine::onnx::options::{Optimization, SessionOptions};
 use crate::engine::onnx::providers::{Placement, Profile, Request};
 use crate::engine::onnx::run::Onnx;
 use crate::engine::onnx::shared::SharedSession;
 use crate::engine::onnx::{one_line, signature};
-use crate::engine::{LoadedModel, NodeShare};
 
 /// Reads the model and makes its first session.
 ///
@@ -36,7 +36,9 @@ pub fn load_model(
     let mut refusal = String::new();
     for placement in Placement::order(source.options.provider, Placement::in_library) {
         match source.first(*placement) {
-            Ok((session, nodes)) => return loaded(&source, *placement, session, (nodes, note)),
+            Ok((session, assigned)) => {
+                return loaded(&source, *placement, session, (assigned, note));
+            }
             Err(reason) if *placement == Placement::Cpu => refusal = reason,
             Err(reason) => {
                 let reason = placement.explain(reason, &source.options.provider_options);
@@ -52,7 +54,7 @@ fn loaded(
     source: &Arc<Source>,
     placement: Placement,
     session: Arc<SharedSession>,
-    (nodes, provider_note): (Vec<NodeShare>, Option<String>),
+    (assigned, provider_note): (Assignment, Option<String>),
 ) -> Result<LoadedModel, String> {
     let signature = signature::read(session.session())?;
     let (maker, measured) = (Arc::clone(source), Arc::clone(source));
@@ -60,7 +62,8 @@ fn loaded(
         signature,
         provider: placement.name(),
         provider_note,
-        nodes,
+        nodes: assigned.shares,
+        predictable: !assigned.is_controlled,
         memory_bytes: Arc::new(move || measured.memory_bytes()),
         shares_session: placement.shares_session(),
         first: Box::new(Onnx::new(session)?),
@@ -82,8 +85,8 @@ struct Source {
 }
 
 impl Source {
-    /// The session of instance 0, if this provider really runs it, and who has the nodes of the graph.
-    fn first(&self, placement: Placement) -> Result<(Arc<SharedSession>, Vec<NodeShare>), String> {
+    /// The session of instance 0, if this provider really runs it, and what is known of its graph.
+    fn first(&self, placement: Placement) -> Result<(Arc<SharedSession>, Assignment), String> {
         if !placement.in_library() {
             return Err(format!(
                 "{} has no {}, the library of the Python package '{}' has it",
@@ -93,9 +96,9 @@ impl Source {
             ));
         }
         let session = self.session(placement, 0)?;
-        let nodes = assignment::nodes(session.session());
-        placement.check_share(&nodes)?;
-        Ok((session, nodes))
+        let assigned = assignment::read(session.session());
+        placement.check_share(&assigned.shares)?;
+        Ok((session, assigned))
     }
 
     /// A session for the instance: on the CPU the one there is, as long as anybody has it.

@@ -49,7 +49,22 @@ struct NodeProto {
     output: Vec<String>,
     #[prost(string, tag = "4")]
     op_type: String,
+    #[prost(message, repeated, tag = "5")]
+    attribute: Vec<AttributeProto>,
 }
+
+/// Only of a graph.
+#[derive(Clone, PartialEq, Message)]
+struct AttributeProto {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "6")]
+    g: Option<GraphProto>,
+    #[prost(int32, tag = "20")]
+    r#type: i32,
+}
+
+const GRAPH: i32 = 5;
 
 #[derive(Clone, PartialEq, Message)]
 struct TensorProto {
@@ -154,7 +169,24 @@ impl TestModel {
             input: owned(inputs),
             output: owned(outputs),
             op_type: op_type.to_owned(),
+            attribute: Vec::new(),
         });
+        self
+    }
+
+    /// The node that was added last runs this graph.
+    pub fn running(mut self, attribute: &str, body: Self) -> Self {
+        let graph = GraphProto {
+            name: attribute.to_owned(),
+            ..body.0
+        };
+        if let Some(node) = self.0.node.last_mut() {
+            node.attribute.push(AttributeProto {
+                name: attribute.to_owned(),
+                g: Some(graph),
+                r#type: GRAPH,
+            });
+        }
         self
     }
 

@@ -27,6 +27,7 @@ fn start_cutting(script: &Arc<Script>, outputs: &[&str]) -> Result<Model, String
         provider: "cpu",
         provider_note: None,
         nodes: Vec::new(),
+        predictable: true,
         memory_bytes: Arc::new(|| 0),
         shares_session: false,
         first: factory(0).unwrap(),

@@ -22,6 +22,7 @@ fn model(name: &str) -> Arc<Served> {
         provider: "cpu",
         provider_note: Some("cuda is not available".to_owned()),
         nodes: Vec::new(),
+        predictable: true,
         memory_bytes: Arc::new(|| 77),
         shares_session: false,
         first: factory(0).unwrap(),

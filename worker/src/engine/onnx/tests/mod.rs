@@ -150,6 +150,25 @@ fn fp16_is_computed() {
 }
 
 #[test]
+fn what_is_left_out_by_what_an_input_holds_is_not_predictable() {
+    let shape: Option<&[&str]> = Some(&["n"]);
+    let branch = |operator| {
+        TestModel::default()
+            .output("z", FLOAT, shape)
+            .node(operator, &["x"], &["z"])
+    };
+    let either = TestModel::default()
+        .input("so", BOOL, Some(&[]))
+        .input("x", FLOAT, shape)
+        .output("y", FLOAT, shape)
+        .node("If", &["so"], &["y"])
+        .running("then_branch", branch("Identity"))
+        .running("else_branch", branch("Neg"));
+    assert!(!open(either).predictable);
+    assert!(open(identity(FLOAT, shape)).predictable);
+}
+
+#[test]
 fn scalars_have_no_dimensions() {
     let mut model = open(identity(FLOAT, Some(&[])));
     assert_eq!(model.signature.inputs[0].shape, Some(vec![]));
