@@ -97,9 +97,7 @@ impl Instance {
         if survived.is_err() {
             tracing::error!(model = %self.common.model, instance = self.number, "a batch was given up");
         }
-        let now = Instant::now();
-        let took = now.saturating_duration_since(started);
-        self.common.lane.give_back(self.number, took, now);
+        self.common.lane.give_back(self.number, started.elapsed());
     }
 
     /// Runs the batch and answers everybody in it.

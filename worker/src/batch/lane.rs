@@ -19,14 +19,17 @@ use crate::batch::queue::{Decision, Dropped, Place, Queue, Waiting, Weight};
 use crate::engine::Interrupt;
 
 /// What a caller does at once, on its own thread, is expected to take no longer than this: about what it takes to wake
-/// another thread twice. An instance is lent after it has rested as long: whoever comes sooner is one of many.
+/// another thread twice.
 const ERRAND: Duration = Duration::from_micros(100);
 /// A run that takes longer than this comes as a surprise, and so many that do not have to follow before the next errand:
 /// how long some models take depends on what they are given, and a caller's thread serves others too.
 const SURPRISE: Duration = Duration::from_millis(1);
 const STEADY: u32 = 32;
 /// Requests that met have others on their heels: for so long, they do better to gather.
-const CROWD: Duration = Duration::from_millis(5);
+const CROWD: Duration = Duration::from_millis(20);
+/// After so many errands one request is left to an instance's thread: callers that share a thread never meet while each
+/// of them runs its own.
+const STREAK: u32 = 16;
 
 pub struct Lane {
     state: Mutex<State>,
@@ -42,6 +45,8 @@ struct State {
     lent: usize,
     /// Runs since the last surprise.
     steady: u32,
+    /// Errands since a request was last left to an instance's thread.
+    streak: u32,
     /// When a request last came while another one waited or was run.
     met: Option<Instant>,
     /// By number of the instance.
@@ -59,8 +64,8 @@ struct Occupied {
     /// When its batch is expected to be done; None: it waits for work.
     free_at: Option<Instant>,
     interrupt: Option<Arc<dyn Interrupt>>,
-    /// Since when there is nothing for it to do; None: its thread is at work.
-    resting: Option<Instant>,
+    /// Its thread has nothing to do.
+    rests: bool,
     /// It can run something at once.
     ready: bool,
     /// A caller uses it.
@@ -142,6 +147,7 @@ impl Lane {
                 idle: 0,
                 lent: 0,
                 steady: 0,
+                streak: 0,
                 met: None,
                 instances: Vec::new(),
                 draining: false,
@@ -208,7 +214,7 @@ impl Lane {
     }
 
     /// An errand is done, which took so long.
-    pub fn give_back(&self, instance: usize, took: Duration, now: Instant) {
+    pub fn give_back(&self, instance: usize, took: Duration) {
         let mut state = self.state.lock();
         state.lent -= 1;
         state.idle += 1;
@@ -219,7 +225,6 @@ impl Lane {
             occupied.lent = false;
             occupied.wanted.clear();
             occupied.free_at = None;
-            occupied.resting = Some(now);
         }
         // Its own thread heard nothing meanwhile.
         if state.draining || !state.queue.is_empty() {
@@ -292,7 +297,7 @@ impl Lane {
                 Decision::Empty if state.draining => Work::Closed,
                 Decision::Empty => {
                     if let Some(own) = state.instances.get_mut(instance) {
-                        own.resting.get_or_insert(asking.now);
+                        own.rests = true;
                     }
                     self.wake.wait(&mut guard);
                     continue;
@@ -304,7 +309,7 @@ impl Lane {
             };
             state.idle -= 1;
             if let Some(own) = state.instances.get_mut(instance) {
-                own.resting = None;
+                own.rests = false;
             }
             if state.idle > 0 && !state.queue.is_empty() {
                 self.wake_one(guard);
@@ -423,10 +428,13 @@ impl State {
         if expected > ERRAND || rows > self.forming.whole(weight) {
             return None;
         }
-        let has_rested = |since: Instant| now.saturating_duration_since(since) >= ERRAND;
-        let instance = self.instances.iter().position(|occupied| {
-            occupied.ready && !occupied.lent && occupied.resting.is_some_and(has_rested)
-        })?;
+        let mut instances = self.instances.iter();
+        let instance =
+            instances.position(|occupied| occupied.ready && occupied.rests && !occupied.lent)?;
+        if self.streak == STREAK {
+            self.streak = 0;
+            return None;
+        }
         let asking = Asking {
             now,
             idle: self.idle,
@@ -444,6 +452,7 @@ impl State {
         self.occupy(instance, &batch, now);
         self.idle -= 1;
         self.lent += 1;
+        self.streak += 1;
         if let Some(occupied) = self.instances.get_mut(instance) {
             occupied.lent = true;
         }

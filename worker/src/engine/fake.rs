@@ -27,6 +27,8 @@ pub struct Script {
     /// Rows of every run, in order.
     pub runs: Mutex<Vec<usize>>,
     pub instances: AtomicUsize,
+    /// Runs on the instances' own threads.
+    pub own_runs: AtomicUsize,
     /// The output has one row too many.
     pub crooked: AtomicBool,
     /// An interrupted engine cannot run any more.
@@ -149,6 +151,10 @@ impl Engine for Fake {
             .copied()
             .unwrap_or(1);
         self.script.runs.lock().push(rows as usize);
+        let thread = std::thread::current();
+        if thread.name().is_some_and(|name| name.starts_with("fake-")) {
+            self.script.own_runs.fetch_add(1, Ordering::SeqCst);
+        }
         let cost = *self.script.cost.lock();
         if !cost.is_zero() {
             std::thread::sleep(cost);
