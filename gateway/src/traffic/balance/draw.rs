@@ -6,7 +6,7 @@
 //! several gateways, which see only their own requests, from rushing to the one endpoint that each believes idle.
 
 /// Up to this many members all of them are looked at.
-pub const FULL_SCAN: usize = 256;
+pub const FULL_SCAN: usize = 512;
 /// So many are drawn of more; a few of them may not be eligible, or the same.
 pub const DRAWN: usize = 16;
 
