@@ -72,7 +72,8 @@ fn config(addresses: &str, route: &str, cluster: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unavailable_is_retried_on_another_endpoint() -> anyhow::Result<()> {
-    let fixture = Fixture::start(2, "", "").await?;
+    // The default budget of retries in a tenth of a second is soon spent by a quick machine.
+    let fixture = Fixture::start(2, "retry = { budget_min = 20 }", "").await?;
     for upstream in &fixture.upstreams {
         upstream.next([Behaviour::Fail(Code::Unavailable)]);
     }
