@@ -20,7 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
@@ -29,6 +29,7 @@ use tokio_rustls::TlsAcceptor;
 const STOP: Duration = Duration::from_secs(5);
 /// How long a port may still be taken.
 const REBIND: Duration = Duration::from_secs(5);
+const BACKLOG: u32 = 4096;
 
 /// Accepts until it is stopped or dropped; then every connection is cut.
 pub(crate) struct Listener {
@@ -105,13 +106,24 @@ impl Listener {
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let end = Instant::now() + REBIND;
     loop {
-        match TcpListener::bind(address).await {
+        match listen(address) {
             Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < end => {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
             bound => return bound.with_context(|| format!("cannot listen on {address}")),
         }
     }
+}
+
+/// With room for as many connections at once as a test makes: the client of one that finds none tries again after a second.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 impl Drop for Listener {
