@@ -36,8 +36,6 @@ pub struct Context {
     /// How many of them beside another.
     pub hedges: usize,
     pub bearings: Bearings,
-    /// Its model, where the route has other clusters that may know it by another number.
-    pub model: Option<Box<str>>,
     pub token: Option<RetryToken>,
     /// For the endpoint of the current attempt.
     pub waited: Duration,
@@ -80,7 +78,6 @@ impl Context {
             tried: SmallVec::new(),
             hedges: 0,
             bearings: Bearings::default(),
-            model: None,
             token: None,
             waited: Duration::ZERO,
             head_timer: None,

@@ -32,6 +32,7 @@ enum Taken {
     /// Some endpoints are not in force: which, and why.
     Part {
         lost: String,
+        changed: bool,
     },
     /// A reload has put another source in the place of the one that answered.
     Superseded,
@@ -134,8 +135,12 @@ impl Membership {
                 discoveries.record(cluster, kind, Look::Answered { changed });
                 true
             }
-            Ok(Taken::Part { lost }) => {
-                if discoveries.record(cluster, kind, Look::Partial(&lost)) {
+            Ok(Taken::Part { lost, changed }) => {
+                let look = Look::Partial {
+                    why: &lost,
+                    changed,
+                };
+                if discoveries.record(cluster, kind, look) {
                     log::warn!(
                         "discovery of cluster '{cluster}' failed, all but these are in force: {lost}"
                     );
@@ -194,11 +199,12 @@ impl Membership {
                 continue;
             }
             let (endpoints, lost) = without(plan.unresolved(), found);
+            let changed = state.found.get(cluster) != Some(&endpoints);
             let taken = match lost {
-                None => Taken::Whole { changed: true },
-                Some(lost) => Taken::Part { lost },
+                None => Taken::Whole { changed },
+                Some(lost) => Taken::Part { lost, changed },
             };
-            if state.found.get(cluster) == Some(&endpoints) {
+            if !changed {
                 return Ok(taken);
             }
             let snapshot = self.assembly.with_cluster(&now, plan);

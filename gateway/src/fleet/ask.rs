@@ -9,8 +9,8 @@ use crate::traffic::subset::Wish;
 pub struct Bearings {
     /// What it belongs to; None: to nothing, or the cluster does not care.
     pub key: Option<u64>,
-    /// Its model, as a bit by the place in the cluster's list; 0: it is not in the list.
-    pub model: u64,
+    /// Its model, by a hash of the name; None: it has none, or the cluster does not care.
+    pub model: Option<u64>,
     /// At least 1.
     pub rows: u32,
     /// Which endpoints may take it.
@@ -22,7 +22,7 @@ impl Default for Bearings {
     fn default() -> Self {
         Self {
             key: None,
-            model: 0,
+            model: None,
             rows: 1,
             wish: Wish::Nothing,
         }
@@ -34,6 +34,8 @@ pub struct Ask<'a> {
     /// Members that were asked before, by position.
     pub tried: &'a [usize],
     pub bearings: Bearings,
+    /// Its model as a bit, by the place in the list of the cluster that is asked, which fills it in; 0: it is not in there.
+    pub(super) model: u64,
     /// Uniform over all of `u64`, fresh for each attempt.
     pub random: u64,
     pub now: Instant,
@@ -45,6 +47,7 @@ impl<'a> Ask<'a> {
         Self {
             tried,
             bearings: Bearings::default(),
+            model: 0,
             random: fastrand::u64(..),
             now,
         }

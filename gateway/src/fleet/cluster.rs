@@ -8,12 +8,13 @@ use std::time::Instant;
 
 use forebay_config::gateway as config;
 
-use super::ask::Bearings;
+use super::ask::{Ask, Bearings};
 use super::endpoint::{Endpoint, EndpointView};
 use super::pool::Pool;
 use super::waiting::WaitingRoom;
 use crate::traffic::affinity::{Affinity, Seen};
 use crate::traffic::balance::{self, Policy};
+use crate::traffic::hash;
 use crate::traffic::outlier;
 use crate::traffic::subset::{Selector, Wish};
 
@@ -23,6 +24,8 @@ pub struct Cluster {
     pub affinity: Option<Affinity>,
     policy: Box<dyn Policy>,
     members: Vec<Member>,
+    /// Those that probes ask about, by a hash of the name.
+    models: Vec<u64>,
     /// All members.
     whole: Pool,
     /// Members that requests may ask for, by what they ask with (`traffic::subset`).
@@ -60,7 +63,9 @@ impl Cluster {
                 weight: entry.weight,
             })
             .collect();
+        let models = config.health.iter().flat_map(|health| &health.models);
         Self {
+            models: models.map(|model| hash::of(model.as_bytes())).collect(),
             policy: balance::build(config.policy),
             affinity: config.affinity.as_ref().map(Affinity::new),
             whole: Pool::new((0..members.len()).collect(), &members, &config),
@@ -173,47 +178,41 @@ impl Cluster {
     /// Whether it goes by anything in the messages of gRPC calls.
     pub fn reads_messages(&self) -> bool {
         let affinity = self.affinity.as_ref();
-        affinity.is_some_and(Affinity::reads_messages) || !self.models().is_empty()
+        affinity.is_some_and(Affinity::reads_messages) || self.lists_models()
     }
 
     pub fn bearings(&self, seen: &Seen<'_>) -> Bearings {
         let affinity = self.affinity.as_ref();
         Bearings {
             key: affinity.and_then(|affinity| affinity.key(seen)),
-            model: self.model_bit(|| seen.model()),
+            model: self.lists_models().then(|| seen.model_key()).flatten(),
             ..Bearings::default()
         }
     }
 
-    /// `Bearings::model` of a request; its model is only looked for where it matters.
-    pub fn model_bit<'m>(&self, model: impl FnOnce() -> Option<&'m str>) -> u64 {
-        if self.models().is_empty() {
-            return 0;
-        }
-        let place = model().and_then(|model| {
-            let mut models = self.models().iter();
-            models.position(|known| known == model)
+    /// The same, with what this cluster knows its model by.
+    fn ask_here<'a>(&self, ask: &Ask<'a>) -> Ask<'a> {
+        let place = ask.bearings.model.and_then(|model| {
+            let mut models = self.models.iter();
+            models.position(|known| *known == model)
         });
-        place.map_or(0, |place| 1 << place)
+        let model = place.map_or(0, |place| 1 << place);
+        Ask { model, ..*ask }
     }
 
     /// Probes ask about models.
     pub fn lists_models(&self) -> bool {
-        !self.models().is_empty()
+        !self.models.is_empty()
     }
 
-    /// What is equal for requests that the same endpoints take, as far as labels go. What is not there is nobody's own.
-    pub fn lane(&self, wish: Wish) -> Option<u64> {
-        match wish {
-            Wish::Only(list) => self.subsets.contains_key(&list).then_some(list),
+    /// What is equal for requests that the same endpoints take. What is not there is nobody's own.
+    pub(super) fn lane(&self, bearings: Bearings) -> (Option<u64>, Option<u64>) {
+        let list = match bearings.wish {
+            Wish::Only(list) => Some(list).filter(|list| self.subsets.contains_key(list)),
             Wish::Nothing | Wish::First(_) => None,
-        }
-    }
-
-    /// Those that probes ask about.
-    fn models(&self) -> &[String] {
-        let health = self.config.health.as_ref();
-        health.map_or(&[], |health| &health.models)
+        };
+        let model = bearings.model.filter(|model| self.models.contains(model));
+        (list, model)
     }
 
     /// The number of members.

@@ -277,7 +277,7 @@ impl Endpoint {
             return None;
         }
         let breaker = vital.breaker.as_mut()?;
-        let passed_over = self.is_ejected(ask.now) || !self.is_ready_for(ask.bearings.model);
+        let passed_over = self.is_ejected(ask.now) || !self.is_ready_for(ask.model);
         if passed_over && breaker.state(ask.now) == BreakerState::Closed {
             return None;
         }

@@ -181,12 +181,8 @@ pub(super) mod tests {
             key: Some(random),
             ..Bearings::default()
         };
-        Ask {
-            tried,
-            bearings,
-            random,
-            now,
-        }
+        let ask = Ask::new(tried, now).with(bearings);
+        Ask { random, ..ask }
     }
 
     #[derive(Debug, Clone)]

@@ -281,10 +281,9 @@ impl WaitingRoom {
         Place {
             urgency: header(|settings| &settings.priority_header)
                 .map_or_else(Urgency::default, Urgency::parse),
-            lane: self.tenants.hash_one((
-                cluster.and_then(|cluster| cluster.lane(caller.bearings.wish)),
-                caller.bearings.model,
-            )),
+            lane: self
+                .tenants
+                .hash_one(cluster.map(|cluster| cluster.lane(caller.bearings))),
             tenant: self
                 .tenants
                 .hash_one(header(|settings| &settings.tenant_header)),

@@ -21,10 +21,8 @@ const PEEK_LIMIT: usize = 16 << 10;
 pub struct Found {
     /// Its position.
     pub route: usize,
-    /// What its cluster goes by.
+    /// What its cluster goes by; the model where any cluster of the route does.
     pub bearings: Bearings,
-    /// The model, where the route has several clusters and one of them goes by it.
-    pub model: Option<Box<str>>,
 }
 
 /// Reads the head of a stream's first message when routes or clusters look into it.
@@ -80,11 +78,13 @@ pub async fn route(snapshot: &Snapshot, session: &mut Session) -> Result<Found, 
         message: affinity::message(&seen, method),
     };
     let route = &snapshot.routes[found];
-    let mut others = route.targets.iter().flat_map(Targets::all);
-    let matters = others.any(|target| target.cluster.lists_models());
+    let mut bearings = route.cluster.bearings(&request);
+    let mut targets = route.targets.iter().flat_map(Targets::all);
+    if bearings.model.is_none() && targets.any(|target| target.cluster.lists_models()) {
+        bearings.model = request.model_key();
+    }
     Ok(Found {
         route: found,
-        bearings: route.cluster.bearings(&request),
-        model: matters.then(|| request.model()).flatten().map(Box::from),
+        bearings,
     })
 }

@@ -82,7 +82,6 @@ impl ProxyHttp for Proxy {
         let found = match find::route(&snapshot, session).await {
             Ok(found) => {
                 ctx.bearings = found.bearings;
-                ctx.model = found.model;
                 found.route
             }
             Err(refusal) => {

@@ -102,7 +102,7 @@ pub fn lease_other(session: &Session, ctx: &Context, now: Instant) -> Option<Lea
     cluster.lease_other(&Ask::new(&ctx.tried, now).with(bearings))
 }
 
-/// They were taken for the route's first cluster; another one knows models by other numbers.
+/// They were taken for the route's first cluster.
 fn bearings(session: &Session, ctx: &Context, route: &Route, cluster: &Arc<Cluster>) -> Bearings {
     let wish = route.wish_at(cluster, route.wish(&session.req_header().headers));
     if Arc::ptr_eq(&route.cluster, cluster) {
@@ -114,7 +114,6 @@ fn bearings(session: &Session, ctx: &Context, route: &Route, cluster: &Arc<Clust
     let same_key = route.cluster.config.affinity == cluster.config.affinity;
     Bearings {
         key: ctx.bearings.key.filter(|_| same_key),
-        model: cluster.model_bit(|| ctx.model.as_deref()),
         wish,
         ..ctx.bearings
     }

@@ -14,7 +14,7 @@ pub struct Discovery {
     pub kind: &'static str,
     /// The last look was answered, and all that it named is in force.
     pub up: bool,
-    /// Looks that changed the endpoints.
+    /// Looks that changed the endpoints, be it in part.
     pub changes: u64,
     pub failures: u64,
     /// What was said of the last look, if that is more than that it failed.
@@ -27,8 +27,11 @@ pub enum Look<'a> {
         changed: bool,
     },
     Failed,
-    /// Answered, but not all of it is in force: why.
-    Partial(&'a str),
+    /// Answered, but not all of it is in force.
+    Partial {
+        why: &'a str,
+        changed: bool,
+    },
 }
 
 impl Discoveries {
@@ -47,10 +50,14 @@ impl Discoveries {
         state.up = matches!(look, Look::Answered { .. });
         match look {
             Look::Answered { changed } => state.changes += u64::from(changed),
-            Look::Failed | Look::Partial(_) => state.failures += 1,
+            Look::Failed => state.failures += 1,
+            Look::Partial { changed, .. } => {
+                state.failures += 1;
+                state.changes += u64::from(changed);
+            }
         }
         let told = match look {
-            Look::Partial(why) => Some(why),
+            Look::Partial { why, .. } => Some(why),
             Look::Answered { .. } | Look::Failed => None,
         };
         let news = state.up != was_up || state.told.as_deref() != told;
@@ -95,9 +102,12 @@ mod tests {
         };
         assert_eq!(discoveries.all(), [("a".to_owned(), state)]);
         assert!(look(Look::Failed));
-        assert!(look(Look::Partial("one is lost")));
-        assert!(!look(Look::Partial("one is lost")));
-        assert!(look(Look::Partial("another is lost")));
+        let partial = |why, changed| Look::Partial { why, changed };
+        assert!(look(partial("one is lost", true)));
+        assert!(!look(partial("one is lost", false)));
+        assert!(look(partial("another is lost", false)));
+        let (_, state) = discoveries.all().remove(0);
+        assert_eq!((state.changes, state.failures), (2, 6));
         assert!(look(Look::Answered { changed: true }));
         discoveries.retain(|cluster| cluster != "a");
         assert_eq!(discoveries.all(), []);

@@ -90,6 +90,11 @@ impl Affinity {
 }
 
 impl<'a> Seen<'a> {
+    /// What a cluster knows its model by, after a reload too.
+    pub fn model_key(&self) -> Option<u64> {
+        self.model().map(|model| hash::of(model.as_bytes()))
+    }
+
     /// Named in the path or in the message.
     pub fn model(&self) -> Option<&'a str> {
         self.model.or_else(|| {

@@ -11,7 +11,7 @@ use std::time::Instant;
 use smallvec::SmallVec;
 
 use super::{Cluster, Member, NoLease};
-use crate::fleet::ask::{Ask, Bearings};
+use crate::fleet::ask::Ask;
 use crate::fleet::lease::Lease;
 use crate::fleet::pool::{Group, Pool};
 use crate::traffic::balance::{self, Candidate, RingHash};
@@ -56,14 +56,15 @@ impl Cluster {
     pub fn lease_other(&self, ask: &Ask<'_>) -> Option<Lease> {
         let waited = self.room.as_ref().is_some_and(|room| room.is_waited_in());
         if waited {
-            None
-        } else {
-            self.other_now(self.scope(ask), ask)
+            return None;
         }
+        let ask = &self.ask_here(ask);
+        self.other_now(self.scope(ask), ask)
     }
 
     /// Without regard to those who wait: for the one whose turn it is.
     pub(in crate::fleet) fn lease_now(&self, ask: &Ask<'_>) -> Option<Lease> {
+        let ask = &self.ask_here(ask);
         let scope = self.scope(ask);
         let within = scope.within?;
         let again = || {
@@ -106,18 +107,13 @@ impl Cluster {
 
     /// Where nobody is ready for the model, its absence is for an endpoint to tell.
     fn lease_unready(&self, scope: Scope<'_>, ask: &Ask<'_>) -> Option<Lease> {
-        let model = ask.bearings.model;
         let ready = |(_, member): (usize, &Member)| {
-            member.endpoint.is_ready_for(model) && self.takes_traffic(member, ask)
+            member.endpoint.is_ready_for(ask.model) && self.takes_traffic(member, ask)
         };
-        if model == 0 || self.members_of(scope.within?).any(ready) {
+        if ask.model == 0 || self.members_of(scope.within?).any(ready) {
             return None;
         }
-        let bearings = Bearings {
-            model: 0,
-            ..ask.bearings
-        };
-        self.other_now(scope, &ask.with(bearings))
+        self.other_now(scope, &Ask { model: 0, ..*ask })
     }
 
     /// A probe before its time, when no endpoint takes the request: each endpoint in turn, as `random` begins.
@@ -134,9 +130,8 @@ impl Cluster {
     /// One that was left out for doing worse than the others, which is better than none.
     fn lease_ejected(&self, within: &Pool, ask: &Ask<'_>) -> Option<Lease> {
         let calm = Search { ask, panic: false };
-        let model = ask.bearings.model;
         let ready = self.members_of(within);
-        let ready = ready.filter(|(_, member)| member.endpoint.is_ready_for(model));
+        let ready = ready.filter(|(_, member)| member.endpoint.is_ready_for(ask.model));
         let (ejected, others): (Vec<_>, Vec<_>) =
             ready.partition(|(_, member)| member.endpoint.is_ejected(ask.now));
         // Others that merely have no room are waited for.
@@ -238,7 +233,7 @@ impl Cluster {
         let endpoint = &member.endpoint;
         if endpoint.is_ejected(search.ask.now)
             || endpoint.active() >= self.most()
-            || !endpoint.is_ready_for(search.ask.bearings.model)
+            || !endpoint.is_ready_for(search.ask.model)
         {
             return None;
         }

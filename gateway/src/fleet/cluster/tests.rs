@@ -1,5 +1,7 @@
 //! Which endpoint a cluster leases: within subsets, with preferences, in panic, and while endpoints come back.
 
+mod models;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -61,42 +63,6 @@ fn who_comes_back_is_spared_at_first_under_every_policy() {
     }
 }
 
-#[test]
-fn a_model_goes_to_who_is_ready_for_it_or_to_anyone() {
-    let now = Instant::now();
-    for policy in POLICIES {
-        let cluster = cluster(4, policy, now);
-        let with = |model, random, tried| {
-            let key = Some(random);
-            let ask = ask(tried, random, now).with(Bearings {
-                key,
-                model,
-                ..Bearings::default()
-            });
-            cluster.lease(&ask).ok().unwrap().index
-        };
-        for (index, endpoint) in cluster.endpoints().enumerate() {
-            endpoint.set_ready_models(if index == 2 { 0b11 } else { 0b01 });
-        }
-        for random in (0..100_u64).map(|random| random << 57 | random) {
-            assert_eq!(with(0b10, random, &[]), 2, "{policy:?}");
-            assert_eq!(
-                with(0b10, random, &[2]),
-                2,
-                "{policy:?}: again, as no other is ready"
-            );
-            let _ = with(0b01, random, &[]);
-        }
-        let anyone: Vec<_> = (0..200_u64)
-            .map(|random| with(0b100, random.wrapping_mul(0x9e37_79b9_7f4a_7c15), &[]))
-            .collect();
-        assert!(
-            (0..4).all(|index| anyone.contains(&index)),
-            "{policy:?}: {anyone:?}"
-        );
-    }
-}
-
 /// At most so many in flight at each endpoint.
 fn limit(max_requests: u32) -> config::Limit {
     config::Limit {
@@ -107,51 +73,6 @@ fn limit(max_requests: u32) -> config::Limit {
             priority_header: None,
             tenant_header: None,
         },
-    }
-}
-
-#[test]
-fn who_is_full_is_waited_for_and_not_replaced_by_who_is_not_ready_or_ejected() {
-    let now = Instant::now();
-    for policy in POLICIES {
-        let plain = cluster(3, policy, now);
-        let cluster = changed(&plain, |config| config.limit = Some(limit(1)));
-        let of_model = |model| {
-            let ask = ask(&[], 7, now);
-            ask.with(Bearings {
-                model,
-                ..ask.bearings
-            })
-        };
-        for (index, endpoint) in cluster.endpoints().enumerate() {
-            endpoint.set_ready_models(u64::from(index == 0));
-        }
-        let first = cluster.lease(&of_model(1)).ok().unwrap();
-        assert_eq!(first.index, 0, "{policy:?}");
-        assert!(
-            cluster.lease(&of_model(1)).is_err(),
-            "{policy:?}: the others do not have the model"
-        );
-        let others = [cluster.lease(&of_model(0)), cluster.lease(&of_model(0))];
-        assert!(others.iter().all(Result::is_ok));
-        drop((first, others));
-
-        // An ejected one is left out while another merely has no room.
-        cluster.endpoints().nth(2).unwrap().eject(now);
-        let held = [cluster.lease(&of_model(0)), cluster.lease(&of_model(0))];
-        assert!(held.iter().all(Result::is_ok));
-        assert!(cluster.lease(&of_model(0)).is_err(), "{policy:?}");
-        drop(held);
-        // But used where the others are not ready for the model.
-        cluster.endpoints().nth(2).unwrap().set_ready_models(1);
-        cluster.endpoints().next().unwrap().set_ready_models(0);
-        for random in tickets(20) {
-            let ask = Ask {
-                random,
-                ..of_model(1)
-            };
-            assert_eq!(cluster.lease(&ask).ok().unwrap().index, 2, "{policy:?}");
-        }
     }
 }
 

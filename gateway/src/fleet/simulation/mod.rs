@@ -142,15 +142,14 @@ impl Run {
     /// A request arrives.
     fn place(&mut self, time: f64) {
         let gateway = self.random.usize(..self.clusters.len());
+        let bearings = Bearings {
+            // Of a hundred thousand sessions.
+            key: Some(self.random.u64(..100_000)),
+            ..Bearings::default()
+        };
         let ask = Ask {
-            tried: &[],
-            bearings: Bearings {
-                // Of a hundred thousand sessions.
-                key: Some(self.random.u64(..100_000)),
-                ..Bearings::default()
-            },
             random: self.random.u64(..),
-            now: self.at(time),
+            ..Ask::new(&[], self.at(time)).with(bearings)
         };
         let lease = self.clusters[gateway].lease(&ask).ok();
         let lease = lease.expect("every endpoint takes requests");
