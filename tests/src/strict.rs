@@ -1,7 +1,10 @@
-//! Callers that forgive nothing: no request is sent twice, and a connection that ends without notice is an error.
+//! Callers that forgive nothing: no request is answered by trying again, and a connection that ends without notice is an
+//! error.
 //!
 //! Ordinary clients hide much of what a server does to its connections: they try again where a pooled one turns out to
-//! be dead. Here a connection may end only as its protocol allows: after `Connection: close`, or after GOAWAY.
+//! be dead. Here a connection may end only as its protocol allows: after `Connection: close`, or after GOAWAY. A call
+//! that crosses GOAWAY on the wire and is not among those that it says to be processed has not been asked: it is, on
+//! the next connection.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -108,16 +111,38 @@ impl Multiplexed {
 
     /// The body of an answer whose `grpc-status` is 0. `number` chooses the connection.
     pub async fn call(&self, number: usize, path: &str, body: Bytes) -> anyhow::Result<Bytes> {
+        match self.try_call(number, path, body.clone()).await? {
+            Some(answer) => Ok(answer),
+            None => self
+                .try_call(number, path, body)
+                .await?
+                .context("left out by GOAWAY on a new connection"),
+        }
+    }
+
+    /// None: the connection's GOAWAY left it out.
+    async fn try_call(
+        &self,
+        number: usize,
+        path: &str,
+        body: Bytes,
+    ) -> anyhow::Result<Option<Bytes>> {
         let request = Request::post(format!("http://gateway.test{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .body(())?;
         let mut connection = self.connection(number).await?;
-        let (answer, mut stream) = connection
-            .send_request(request, false)
-            .context("not sent")?;
-        stream.send_data(body, true).context("not sent")?;
-        let (head, mut body) = answer.await.context("no answer")?.into_parts();
+        let (answer, mut stream) = match connection.send_request(request, false) {
+            Err(error) if is_left_out(&error) => return Ok(None),
+            begun => begun.context("not sent")?,
+        };
+        let sent = stream.send_data(body, true);
+        let answer = match answer.await {
+            Err(error) if is_left_out(&error) => return Ok(None),
+            answer => answer.context("no answer")?,
+        };
+        sent.context("not sent")?;
+        let (head, mut body) = answer.into_parts();
         let mut whole = Vec::new();
         while let Some(chunk) = body.data().await {
             let chunk = chunk.context("the answer broke off")?;
@@ -137,7 +162,7 @@ impl Multiplexed {
             status.is_some_and(|status| status == "0"),
             "{head:?} {trailers:?}"
         );
-        Ok(whole.into())
+        Ok(Some(whole.into()))
     }
 
     async fn connection(&self, number: usize) -> anyhow::Result<Http2<Bytes>> {
@@ -160,4 +185,9 @@ impl Multiplexed {
         *slot = Some(sender.clone());
         Ok(sender.ready().await?)
     }
+}
+
+/// h2 gives this error to streams above the last one that the server's GOAWAY says to be processed, and to no others.
+fn is_left_out(error: &h2::Error) -> bool {
+    error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR)
 }

@@ -48,7 +48,7 @@ async fn fleet_with(more: &str) -> anyhow::Result<Fleet> {
     std::fs::write(&file, format!("endpoints = [\n{endpoints}]\n"))?;
     let config = format!(
         "[[listeners]]\naddress = '127.0.0.1:0'\n\
-         [[clusters]]\nname = 'workers'\nhealth = {{ interval = '50ms' }}\ndiscovery = {{ file = '{}' }}\n\
+         [[clusters]]\nname = 'workers'\npolicy = 'round_robin'\nhealth = {{ interval = '50ms' }}\ndiscovery = {{ file = '{}' }}\n\
          {more}",
         file.display()
     );

@@ -137,6 +137,9 @@ async fn no_connection_notices_an_upgrade() -> anyhow::Result<()> {
     let report = load.await?;
     println!("{report:?}");
     assert!(report.errors.is_empty(), "{report:?}");
+    // All but the pages, and one message of the stream.
+    let asked = report.calls - report.calls / 4 + 1;
+    assert_eq!(site.upstream.infers(), asked as u64, "each is asked once");
     // The first has still the socket and the stream, and leaves when they end.
     former[1].process.wait(SOON)?;
     assert!(former[0].process.ended()?.is_none());
