@@ -7,13 +7,13 @@ terminal reaches only the parent, which then stops them in order.
 
 from __future__ import annotations
 
-import ctypes
 import http.client
 import os
 import queue
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from pathlib import Path
 
 START_SECONDS = 60.0
 STOP_SECONDS = 5.0
-PR_SET_PDEATHSIG = 1
+LAUNCH = Path(__file__).with_name("launch.py")
 
 
 class StartError(Exception):
@@ -90,13 +90,12 @@ class Processes:
         log = self._directory / f"{name}.log"
         with log.open("w") as errors:
             process = subprocess.Popen(
-                command,
+                [sys.executable, "-I", "-S", str(LAUNCH), str(os.getpid()), str(nice), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
                 start_new_session=True,
-                preexec_fn=lambda: end_with_parent(nice),
             )
         lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=read_lines, args=(process, lines), daemon=True).start()
@@ -176,11 +175,6 @@ def read_lines(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -
 def fields(text: str) -> dict[str, str]:
     """`a=1 b=2` as a dictionary."""
     return dict(part.split("=", 1) for part in text.split() if "=" in part)
-
-
-def end_with_parent(nice: int) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.nice(nice)
 
 
 def send(process: subprocess.Popen[str], number: int) -> None:

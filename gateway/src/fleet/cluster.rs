@@ -190,7 +190,7 @@ impl Cluster {
         }
     }
 
-    /// The same, with what this cluster knows its model by.
+    /// The question with this cluster's own number for its model.
     fn ask_here<'a>(&self, ask: &Ask<'a>) -> Ask<'a> {
         let place = ask.bearings.model.and_then(|model| {
             let mut models = self.models.iter();
