@@ -3,7 +3,7 @@
     launch.py PARENT NICE PROGRAM [ARGUMENT ...]
 
 A program of its own, since with a `preexec_fn` Python forks instead of using vfork, and the handlers that gRPC has for
-forks can wait for ever (grpc/grpc issue 43055).
+forks can wait for ever (known since grpc/grpc issue 17986).
 """
 
 import ctypes
